@@ -1,0 +1,133 @@
+"""Tables of runs: the runs, their inputs, metric points, log lines and artifacts."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db import Base, UtcDateTime, utc_now
+
+
+class Run(Base):
+    """One run; the truth about its state. The queue only rings."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(16), index=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    pipeline_id: Mapped[str | None] = mapped_column(String(12), index=True)
+    """Shared by the runs that were submitted as one pipeline."""
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Rises at every claim; fences all writes of earlier attempts."""
+    worker_id: Mapped[str | None] = mapped_column(String(12))
+    beat: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Counter that the supervisor raises; a sweeper that sees it stand still takes the run back."""
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    attempts_without_progress: Mapped[int] = mapped_column(default=0)
+    checkpoint_step: Mapped[int | None]
+    claimed_checkpoint_step: Mapped[int | None]
+    """`checkpoint_step` at the last claim: no newer one at recovery means no progress."""
+
+    phase: Mapped[str | None] = mapped_column(String(32))
+    progress_done: Mapped[float | None]
+    progress_total: Mapped[float | None]
+    progress_unit: Mapped[str | None] = mapped_column(String(32))
+    eta_s: Mapped[float | None]
+
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error_code: Mapped[str | None] = mapped_column(String(16))
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+    tail_offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Bytes of the current attempt's events.jsonl that are already in rows."""
+    event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Last sequence number given to a metric point or log line of this run."""
+    version: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Rises at every change that a page shows; tells streams to send the run anew."""
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
+    queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    inputs: Mapped[list["RunInput"]] = relationship(
+        foreign_keys="RunInput.run_id", cascade="all, delete-orphan", lazy="selectin"
+    )
+
+
+class RunInput(Base):
+    """`run_id` starts from the result of `input_run_id`, in the given role."""
+
+    __tablename__ = "run_inputs"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """`teacher`, `student` or `model`: the config field that names the input."""
+    input_run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+
+
+class MetricPoint(Base):
+    """One value of one curve. A later attempt's row for a step wins over an earlier one's."""
+
+    __tablename__ = "metric_points"
+    __table_args__ = (Index("ix_metric_points_run_name_step", "run_id", "name", "step"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    attempt: Mapped[int]
+    step: Mapped[int] = mapped_column(BigInteger)
+    value: Mapped[float | None]
+    """None where the value was not finite."""
+
+
+class LogLine(Base):
+    __tablename__ = "log_lines"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    attempt: Mapped[int]
+    time: Mapped[datetime] = mapped_column(UtcDateTime)
+    level: Mapped[str] = mapped_column(String(8))
+    message: Mapped[str] = mapped_column(Text)
+
+
+class Artifact(Base):
+    """One published file of a run; the row appears only after the file is whole in the store."""
+
+    __tablename__ = "artifacts"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """Relative to the checkpoint folder, with forward slashes, for instance `model.safetensors`."""
+    attempt: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(255))
+    """Where the store keeps it; never shown to a client."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class Worker(Base):
+    """One worker process; one device."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    hostname: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    device: Mapped[str] = mapped_column(String(64))
+    """`cpu` or `cuda:0`, ..."""
+    device_name: Mapped[str] = mapped_column(String(255))
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    version: Mapped[str] = mapped_column(String(32))
+    beat: Mapped[int] = mapped_column(BigInteger, default=0)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    """For people to read; no decision rests on it."""
+    stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -1,0 +1,39 @@
+"""The states of a run and the transitions between them; knows no table and no session."""
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    WAITING = "waiting"
+    """Some input run has not succeeded yet."""
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    """An input run failed, was cancelled or was skipped."""
+
+
+FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED})
+ACTIVE = frozenset({RunState.RUNNING, RunState.CANCELLING})
+
+ALLOWED: dict[RunState, frozenset[RunState]] = {
+    RunState.WAITING: frozenset({RunState.QUEUED, RunState.SKIPPED, RunState.CANCELLED}),
+    RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED}),
+    RunState.RUNNING: frozenset(
+        {
+            RunState.SUCCEEDED,
+            RunState.FAILED,
+            RunState.CANCELLING,
+            RunState.QUEUED,  # recovery: resumes from the last checkpoint
+        }
+    ),
+    # A run may finish, or fail, before it notices that it was asked to stop: the honest end.
+    RunState.CANCELLING: frozenset({RunState.CANCELLED, RunState.SUCCEEDED, RunState.FAILED}),
+    RunState.SUCCEEDED: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+    RunState.SKIPPED: frozenset(),
+}

@@ -1,0 +1,80 @@
+"""Settings of a Halflayer installation, from `HALFLAYER_*` variables; reads nothing else."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each field is one environment variable, `HALFLAYER_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HALFLAYER_", use_attribute_docstrings=True, extra="ignore"
+    )
+
+    data_dir: Path = Path("data")
+    """Folder for the database, uploads, run folders and artifacts; shared by all workers."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty means SQLite in the data folder."""
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    """Redis or Valkey that carries the doorbells."""
+    storage_url: str = ""
+    """fsspec URL of the artifact store; empty means a folder in the data folder."""
+    host: str = "127.0.0.1"
+    """Address that the API listens on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port that the API listens on."""
+    allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
+    """Host names that requests may name (JSON list); others get 400."""
+    frontend_dir: Path | None = None
+    """Folder of the built page; empty means frontend/dist beside the code."""
+    max_upload_bytes: int = 2 * 1024**3
+    """Largest upload."""
+    max_body_bytes: int = 2 * 1024**2
+    """Largest body of any other request."""
+    heartbeat_s: float = 10.0
+    """A supervisor beats this often."""
+    lease_s: float = 60.0
+    """A run without a beat for this long, on the watcher's own clock, is taken back."""
+    ring_again_s: float = 15.0
+    """A queued run whose doorbell seems lost is rung again after this time."""
+    stop_grace_s: float = 30.0
+    """A trainer asked to stop is killed after this time."""
+    max_attempts_without_progress: int = 3
+    """Attempts in a row without a newer checkpoint before a run fails as `worker_lost`."""
+    session_days: float = 30.0
+    """A browser stays signed in this long."""
+    secure_cookies: bool = False
+    """Send cookies over HTTPS only; switch on behind TLS."""
+    token: SecretStr | None = None
+    """API token for the command line when it talks to a remote server."""
+    server: str | None = None
+    """URL of a remote server for the command line."""
+
+    @cached_property
+    def resolved_database_url(self) -> str:
+        if self.database_url:
+            return self.database_url
+        return f"sqlite:///{(self.data_dir / 'halflayer.db').resolve()}"
+
+    @cached_property
+    def resolved_storage_url(self) -> str:
+        if self.storage_url:
+            return self.storage_url
+        return (self.data_dir / "artifacts").resolve().as_uri()
+
+    @property
+    def work_dir(self) -> Path:
+        """Where trainers work; checkpoints to resume from live here."""
+        return self.data_dir / "work"
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.data_dir / "uploads"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Tokenised corpora and trained tokenizers, shared by all runs."""
+        return self.data_dir / "cache"

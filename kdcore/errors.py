@@ -1,0 +1,81 @@
+"""Errors of the training library; each carries the typed code that a run fails with.
+
+KdcoreError
+├── ConfigError      code `config`       a setting cannot work; `field` names it
+├── DataError        code `data`         the corpus, tokenizer or checkpoint is missing or unusable
+│   └── HubUnavailable                   a hub id was asked for and the hub cannot be reached
+├── NonFiniteLoss    code `nan`          the loss became NaN or infinite; never retried
+├── DeviceOutOfMemory code `oom_device`
+├── HostOutOfMemory  code `oom_host`
+├── DiskFull         code `disk_full`
+└── CheckpointError  code `data`         a checkpoint is unreadable or fails its checksums
+"""
+
+from typing import Literal
+
+FailureCode = Literal[
+    "config", "data", "nan", "oom_device", "oom_host", "disk_full", "worker_lost", "internal"
+]
+
+
+class KdcoreError(Exception):
+    """Base of all errors that a run reports in words; `code` is the typed failure."""
+
+    code: FailureCode = "internal"
+
+
+class ConfigError(KdcoreError):
+    """A setting that cannot work.
+
+    `field` is the path of the setting inside the config, for instance
+    `("layers", "keep")`; the message says what is wrong and what would be right.
+    """
+
+    code: FailureCode = "config"
+
+    def __init__(self, field: tuple[str | int, ...], message: str) -> None:
+        super().__init__(f"{'.'.join(map(str, field))}: {message}" if field else message)
+        self.field = field
+        self.message = message
+
+
+class DataError(KdcoreError):
+    """The corpus, tokenizer or checkpoint is missing, empty or unusable."""
+
+    code: FailureCode = "data"
+
+
+class HubUnavailable(DataError):
+    """A hub id was asked for and the hub cannot be reached from this machine."""
+
+
+class CheckpointError(DataError):
+    """A checkpoint is unreadable, incomplete, or fails its checksums."""
+
+
+class NonFiniteLoss(KdcoreError):
+    """The loss became NaN or infinite at `step`."""
+
+    code: FailureCode = "nan"
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class DeviceOutOfMemory(KdcoreError):
+    """The accelerator has no memory left for this batch."""
+
+    code: FailureCode = "oom_device"
+
+
+class HostOutOfMemory(KdcoreError):
+    """The machine has no memory left for this run."""
+
+    code: FailureCode = "oom_host"
+
+
+class DiskFull(KdcoreError):
+    """The disk is full; the message says how many bytes were needed where."""
+
+    code: FailureCode = "disk_full"

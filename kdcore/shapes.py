@@ -1,0 +1,194 @@
+"""What can be known of a run before it trains: model shapes, and whether they fit together.
+
+Imports no torch, so that the server refuses at submit what would fail an hour later, with the very
+checks that the trainer makes again at its start.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kdcore.config import (
+    DistillConfig,
+    EveryOther,
+    Explicit,
+    FirstK,
+    FreshStudent,
+    LastK,
+    LayersToKeep,
+    PruneOptions,
+    ScratchModel,
+    Spread,
+    TeacherConfig,
+)
+from kdcore.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The numbers that decide whether two models fit together."""
+
+    family: Literal["bert", "distilbert"]
+    layers: int
+    hidden_size: int
+    heads: int
+    intermediate_size: int
+    max_positions: int
+    vocab_size: int | None = None
+    """None while the vocabulary is not yet trained or loaded."""
+    tokenizer: str | None = None
+    """Fingerprint of the tokenizer; None while unknown."""
+
+
+def scratch_shape(config: TeacherConfig) -> ModelShape | None:
+    """Shape of the teacher that `config` builds; None if it starts from a checkpoint."""
+    model = config.model
+    if not isinstance(model, ScratchModel):
+        return None
+    return ModelShape(
+        family="bert",
+        layers=model.layers,
+        hidden_size=model.hidden_size,
+        heads=model.heads,
+        intermediate_size=model.intermediate_size,
+        max_positions=model.max_positions,
+    )
+
+
+def layers_to_keep(choice: LayersToKeep, teacher_layers: int) -> list[int]:
+    """The teacher's layers that `choice` keeps, in rising order, counted from 0.
+
+    Raises ConfigError, with a field below `layers`, if the teacher lacks them.
+    """
+    match choice:
+        case EveryOther():
+            return list(range(0, teacher_layers, 2))
+        case Explicit(layers=layers):
+            beyond = [layer for layer in layers if layer >= teacher_layers]
+            if beyond:
+                raise ConfigError(
+                    ("layers", "layers"),
+                    f"the teacher has {teacher_layers} layers, 0 to {teacher_layers - 1}; "
+                    f"it has no layer {beyond[0]}",
+                )
+            return list(layers)
+        case FirstK(k=k) | LastK(k=k) | Spread(k=k):
+            if k > teacher_layers:
+                raise ConfigError(
+                    ("layers", "k"),
+                    f"cannot keep {k} layers of a teacher that has {teacher_layers}",
+                )
+            if isinstance(choice, FirstK):
+                return list(range(k))
+            if isinstance(choice, LastK):
+                return list(range(teacher_layers - k, teacher_layers))
+            if k == 1:
+                return [0]
+            # Halves round up, as in DistilBERT's 12 -> 0,2,4,7,9,11.
+            return [
+                (2 * index * (teacher_layers - 1) + k - 1) // (2 * (k - 1)) for index in range(k)
+            ]
+
+
+def pruned_shape(options: PruneOptions, teacher: ModelShape) -> ModelShape:
+    """Shape of the student that `options` cuts out of `teacher`.
+
+    Raises ConfigError if the teacher lacks the layers or cannot become the family.
+    """
+    kept = layers_to_keep(options.layers, teacher.layers)
+    if teacher.family == "distilbert" and options.student_family == "bert":
+        raise ConfigError(
+            ("student_family",),
+            "a DistilBERT teacher has no token types and no pooler to give to a BERT student: "
+            "choose 'distilbert'",
+        )
+    return ModelShape(
+        family=options.student_family,
+        layers=len(kept),
+        hidden_size=teacher.hidden_size,
+        heads=teacher.heads,
+        intermediate_size=teacher.intermediate_size,
+        max_positions=teacher.max_positions,
+        vocab_size=teacher.vocab_size,
+        tokenizer=teacher.tokenizer,
+    )
+
+
+def fresh_student_shape(student: FreshStudent, teacher: ModelShape) -> ModelShape:
+    """Shape of a random student for `teacher`; raises ConfigError if it is wider."""
+    hidden_size = student.hidden_size or teacher.hidden_size
+    field: tuple[str, ...] = ("student", "hidden_size")
+    if hidden_size > teacher.hidden_size:
+        raise ConfigError(
+            field,
+            f"a student of width {hidden_size} is wider than its teacher's {teacher.hidden_size}",
+        )
+    if hidden_size % teacher.heads:
+        raise ConfigError(
+            field, f"the teacher's {teacher.heads} heads do not divide a width of {hidden_size}"
+        )
+    return ModelShape(
+        family=student.family,
+        layers=student.layers,
+        hidden_size=hidden_size,
+        heads=teacher.heads,
+        intermediate_size=teacher.intermediate_size * hidden_size // teacher.hidden_size,
+        max_positions=teacher.max_positions,
+        vocab_size=teacher.vocab_size,
+        tokenizer=teacher.tokenizer,
+    )
+
+
+def check_teacher(config: TeacherConfig, start: ModelShape | None) -> None:
+    """Raise ConfigError if `config` cannot train on its start (None: not known yet)."""
+    if start is None:
+        return
+    if config.evaluation.seq_len is not None:
+        _check_length(("evaluation", "seq_len"), config.evaluation.seq_len, start.max_positions)
+    if start.family != "bert":
+        raise ConfigError(("model",), f"a teacher is a BERT; this checkpoint is a {start.family}")
+    _check_length(("seq_len",), config.seq_len, start.max_positions)
+
+
+def _check_length(field: tuple[str, ...], tokens: int | None, max_positions: int) -> None:
+    if tokens is not None and tokens > max_positions:
+        raise ConfigError(
+            field,
+            f"sequences of {tokens} tokens are longer than the {max_positions} positions "
+            "that the model has",
+        )
+
+
+def check_distill(config: DistillConfig, teacher: ModelShape, student: ModelShape) -> None:
+    """Raise ConfigError, naming the field, if `student` cannot learn from `teacher`."""
+    if student.hidden_size > teacher.hidden_size:
+        raise ConfigError(
+            ("student",),
+            f"the student (width {student.hidden_size}) is wider than its teacher "
+            f"(width {teacher.hidden_size})",
+        )
+    if student.layers > teacher.layers:
+        raise ConfigError(
+            ("student",),
+            f"the student has {student.layers} layers, more than its teacher's {teacher.layers}",
+        )
+    if config.loss.alpha_cos > 0 and student.hidden_size != teacher.hidden_size:
+        raise ConfigError(
+            ("loss", "alpha_cos"),
+            f"the cosine term compares hidden states of equal width, but the student has "
+            f"{student.hidden_size} and the teacher {teacher.hidden_size}: set alpha_cos to 0",
+        )
+    if None not in (teacher.vocab_size, student.vocab_size) and (
+        teacher.vocab_size != student.vocab_size
+    ):
+        raise ConfigError(
+            ("student",),
+            f"the student's vocabulary has {student.vocab_size} entries, the teacher's "
+            f"{teacher.vocab_size}: both must use the same tokenizer",
+        )
+    if None not in (teacher.tokenizer, student.tokenizer) and (
+        teacher.tokenizer != student.tokenizer
+    ):
+        raise ConfigError(("student",), "student and teacher were made with different tokenizers")
+    longest = min(teacher.max_positions, student.max_positions)
+    _check_length(("lines", "max_tokens"), config.lines.max_tokens, longest)
+    _check_length(("evaluation", "seq_len"), config.evaluation.seq_len, longest)
