@@ -1,4 +1,4 @@
-"""Table of credentials: API tokens, one-time sign-in links and browser sessions, as SHA-256 only."""
+"""Table of credentials (API tokens, sign-in links, browser sessions), as SHA-256 only."""
 
 from datetime import datetime
 
