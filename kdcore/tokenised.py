@@ -1,0 +1,149 @@
+"""A corpus as token ids on disk: built once, memory-mapped; imports no torch.
+
+Every document becomes one line `[CLS] ids [SEP]`; lines lie back to back in `tokens.bin`, and
+`offsets.bin` says where each begins. Neither building nor reading holds more than a few MiB.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from kdcore.cache import cached_folder
+from kdcore.corpora import CorpusText, Split
+from kdcore.errors import DataError
+from kdcore.events import Sink, progress_eta_s
+from kdcore.tokenizers import Tokens
+
+_BATCH_CHARS = 2**19
+_CHUNK_TOKENS = 2**22
+_PROGRESS_EVERY_S = 0.5
+# Goes into the name of every entry; raise it when the same text would give other ids.
+_FORMAT_VERSION = 1
+
+
+@dataclass
+class TokenisedSplit:
+    """One split of a corpus as token ids; both arrays are memory-mapped and read-only."""
+
+    tokens: np.memmap[Any, np.dtype[Any]]
+    """uint16 or uint32; every line as [CLS] ids [SEP], lines back to back."""
+    offsets: np.memmap[Any, np.dtype[np.int64]]
+    """int64, one more than there are lines: line i is tokens[offsets[i]:offsets[i + 1]]."""
+
+
+def tokenise(
+    corpus: CorpusText, tokens: Tokens, split: Split, cache_dir: Path, sink: Sink
+) -> TokenisedSplit:
+    """`split` of the corpus as token ids, from the cache if it is there."""
+    name = f"{corpus.fingerprint}-{tokens.fingerprint}-{split}-v{_FORMAT_VERSION}"
+    dtype = np.dtype(np.uint16 if tokens.vocab_size <= 2**16 else np.uint32)
+
+    def build(folder: Path) -> None:
+        with open(folder / "tokens.bin", "wb") as ids, open(folder / "offsets.bin", "wb") as ends:
+            _write(corpus, tokens, split, dtype, ids, ends, sink)
+
+    folder = cached_folder(cache_dir / "tokenised" / name, build, sink)
+    return TokenisedSplit(
+        tokens=np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"),
+        offsets=np.memmap(folder / "offsets.bin", dtype=np.int64, mode="r"),
+    )
+
+
+def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    chars = 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document)
+        if chars >= _BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _write(
+    corpus: CorpusText,
+    tokens: Tokens,
+    split: Split,
+    dtype: np.dtype[Any],
+    ids_file: BinaryIO,
+    offsets_file: BinaryIO,
+    sink: Sink,
+) -> None:
+    # A copy, since text that happens to spell "[MASK]" must not become the mask token.
+    core = tokenizers.Tokenizer.from_str(tokens.hf.backend_tokenizer.to_str())
+    core.encode_special_tokens = True
+    core.no_truncation()
+    core.no_padding()
+    progress = _Progress(sink, "tokenising", corpus.size(split))
+    done, position = 0, 0
+    offsets_file.write(np.zeros(1, np.int64).tobytes())
+    for batch in _batches(corpus.documents(split)):
+        lines = [
+            [tokens.cls_id, *encoding.ids, tokens.sep_id]
+            for encoding in core.encode_batch_fast(batch, add_special_tokens=False)
+            if encoding.ids
+        ]
+        lengths = np.fromiter(map(len, lines), np.int64, len(lines))
+        flat = np.fromiter((i for line in lines for i in line), dtype, int(lengths.sum()))
+        ids_file.write(flat.tobytes())
+        offsets_file.write((position + np.cumsum(lengths)).tobytes())
+        position += int(lengths.sum())
+        done += len(batch)
+        progress.update(done)
+    if not position:
+        raise DataError(f"the {split} split of the corpus holds no text")
+    progress.finish(done)
+
+
+class _Progress:
+    """Emits progress, at most every half second but for the first and the last."""
+
+    def __init__(self, sink: Sink, phase: str, total: int) -> None:
+        self._sink, self._phase, self._total = sink, phase, total
+        self._start_s = time.monotonic()
+        self._emitted_s = self._start_s
+        self._emit(0, total)
+
+    def _emit(self, done: int, total: int) -> None:
+        eta_s = progress_eta_s(done, total, time.monotonic() - self._start_s)
+        self._sink.emit(
+            "progress", phase=self._phase, done=done, total=total, unit="documents", eta_s=eta_s
+        )
+
+    def update(self, done: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._emitted_s >= _PROGRESS_EVERY_S:
+            self._emitted_s = now_s
+            # A document in several pieces counts more than once; the bar must not overflow.
+            self._emit(min(done, self._total), self._total)
+
+    def finish(self, done: int) -> None:
+        self._emit(done, done)
+
+
+# ---------------------------------------------------------------------------------- statistics
+
+
+def token_counts(split: TokenisedSplit, vocab_size: int) -> npt.NDArray[np.int64]:
+    """How often each id occurs, as (vocab_size,)."""
+    counts = np.zeros(vocab_size, np.int64)
+    for start in range(0, len(split.tokens), _CHUNK_TOKENS):
+        chunk = np.asarray(split.tokens[start : start + _CHUNK_TOKENS])
+        counts += np.bincount(chunk, minlength=vocab_size)
+    return counts
+
+
+def unigram_entropy(split: TokenisedSplit, vocab_size: int, special_ids: frozenset[int]) -> float:
+    """Entropy in nats of the non-special tokens: the loss of guessing by frequency alone."""
+    counts = token_counts(split, vocab_size)
+    counts[sorted(special_ids)] = 0
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(-(shares * np.log(shares)).sum())
