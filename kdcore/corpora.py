@@ -16,7 +16,7 @@ from typing import Literal
 
 from kdcore.config import Corpus, FileCorpus, HubCorpus, SampleCorpus
 from kdcore.errors import DataError
-from kdcore.textfiles import FileFormat, format_of, read_documents, split_document
+from kdcore.textfiles import FileFormat, format_of, read_documents, split_document, text_columns
 
 Split = Literal["train", "validation"]
 HELD_OUT_EVERY = 20
@@ -79,6 +79,33 @@ class _HoldOut:
         if self.documents < HELD_OUT_EVERY:
             return index == self.documents - 1
         return index // self.block % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file holds."""
+
+    documents: int
+    """Lines of plain text, or rows; blank lines are not counted."""
+    columns: list[str]
+    """Columns that hold text; none for plain text."""
+
+
+def inspect_file(path: Path, format: str) -> FileFacts:
+    """Reads the file once, in bounded memory; DataError, in words, if it is no usable corpus.
+
+    `format` is txt, jsonl, csv or parquet, whatever the file's name ends in.
+    """
+    known = format_of(Path(f"{path.name}.{format}"))
+    if known == "txt":
+        facts = FileFacts(sum(1 for _ in read_documents(path, known, "")), [])
+    else:
+        facts = FileFacts(*text_columns(path, known))
+    if not facts.documents:
+        raise DataError(f"{path.name} is empty: it holds no text")
+    if known != "txt" and not facts.columns:
+        raise DataError(f"{path.name}: no column holds text in every row")
+    return facts
 
 
 # ------------------------------------------------------------------------------------- sample

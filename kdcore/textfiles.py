@@ -230,6 +230,24 @@ def _csv_values(path: Path, column: str) -> Iterator[str]:
         yield row[index]
 
 
+def text_columns(path: Path, format: FileFormat) -> tuple[int, list[str]]:
+    """(rows, columns that hold text in every row); reads the whole file once."""
+    if format == "parquet":
+        columns = _parquet_columns(path)
+        rows = sum(1 for column in columns[:1] for _ in _parquet_values(path, column))
+    elif format == "csv":
+        table = _csv_rows(path)
+        _, header = next(table, (0, list[str]()))
+        rows, columns = sum(1 for _ in table), _csv_header(path, header)
+    else:
+        rows, columns = 0, []
+        for _, row in _json_rows(path):
+            texts = [key for key, value in row.items() if value is None or isinstance(value, str)]
+            columns = [key for key in columns if key in row] if rows else texts[:MAX_COLUMNS]
+            rows += 1
+    return rows, columns
+
+
 def read_documents(path: Path, format: FileFormat, column: str) -> Iterator[list[str]]:
     """Every non-blank document of the file, as its pieces; a line of plain text has one piece."""
     try:

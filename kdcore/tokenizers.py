@@ -41,6 +41,16 @@ _ROLES = {
     "sep_token": ("[SEP]", "</s>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
+_TOKENIZER_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "config.json",
+]
 MAX_TRAINING_CHARS = 64 * 2**20
 """A vocabulary is trained on at most the first so many characters of the training split."""
 _MAX_ALPHABET = 1000
@@ -85,8 +95,12 @@ def load_tokenizer(
 # ------------------------------------------------------------------------------------- loaded
 
 
-def tokens_from_folder(folder: Path) -> Tokens:
-    """The tokenizer in `folder`: a saved one, or a bare tokenizer.json or vocab.txt."""
+def tokens_from_folder(folder: Path, name: str | None = None) -> Tokens:
+    """The tokenizer in `folder`: a saved one, or a bare tokenizer.json or vocab.txt.
+
+    `name` is what messages call it, if not by its folder.
+    """
+    name = name or str(folder)
     try:
         if (folder / "tokenizer_config.json").is_file():
             hf = transformers.AutoTokenizer.from_pretrained(
@@ -97,12 +111,12 @@ def tokens_from_folder(folder: Path) -> Tokens:
         elif (folder / "vocab.txt").is_file():
             hf = _from_vocab_txt(folder / "vocab.txt")
         else:
-            raise DataError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.txt")
+            raise DataError(f"{name} holds no tokenizer: neither tokenizer.json nor vocab.txt")
     except DataError:
         raise
     except Exception as error:  # the Rust library raises bare Exception
-        raise DataError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-    return _tokens(hf, str(folder))
+        raise DataError(f"the tokenizer of {name} cannot be loaded: {error}") from error
+    return _tokens(hf, name)
 
 
 def _from_tokenizer_json(path: Path) -> Any:
@@ -131,17 +145,11 @@ def _from_vocab_txt(path: Path) -> Any:
 
 def _hub_tokens(config: HubTokenizer) -> Tokens:
     # Costs seconds, which runs that never ask the hub should not pay.
-    from kdcore.hub import require_hub  # noqa: PLC0415
+    from kdcore.hub import hub_files  # noqa: PLC0415
 
-    wanted = f"the tokenizer '{config.name}'"
-    require_hub(wanted, "Train a WordPiece tokenizer on the corpus, or upload a tokenizer.json.")
-    try:
-        hf = transformers.AutoTokenizer.from_pretrained(
-            config.name, revision=config.revision or "main", trust_remote_code=False
-        )
-    except Exception as error:  # the Rust library raises bare Exception
-        raise DataError(f"{wanted} cannot be loaded: {error}") from error
-    return _tokens(hf, wanted)
+    remedy = "Train a WordPiece tokenizer on the corpus, or upload a tokenizer.json."
+    folder = hub_files(config.name, config.revision, _TOKENIZER_FILES, remedy)
+    return tokens_from_folder(folder, f"'{config.name}'")
 
 
 def _tokens(hf: Any, where: str) -> Tokens:

@@ -1,0 +1,266 @@
+"""The command line of the training library; needs no server.
+
+    python -m kdcore teacher --layer-drop 0.1 --out runs/teacher
+    python -m kdcore prune --teacher.source folder --teacher.path runs/teacher/model --out runs/cut
+    python -m kdcore run --config config.json --out runs/any
+
+The flags of `teacher`, `prune` and `distill` are the fields of `kdcore.config`. Exit status: 0 the
+result is in OUT/model; 75 stopped on request, a checkpoint was saved and the same command goes on
+from there; 1 failed; 2 the flags are wrong.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSubCommand,
+    SettingsConfigDict,
+    get_subcommand,
+)
+
+from kdcore.config import RUN_CONFIG, DistillConfig, PruneConfig, RunConfig, TeacherConfig
+from kdcore.errors import ConfigError, DataError, KdcoreError
+from kdcore.events import Event, Fanout, JsonlSink, Sink
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL: run the same command again to go on."""
+
+
+class _Where(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _infer_variants(cls, data: Any) -> Any:
+        """`--teacher.path X` need not say `--teacher.source folder`: only a folder has a path."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for name, field in cls.model_fields.items():
+            tag, value = field.discriminator, data.get(name)
+            if not isinstance(tag, str) or not isinstance(value, dict) or tag in value:
+                continue
+            for variant in get_args(field.annotation):
+                if value.keys() <= variant.model_fields.keys():
+                    data[name] = {**value, tag: variant.model_fields[tag].default}
+                    break
+        return data
+
+    out: Path = Field(description="Folder of this run; an unfinished run in it is resumed.")
+    cache: Path | None = Field(
+        default=None, description="Folder for tokenised corpora; empty means inside OUT."
+    )
+    device: str = Field(default="auto", description="cpu, cuda:0, ... or auto.")
+
+
+class _Teacher(TeacherConfig, _Where):
+    """Train a teacher by masked language modelling with LayerDrop."""
+
+
+class _Prune(PruneConfig, _Where):
+    """Cut a student out of a teacher."""
+
+
+class _Distill(DistillConfig, _Where):
+    """Train a student on a teacher's soft targets."""
+
+
+class _Run(_Where):
+    """Carry out a run whose config is in a file, as the worker does."""
+
+    config: Path = Field(description="JSON file with the config, `kind` included.")
+    events: Path | None = Field(
+        default=None, description="File for the events; empty means OUT/events.jsonl."
+    )
+    die_with_parent: bool = Field(
+        default=False, description="Exit at once when standard input is closed."
+    )
+    quiet: bool = Field(default=False, description="Draw no progress bar.")
+
+
+class _Cli(BaseSettings):
+    """Distil BERT-like encoders: LayerDrop teachers, pruned students, distillation."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="python -m kdcore",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_enforce_required=True,
+        cli_hide_none_type=True,
+        nested_model_default_partial_update=True,
+        env_prefix="KDCORE_UNUSED_",
+    )
+
+    teacher: CliSubCommand[_Teacher]
+    prune: CliSubCommand[_Prune]
+    distill: CliSubCommand[_Distill]
+    run: CliSubCommand[_Run]
+
+
+class TerminalSink:
+    """Draws a progress bar with ETA, and prints what the run says."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - the worker's trainers never draw
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+        )
+
+        self._console = Console(stderr=True)
+        self._progress: Progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[eta]}"),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._note = ""
+        self._progress.start()
+
+    def emit(self, type: str, /, **fields: object) -> None:
+        event: Event = dict(fields)
+        if type == "progress":
+            self._draw(event)
+        elif type == "metrics":
+            losses = {k: v for k, v in event["values"].items() if "loss" in k and v is not None}
+            self._note = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            if "eval/loss" in losses:
+                self._console.print(f"update {event['step']}: {self._note}", highlight=False)
+        elif type == "log":
+            self._console.print(event["message"], highlight=False, markup=False)
+        elif type == "failed":
+            self._console.print(f"failed: {event['message']}", style="red", markup=False)
+
+    def _draw(self, event: Event) -> None:
+        phase = str(event["phase"])
+        eta_s = event.get("eta_s")
+        eta = "" if eta_s is None else f"{int(eta_s) // 60}:{int(eta_s) % 60:02d} left"
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, eta="", note="")
+        self._progress.update(
+            self._tasks[phase],
+            completed=event["done"],
+            total=event["total"],
+            eta=eta,
+            note=self._note if phase == "training" else "",
+        )
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _StopRequest:
+    """Set by SIGTERM or Ctrl-C: the run saves a checkpoint and leaves. A second Ctrl-C kills."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked.is_set() and number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        self._asked.set()
+
+    def __call__(self) -> bool:
+        return self._asked.is_set()
+
+
+def _die_with_parent() -> None:
+    """Leave at once when standard input ends: whoever held the other end is gone."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse `arguments` (without the program's name) and carry out the run."""
+    faulthandler.enable()
+    try:
+        cli = CliApp.run(_Cli, cli_args=sys.argv[1:] if arguments is None else arguments)
+        command = get_subcommand(cli)
+        config = _config_of(command)
+    except ValidationError as error:
+        for problem in error.errors():
+            field = ".".join(str(part) for part in problem["loc"])
+            print(f"{field}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        return EXIT_USAGE
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return EXIT_USAGE
+    assert isinstance(command, _Where)
+    server_run = isinstance(command, _Run)
+    if isinstance(command, _Run) and command.die_with_parent:
+        _die_with_parent()
+    command.out.mkdir(parents=True, exist_ok=True)
+    events = command.events if isinstance(command, _Run) else None
+    jsonl = JsonlSink(events or command.out / "events.jsonl")
+    terminal = None if isinstance(command, _Run) and command.quiet else TerminalSink()
+    sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
+    try:
+        return _execute(config, command, sink, resumable_hint=not server_run)
+    finally:
+        if terminal:
+            terminal.close()
+        jsonl.close()
+
+
+def _config_of(command: object) -> RunConfig:
+    if isinstance(command, _Run):
+        try:
+            raw = json.loads(command.config.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"cannot read {command.config}: {error.strerror}") from error
+        except ValueError as error:
+            raise DataError(f"{command.config} is not JSON: {error}") from error
+        return RUN_CONFIG.validate_python(raw)
+    assert isinstance(command, _Teacher | _Prune | _Distill)
+    where = set(_Where.model_fields)
+    fields = {name: getattr(command, name) for name in type(command).model_fields}
+    return RUN_CONFIG.validate_python({k: v for k, v in fields.items() if k not in where})
+
+
+def _execute(config: RunConfig, where: _Where, sink: Sink, *, resumable_hint: bool) -> int:
+    stop = _StopRequest()
+    # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
+    from kdcore.run import execute  # noqa: PLC0415
+
+    try:
+        ended = execute(config, where.out, sink, stop, where.cache, where.device)
+    except KdcoreError as error:
+        field = list(error.field) if isinstance(error, ConfigError) else None
+        sink.emit("failed", code=error.code, message=str(error), field=field)
+        return EXIT_FAILED
+    except Exception as error:
+        sink.emit("failed", code="internal", message=f"{type(error).__name__}: {error}", field=None)
+        raise
+    if ended.summary is None:
+        if resumable_hint:
+            message = f"stopped after update {ended.step}; the same command goes on from there"
+            sink.emit("log", level="info", message=message)
+        return EXIT_STOPPED
+    return 0

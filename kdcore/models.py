@@ -1,0 +1,242 @@
+"""Loads, builds and reads BERT-like masked language models; trains nothing.
+
+A model here is `BertForMaskedLM` or `DistilBertForMaskedLM`. The trainer needs its parts (hidden
+states first, the head later and only where it is needed), so this module is the one place that
+knows where each family keeps them.
+"""
+
+import json
+from pathlib import Path
+from typing import cast
+
+import httpx
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+)
+
+from kdcore.config import FolderCheckpoint, HubCheckpoint, RunCheckpoint, ScratchModel
+from kdcore.errors import DataError
+from kdcore.hub import require_hub
+from kdcore.shapes import ModelShape
+
+MaskedLM = BertForMaskedLM | DistilBertForMaskedLM
+NOTES_FILE = "halflayer.json"
+"""What Halflayer knows of a checkpoint beyond its weights: how it was made, its tokenizer."""
+
+
+def backbone(model: MaskedLM) -> nn.Module:
+    """The model without its head."""
+    return cast(nn.Module, model.bert if isinstance(model, BertForMaskedLM) else model.distilbert)
+
+
+def encoder(model: MaskedLM) -> nn.Module:
+    """The module whose `layer` is the list of encoder layers."""
+    if isinstance(model, BertForMaskedLM):
+        return cast(nn.Module, model.bert.encoder)
+    return cast(nn.Module, model.distilbert.transformer)
+
+
+def position_embeddings(model: MaskedLM) -> nn.Embedding:
+    return cast(nn.Embedding, backbone(model).embeddings.position_embeddings)  # type: ignore[union-attr]
+
+
+def last_hidden(model: MaskedLM, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Last hidden states (batch, tokens, hidden); `attention_mask` None means no padding."""
+    output = backbone(model)(input_ids=input_ids, attention_mask=attention_mask)
+    return cast(Tensor, output.last_hidden_state)
+
+
+def head_transform(model: MaskedLM, hidden: Tensor) -> Tensor:
+    """The MLM head up to its projector: (..., hidden) to (..., hidden)."""
+    if isinstance(model, BertForMaskedLM):
+        return cast(Tensor, model.cls.predictions.transform(hidden))
+    return cast(Tensor, model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+
+
+def projector(model: MaskedLM) -> nn.Linear:
+    """The MLM head's last layer, hidden to vocabulary; its weight is tied to the embeddings."""
+    return cast(nn.Linear, model.get_output_embeddings())
+
+
+def head(model: MaskedLM, hidden: Tensor) -> Tensor:
+    """Logits (..., vocab) of hidden states (..., hidden)."""
+    return cast(Tensor, projector(model)(head_transform(model, hidden)))
+
+
+def build_teacher(
+    model: ScratchModel, vocab_size: int, pad_id: int, generator_seed: int
+) -> BertForMaskedLM:
+    """A BERT with random weights, a function of its shape and `generator_seed`."""
+    torch.manual_seed(generator_seed)
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=vocab_size,
+            hidden_size=model.hidden_size,
+            num_hidden_layers=model.layers,
+            num_attention_heads=model.heads,
+            intermediate_size=model.intermediate_size,
+            max_position_embeddings=model.max_positions,
+            hidden_dropout_prob=model.dropout,
+            attention_probs_dropout_prob=model.dropout,
+            pad_token_id=pad_id,
+        )
+    )
+
+
+def build_student(
+    shape: ModelShape, teacher: MaskedLM, generator_seed: int
+) -> BertForMaskedLM | DistilBertForMaskedLM:
+    """A student of `shape` with random weights and the teacher's dropout and activation."""
+    torch.manual_seed(generator_seed)
+    of = teacher.config
+    bert = isinstance(teacher, BertForMaskedLM)
+    dropout = of.hidden_dropout_prob if bert else of.dropout
+    attention_dropout = of.attention_probs_dropout_prob if bert else of.attention_dropout
+    activation = of.hidden_act if bert else of.activation
+    vocab_size = teacher.config.vocab_size
+    if shape.family == "bert":
+        return BertForMaskedLM(
+            BertConfig(
+                vocab_size=vocab_size,
+                hidden_size=shape.hidden_size,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=shape.intermediate_size,
+                max_position_embeddings=shape.max_positions,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=attention_dropout,
+                hidden_act=activation,
+                type_vocab_size=of.type_vocab_size if bert else 2,
+                layer_norm_eps=of.layer_norm_eps if bert else 1e-12,
+                pad_token_id=of.pad_token_id,
+            )
+        )
+    return DistilBertForMaskedLM(
+        DistilBertConfig(
+            vocab_size=vocab_size,
+            dim=shape.hidden_size,
+            n_layers=shape.layers,
+            n_heads=shape.heads,
+            hidden_dim=shape.intermediate_size,
+            max_position_embeddings=shape.max_positions,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            activation=activation,
+            pad_token_id=of.pad_token_id,
+        )
+    )
+
+
+def shape_of(model: MaskedLM, tokenizer_fingerprint: str | None = None) -> ModelShape:
+    """The shape of a model at hand."""
+    config = model.config
+    bert = isinstance(model, BertForMaskedLM)
+    return ModelShape(
+        family="bert" if bert else "distilbert",
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size if bert else config.hidden_dim,
+        max_positions=config.max_position_embeddings,
+        vocab_size=config.vocab_size,
+        tokenizer=tokenizer_fingerprint,
+    )
+
+
+def parameter_count(model: MaskedLM) -> int:
+    """Number of parameters; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def checkpoint_folder(checkpoint: FolderCheckpoint | HubCheckpoint | RunCheckpoint) -> Path:
+    """The local folder of a checkpoint; a hub id is downloaded into the hub's own cache.
+
+    Only safetensors, JSON and vocabulary files are ever fetched. Raises DataError, or
+    HubUnavailable within seconds where the hub cannot be reached.
+    """
+    if isinstance(checkpoint, RunCheckpoint):
+        raise DataError(
+            f"run {checkpoint.run_id} is known to a Halflayer server only; "
+            "on the command line give its downloaded folder instead"
+        )
+    if isinstance(checkpoint, FolderCheckpoint):
+        folder = Path(checkpoint.path)
+        if not (folder / "config.json").is_file():
+            raise DataError(f"{folder} holds no config.json: it is not a model folder")
+        return folder
+    return _download(checkpoint)
+
+
+def _download(checkpoint: HubCheckpoint) -> Path:
+    require_hub(
+        f"the model '{checkpoint.name}'",
+        "Train a teacher from scratch, start from an earlier run, or give a local folder on the "
+        "command line.",
+    )
+    try:
+        return Path(
+            snapshot_download(
+                checkpoint.name,
+                revision=checkpoint.revision,
+                allow_patterns=["*.json", "model*.safetensors", "vocab.txt"],
+            )
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise DataError(
+            f"the hub has no model '{checkpoint.name}' (revision "
+            f"{checkpoint.revision or 'default'}) that this machine may read"
+        ) from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise DataError(f"the model '{checkpoint.name}' cannot be downloaded: {error}") from error
+
+
+def load_model(folder: Path) -> MaskedLM:
+    """The masked language model of a HuggingFace-format folder; only safetensors are read.
+
+    Raises DataError if the folder is no BERT or DistilBERT, or if its weights cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} holds no readable model config: {error}") from error
+    families: dict[str, type[MaskedLM]] = {
+        "bert": BertForMaskedLM,
+        "distilbert": DistilBertForMaskedLM,
+    }
+    family = families.get(config.model_type)
+    if family is None:
+        raise DataError(
+            f"{folder} holds a {config.model_type}; only BERT and DistilBERT can be used"
+        )
+    try:
+        model = family.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"cannot read the weights in {folder}: {error}") from error
+    return cast(MaskedLM, model)
+
+
+def read_notes(folder: Path) -> dict[str, object]:
+    """What Halflayer noted beside a checkpoint; empty for checkpoints of other origin."""
+    path = folder / NOTES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    return notes if isinstance(notes, dict) else {}

@@ -1,0 +1,106 @@
+"""Publishes what a run made: the HuggingFace folder, its model card and its manifest."""
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import kdcore
+from kdcore.checkpoint import manifest_of, publish_folder, write_json
+from kdcore.config import DistillConfig, PruneConfig, TeacherConfig
+from kdcore.models import NOTES_FILE, MaskedLM, shape_of
+from kdcore.tokenizers import Tokens
+
+Summary = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {
+        "halflayer": kdcore.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def publish_result(
+    out_dir: Path,
+    config: TeacherConfig | PruneConfig | DistillConfig,
+    model: MaskedLM,
+    tokens: Tokens,
+    summary: Summary,
+    notes: dict[str, Any],
+) -> Summary:
+    """Write `out_dir`/model and `out_dir`/manifest.json, each whole or not at all.
+
+    Returns the summary with the model's `shape` added. `notes` is what later runs must know of
+    this checkpoint (`kdcore.models.read_notes`).
+    """
+    summary = {**summary, "shape": asdict(shape_of(model, tokens.fingerprint))}
+    temporary = out_dir / f".tmp-model-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.eval().save_pretrained(temporary)
+    tokens.hf.save_pretrained(temporary)
+    write_json(
+        temporary / NOTES_FILE,
+        {
+            "format": 1,
+            "kind": config.kind,
+            "config": config.model_dump(mode="json"),
+            "summary": {key: value for key, value in summary.items() if key != "report"},
+            "versions": versions(),
+            **notes,
+        },
+    )
+    if "report" in summary:
+        write_json(temporary / "prune_report.json", summary["report"])
+    (temporary / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
+    publish_folder(temporary, out_dir / "model")
+    manifest = out_dir / f".tmp-manifest-{os.getpid()}"
+    write_json(manifest, manifest_of(out_dir / "model"))
+    manifest.replace(out_dir / "manifest.json")
+    return summary
+
+
+def _model_card(config: TeacherConfig | PruneConfig | DistillConfig, summary: Summary) -> str:
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {value} |"
+        for name, value in summary.items()
+        if isinstance(value, int | float | str | list)
+    )
+    settings = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [layerdrop, distillation, halflayer]
+---
+
+# {summary["role"].capitalize()} with {summary["layers"]} layers
+
+Made by Halflayer {kdcore.__version__} ({config.kind}).
+
+```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", "path/to/this/folder")
+```
+
+| figure | value |
+|---|---|
+{rows}
+
+Losses are in nats a token; the held-out loss uses uniform masks that are the same for every model.
+
+## Configuration
+
+```json
+{settings}
+```
+"""
