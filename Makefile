@@ -1,0 +1,105 @@
+# Everything a person or CI runs. Each target makes what it needs first; when that is there
+# already, the target starts its work within seconds.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+NPM := ../scripts/with-node npm
+FRONTEND_SOURCES := $(shell find frontend/src frontend/public -type f 2>/dev/null) \
+	frontend/index.html frontend/vite.config.ts frontend/tsconfig.json
+ARGS ?=
+
+# Nothing of ours depends on, or writes to, the home folder.
+export npm_config_cache ?= $(CURDIR)/build/npm-cache
+export npm_config_update_notifier := false
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check lint types contracts generated frontend-check docker-check \
+	setup setup-dev frontend format openapi lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+# ------------------------------------------------------------------------------------ for users
+
+demo: setup frontend ## The published experiment at demo scale, then go on serving (ARGS=--exit leaves)
+	$(VENV)/bin/halflayer demo $(ARGS)
+
+up: setup frontend ## Serve Halflayer on this machine
+	$(VENV)/bin/halflayer up $(ARGS)
+
+# ------------------------------------------------------------------------------- for developers
+
+test: setup-dev frontend ## All tests (ARGS='tests/app -k runs' for some)
+	$(PY) -m pytest $(ARGS)
+
+check: lint types contracts generated frontend-check docker-check test ## What CI runs
+
+lint: setup-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: setup-dev
+	$(VENV)/bin/mypy
+
+contracts: setup-dev
+	$(VENV)/bin/lint-imports
+
+generated: setup-dev frontend/node_modules/.stamp
+	$(PY) -m app.openapi | diff -u frontend/openapi.json - \
+		|| (echo "frontend/openapi.json is stale: run make openapi" >&2; exit 1)
+	cd frontend && $(NPM) run --silent check
+
+frontend-check: frontend/node_modules/.stamp
+	cd frontend && $(NPM) run --silent lint
+	cd frontend && $(NPM) run --silent typecheck
+	cd frontend && $(NPM) run --silent test
+
+docker-check: setup-dev
+	$(VENV)/bin/hadolint docker/*.Dockerfile
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@scripts/check-compose
+
+format: setup-dev frontend/node_modules/.stamp ## Format and sort everything
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	cd frontend && $(NPM) run format
+
+openapi: setup-dev frontend/node_modules/.stamp ## Write the OpenAPI document and the client types anew
+	$(PY) -m app.openapi > frontend/openapi.json
+	cd frontend && $(NPM) run generate
+
+lock: setup-dev ## Resolve the dependencies of pyproject.toml anew (ARGS=--upgrade for newer ones)
+	scripts/lock $(ARGS)
+
+clean: ## Remove everything that make made, but no data
+	rm -rf $(VENV) build frontend/node_modules frontend/dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+# ------------------------------------------------------------------------------- what they need
+
+setup: $(VENV)/.stamp-run
+setup-dev: $(VENV)/.stamp-dev
+frontend: frontend/dist/index.html
+
+$(PY): | scripts/make-venv
+	scripts/make-venv $(VENV)
+
+$(VENV)/.stamp-run: requirements.lock pyproject.toml | $(PY)
+	$(PIP) install --quiet -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: requirements-dev.lock $(VENV)/.stamp-run
+	$(PIP) install --quiet -r requirements-dev.lock
+	@touch $@
+
+# A virtual environment comes first: where Node is missing, it is installed into it.
+frontend/node_modules/.stamp: frontend/package-lock.json frontend/package.json | $(PY)
+	cd frontend && $(NPM) ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+frontend/dist/index.html: frontend/node_modules/.stamp $(FRONTEND_SOURCES)
+	cd frontend && $(NPM) run --silent build
+	@touch $@
