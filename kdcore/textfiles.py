@@ -234,7 +234,8 @@ def text_columns(path: Path, format: FileFormat) -> tuple[int, list[str]]:
     """(rows, columns that hold text in every row); reads the whole file once."""
     if format == "parquet":
         columns = _parquet_columns(path)
-        rows = sum(1 for column in columns[:1] for _ in _parquet_values(path, column))
+        counts = [sum(1 for _ in _parquet_values(path, column)) for column in columns]
+        rows = counts[0] if counts else _parquet_file(path).metadata.num_rows
     elif format == "csv":
         table = _csv_rows(path)
         _, header = next(table, (0, list[str]()))
@@ -242,8 +243,8 @@ def text_columns(path: Path, format: FileFormat) -> tuple[int, list[str]]:
     else:
         rows, columns = 0, []
         for _, row in _json_rows(path):
-            texts = [key for key, value in row.items() if value is None or isinstance(value, str)]
-            columns = [key for key in columns if key in row] if rows else texts[:MAX_COLUMNS]
+            texts = {key: 0 for key, value in row.items() if isinstance(value, str | None)}
+            columns = [key for key in columns if key in texts] if rows else [*texts][:MAX_COLUMNS]
             rows += 1
     return rows, columns
 

@@ -1,0 +1,197 @@
+"""Files of every format are read in bounded memory, and hostile ones are refused in words."""
+
+import json
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdcore import textfiles
+from kdcore.errors import DataError
+from kdcore.textfiles import MAX_DOCUMENT_CHARS, read_documents
+
+MIB = 2**20
+
+
+def documents(path: Path, column: str = "text") -> list[str]:
+    format = textfiles.format_of(path)
+    return [piece for pieces in read_documents(path, format, column) for piece in pieces]
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def peak_mib(action: Callable[[], object]) -> float:
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1] / MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_text_gives_its_non_blank_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "\ufeffone\r\n\r\n  \t\ntwo é 漢\rthree\u2028still three")
+    assert documents(path) == ["one", "two é 漢", "three\u2028still three"]
+
+
+def test_characters_and_line_ends_across_chunks_survive(tmp_path: Path, monkeypatch) -> None:
+    text = "aé漢😀\r\nb😀😀\r\n" * 50
+    path = written(tmp_path, "a.txt", text)
+    whole = documents(path)
+    for chunk_bytes in (1, 2, 3, 7):
+        monkeypatch.setattr(textfiles, "_CHUNK_BYTES", chunk_bytes)
+        assert documents(path) == whole == ["aé漢😀", "b😀😀"] * 50
+
+
+def test_long_line_is_cut_at_whitespace_and_loses_nothing(tmp_path: Path) -> None:
+    line = " ".join(f"word{i}" for i in range(200_000))
+    path = written(tmp_path, "a.txt", f"short\n{line}\nend\n")
+    first, *pieces, last = documents(path)
+    assert (first, last) == ("short", "end")
+    assert "".join(pieces) == line
+    assert len(pieces) > 10
+    assert max(map(len, pieces)) <= MAX_DOCUMENT_CHARS
+    assert all(piece.startswith(" ") for piece in pieces[1:])
+
+
+@pytest.mark.parametrize("content", [b"x" * 40 * MIB, b"word " * 8 * MIB, b" " * 40 * MIB])
+def test_one_endless_line_takes_little_memory(tmp_path: Path, content: bytes) -> None:
+    path = written(tmp_path, "a.txt", content)
+    chars = 0
+
+    def read() -> None:
+        nonlocal chars
+        for pieces in read_documents(path, "txt", ""):
+            chars += sum(map(len, pieces))
+
+    assert peak_mib(read) < 6
+    assert chars == 0 if content.isspace() else chars >= 40 * MIB - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.jsonl", b'{"text": "'), ("a.csv", b'text\n"'), ("b.csv", b"text\n")]
+)
+def test_endless_row_is_refused_before_it_fills_memory(
+    tmp_path: Path, name: str, start: bytes
+) -> None:
+    path = written(tmp_path, name, start + b"word " * 8 * MIB)
+
+    def read() -> None:
+        with pytest.raises(DataError, match=r"line \d: this row is longer than 8 Mi"):
+            documents(path)
+
+    assert peak_mib(read) < 60
+
+
+def test_row_of_endlessly_many_quoted_line_breaks_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", b"text\n" + b'"a\n",' * 2 * MIB)
+    with pytest.raises(DataError, match="line 2: this row is longer"):
+        documents(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_wrong_byte_is_named_by_its_offset(tmp_path: Path, name: str) -> None:
+    start = 'text\n"é"\n'.encode() if name == "a.csv" else '{"text": "é"}\n'.encode()
+    path = written(tmp_path, name, start * 3 + b'"\xff"')
+    with pytest.raises(DataError, match=f"not UTF-8: a wrong byte at byte {len(start) * 3 + 1}"):
+        documents(path)
+
+
+def test_wrong_byte_far_into_the_file_is_named_by_its_offset(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "é\n".encode() * MIB + b"abc\xc3")
+    with pytest.raises(DataError, match=f"at byte {3 * MIB + 3}"):
+        documents(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_binary_is_refused(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / name
+    with zipfile.ZipFile(archive, "w"):
+        pass
+    with pytest.raises(DataError, match="binary, not text: a NUL byte at byte 4"):
+        documents(archive)
+
+
+def test_utf_16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt (is binary|is not UTF-8)"):
+        documents(written(tmp_path, "a.txt", "text".encode("utf-16")))
+
+
+def test_rows_of_every_format_give_the_same_documents(tmp_path: Path) -> None:
+    texts = ["one, two", 'a "quoted"\nsecond line', "", None, "é 漢"]
+    rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
+    jsonl = "".join(json.dumps(row) + "\n\n" for row in rows)
+    quoted = "".join(
+        '{id},"{0}"\n'.format((row["text"] or "").replace('"', '""'), **row) for row in rows
+    )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    expected = ["one, two", 'a "quoted"\nsecond line', "é 漢"]
+    assert documents(written(tmp_path, "a.jsonl", jsonl)) == expected
+    assert documents(written(tmp_path, "a.csv", f"id,text\n{quoted}")) == expected
+    assert documents(tmp_path / "a.parquet") == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not a JSON object"),
+        ("[1]", "line 2: a JSON list"),
+        ("[" * 100_000, "line 2: not a JSON object"),
+        ('{"text": ' + "9" * 10_000 + "}", "line 2: not a JSON object"),
+        ('{"text": 3, "body": "x"}', "line 2: no column 'text' of text; there are: 'body'"),
+        ('{"body": "x"}', "line 2: no column 'text'"),
+    ],
+)
+def test_malformed_json_is_refused_by_line(tmp_path: Path, line: str, message: str) -> None:
+    path = written(tmp_path, "a.jsonl", '{"text": "fine"}\n' + line)
+    with pytest.raises(DataError, match=message):
+        documents(path)
+
+
+def test_half_a_surrogate_pair_is_no_character(tmp_path: Path) -> None:
+    assert documents(written(tmp_path, "a.jsonl", r'{"text": "a\ud800b"}')) == ["a?b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,text\n1,a\n2,b,c\n", "line 3: 3 fields, but the header has 2"),
+        ('id,text\n1,"a\n', "line 2: not valid CSV"),
+        ("id,body\n1,a\n", "no column 'text' of text; there are: 'id', 'body'"),
+        ("text,text\na,b\n", "two columns have the same name"),
+        (",".join(map(str, range(2000))), "2000 columns; at most 1000"),
+    ],
+)
+def test_malformed_csv_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        documents(written(tmp_path, "a.csv", content))
+
+
+def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        documents(written(tmp_path, "a.parquet", b"PAR1 not really PAR1"))
+    path = tmp_path / "b.parquet"
+    pq.write_table(pa.table({"text": ["some text " * 50] * 100}), path, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[8:200] = b"\xff" * 192
+    with pytest.raises(DataError, match="damaged Parquet file"):
+        documents(written(tmp_path, "b.parquet", bytes(content)))
+
+
+def test_parquet_without_that_text_column_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [1, 2], "body": ["a", "b"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no column 'text' of text; there are: 'body'"):
+        documents(tmp_path / "a.parquet")
+
+
+def test_other_suffixes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must be a \.txt, \.jsonl, \.csv or \.parquet file"):
+        textfiles.format_of(Path("a.docx"))

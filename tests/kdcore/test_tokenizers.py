@@ -1,0 +1,201 @@
+"""Trained tokenizers are the same everywhere and cached; loaded ones are checked."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+import transformers
+from tokenizers import models
+
+from kdcore.config import (
+    FileCorpus,
+    FolderTokenizer,
+    ModelTokenizer,
+    UploadTokenizer,
+    WordPieceTokenizer,
+)
+from kdcore.corpora import open_corpus
+from kdcore.errors import DataError
+from kdcore.events import ListSink
+from kdcore.tokenizers import SPECIAL_TOKENS, Tokens, load_tokenizer, tokens_from_folder
+
+VOCABULARY = [*SPECIAL_TOKENS, "the", "ki", "##ng", "e", "\u2028"]
+
+TRAIN = """
+import sys
+from pathlib import Path
+from kdcore.config import FileCorpus, WordPieceTokenizer
+from kdcore.corpora import open_corpus
+from kdcore.events import ListSink
+from kdcore.tokenizers import load_tokenizer
+corpus = open_corpus(FileCorpus(path=sys.argv[1]))
+sink = ListSink()
+tokens = load_tokenizer(WordPieceTokenizer(vocab_size=300), corpus, Path(sys.argv[2]), sink, None)
+print(tokens.fingerprint, len(sink.of_type("progress")))
+"""
+
+
+def trained(corpus: FileCorpus, cache_dir: Path, vocab_size: int, sink: ListSink) -> Tokens:
+    config = WordPieceTokenizer(vocab_size=vocab_size)
+    return load_tokenizer(config, open_corpus(corpus), cache_dir, sink, None)
+
+
+def vocab_folder(folder: Path, entries: list[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_trained_tokenizer_is_a_lower_casing_wordpiece(corpus: FileCorpus, tmp_path: Path) -> None:
+    tokens = trained(corpus, tmp_path, 220, ListSink())
+    assert tokens.vocab_size == len(tokens.hf) <= 220
+    assert tokens.special_ids == {
+        tokens.pad_id, tokens.unk_id, tokens.cls_id, tokens.sep_id, tokens.mask_id
+    }  # fmt: skip
+    assert tokens.hf.tokenize("The KING\tand the quéén") == tokens.hf.tokenize(
+        "the king and the queen"
+    )
+    assert "king" in tokens.hf.tokenize("king")
+    assert tokens.hf.tokenize("漢") == ["[UNK]"]
+    encoded = tokens.hf("king [MASK]")["input_ids"]
+    assert (encoded[0], encoded[-2], encoded[-1]) == (tokens.cls_id, tokens.mask_id, tokens.sep_id)
+
+
+@pytest.fixture(scope="module")
+def babel(tmp_path_factory: pytest.TempPathFactory) -> FileCorpus:
+    """Many words of many letters, so that every vocabulary is filled."""
+    source = random.Random(0)
+    alphabets = (range(0x61, 0x7B), range(0x3B1, 0x3CA), range(0x430, 0x450), range(0x561, 0x587))
+    letters = [chr(code) for alphabet in alphabets for code in alphabet]
+    words = ["".join(source.choices(letters, k=8)) for _ in range(500)]
+    path = tmp_path_factory.mktemp("babel") / "a.txt"
+    path.write_text("\n".join(" ".join(source.choices(words, k=20)) for _ in range(500)))
+    return FileCorpus(path=str(path))
+
+
+@pytest.mark.parametrize("vocab_size", [200, 500, 1500])
+def test_vocabulary_is_never_larger_than_asked(babel, tmp_path: Path, vocab_size: int) -> None:
+    assert trained(babel, tmp_path, vocab_size, ListSink()).vocab_size == vocab_size
+
+
+def test_training_is_cached_by_corpus_and_size(babel: FileCorpus, tmp_path: Path) -> None:
+    corpus = babel
+    first, second, other = ListSink(), ListSink(), ListSink()
+    one = trained(corpus, tmp_path, 220, first)
+    assert trained(corpus, tmp_path, 220, second).fingerprint == one.fingerprint
+    assert trained(corpus, tmp_path, 210, other).fingerprint != one.fingerprint
+    assert first.events
+    assert not second.events
+    assert other.events
+
+
+def test_damaged_cache_is_trained_anew(corpus: FileCorpus, tmp_path: Path) -> None:
+    one = trained(corpus, tmp_path, 220, ListSink())
+    [vocab] = tmp_path.glob("tokenizers/*/vocab.txt")
+    vocab.write_text(vocab.read_text().replace("king", "kink"))
+    sink = ListSink()
+    assert trained(corpus, tmp_path, 220, sink).fingerprint == one.fingerprint
+    assert "damaged" in sink.of_type("log")[0]["message"]
+
+
+def test_two_processes_train_the_same_tokenizer_once_or_twice(
+    corpus: FileCorpus, tmp_path: Path
+) -> None:
+    def start(cache: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "error", "-c", TRAIN, corpus.path, str(tmp_path / cache)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    processes = [start("shared"), start("shared"), start("alone")]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], answers
+    assert not any("TOKENIZERS_PARALLELISM" in error for _, error in answers)
+    prints, progress = zip(*(output.split() for output, _ in answers), strict=True)
+    assert len(set(prints)) == 1
+    # Of the two that share a cache, one built and the other waited.
+    assert sorted(progress[:2])[0] == "0"
+    assert progress[2] != "0"
+
+
+def test_saved_tokenizer_loads_as_the_same(corpus: FileCorpus, tmp_path: Path) -> None:
+    tokens = trained(corpus, tmp_path / "cache", 220, ListSink())
+    tokens.hf.save_pretrained(tmp_path / "saved")
+    config = FolderTokenizer(path=str(tmp_path / "saved"))
+    loaded = load_tokenizer(config, open_corpus(corpus), tmp_path, ListSink(), None)
+    beside_model = load_tokenizer(
+        ModelTokenizer(), open_corpus(corpus), tmp_path, ListSink(), tmp_path / "saved"
+    )
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert tokens.fingerprint == loaded.fingerprint == beside_model.fingerprint
+    assert auto("the king ruled")["input_ids"] == tokens.hf("the king ruled")["input_ids"]
+
+
+def test_bare_tokenizer_json_loads_as_the_same(corpus: FileCorpus, tmp_path: Path) -> None:
+    tokens = trained(corpus, tmp_path / "cache", 220, ListSink())
+    tokens.hf.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = tokens_from_folder(tmp_path)
+    assert loaded.fingerprint == tokens.fingerprint
+    assert loaded.special_ids == tokens.special_ids
+    assert loaded.hf("the king")["input_ids"] == tokens.hf("the king")["input_ids"]
+    loaded.hf.save_pretrained(tmp_path / "again")
+    assert tokens_from_folder(tmp_path / "again").fingerprint == tokens.fingerprint
+
+
+def test_bare_vocab_txt_loads(tmp_path: Path) -> None:
+    tokens = tokens_from_folder(vocab_folder(tmp_path / "vocab", VOCABULARY))
+    assert tokens.vocab_size == len(VOCABULARY)
+    assert (tokens.pad_id, tokens.unk_id, tokens.cls_id, tokens.sep_id, tokens.mask_id) == (
+        0, 1, 2, 3, 4
+    )  # fmt: skip
+    assert tokens.hf.tokenize("The King é xyz") == ["the", "ki", "##ng", "e", "[UNK]"]
+
+
+def test_fingerprint_follows_what_decides_the_ids(tmp_path: Path) -> None:
+    lower = tokens_from_folder(vocab_folder(tmp_path / "a", VOCABULARY))
+    longer = tokens_from_folder(vocab_folder(tmp_path / "b", [*VOCABULARY, "more"]))
+    cased = transformers.BertTokenizer(
+        vocab={entry: i for i, entry in enumerate(VOCABULARY)}, do_lower_case=False
+    )
+    cased.save_pretrained(tmp_path / "c")
+    prints = {lower.fingerprint, longer.fingerprint, tokens_from_folder(tmp_path / "c").fingerprint}
+    assert len(prints) == 3
+
+
+def test_tokenizer_without_mask_token_is_refused(tmp_path: Path) -> None:
+    core = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    core.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match="has no pad, cls, sep, mask token"):
+        tokens_from_folder(tmp_path)
+    with pytest.raises(DataError, match=r"vocab\.txt lacks \[MASK\]"):
+        tokens_from_folder(vocab_folder(tmp_path / "vocab", [*SPECIAL_TOKENS[:4], "a"]))
+
+
+def test_unreadable_tokenizers_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.txt"):
+        tokens_from_folder(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
+    with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 6"):
+        tokens_from_folder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        tokens_from_folder(tmp_path)
+
+
+def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:
+    vocab_folder(tmp_path, VOCABULARY)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: ...\n")
+    config = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="cannot be loaded"):
+        tokens_from_folder(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_unresolved_references_are_refused(corpus: FileCorpus, tmp_path: Path) -> None:
+    text = open_corpus(corpus)
+    for config in (UploadTokenizer(dataset_id="d7c2n5w8j4pf"), ModelTokenizer()):
+        with pytest.raises(DataError):
+            load_tokenizer(config, text, tmp_path, ListSink(), None)
