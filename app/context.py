@@ -1,0 +1,34 @@
+"""What every endpoint may reach: settings, database, doorbell, store, streams, figures."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.db import Database
+from app.queue import Doorbell
+from app.runs.stream import StreamHub
+from app.settings import Settings
+from app.storage import Store
+from app.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of one API process, made once by `create_app`."""
+
+    settings: Settings
+    db: Database
+    doorbell: Doorbell
+    store: Store
+    streams: StreamHub
+    telemetry: Telemetry
+
+
+def get_context(request: Request) -> Context:
+    """The context of the application that serves this request."""
+    context: Context = request.app.state.context
+    return context
+
+
+Ctx = Annotated[Context, Depends(get_context)]

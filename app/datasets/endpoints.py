@@ -1,0 +1,153 @@
+"""Datasets over HTTP: streams uploads to disk, calls services, commits at the edge."""
+
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import TypeAdapter, ValidationError
+
+from app.context import Context, Ctx
+from app.datasets import service
+from app.datasets.schemas import DatasetInfo, DatasetKind, DatasetList
+from app.datasets.upload import Received, receive
+from app.errors import DiskFull, FieldProblem, Invalid
+from app.ids import new_id
+from app.schemas import DatasetIdPath, Name, display_name
+from app.security import needs_read, needs_submit
+from app.storage import fsync_folder
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+READ = [Depends(needs_read)]
+SUBMIT = [Depends(needs_submit)]
+NAME: TypeAdapter[str] = TypeAdapter(Name)
+SPARE_BYTES = 64 * 1024**2
+"""Free disk that an upload must leave for the database."""
+
+MULTIPART: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "Text: .txt, .jsonl, .csv, .parquet. "
+                            "Tokenizer: tokenizer.json or vocab.txt.",
+                        },
+                        "name": {
+                            "type": "string",
+                            "maxLength": 200,
+                            "description": "What to call it; else the file's own name.",
+                        },
+                        "kind": {
+                            "type": "string",
+                            "enum": ["text", "tokenizer"],
+                            "default": "text",
+                            "description": "What the file holds.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, dependencies=SUBMIT, openapi_extra=MULTIPART)
+async def upload_dataset(request: Request, ctx: Ctx) -> DatasetInfo:
+    """Upload a text or a tokenizer; refused, in words, if no run could use it."""
+    uploads = ctx.settings.uploads_dir
+    dataset_id = new_id()
+    incoming = uploads / f".incoming-{dataset_id}"
+    await anyio.to_thread.run_sync(_prepare, incoming, request.headers.get("content-length"))
+    try:
+        received = await receive(request, incoming / "upload", ctx.settings.max_upload_bytes)
+        return await anyio.to_thread.run_sync(_keep, ctx, dataset_id, incoming, received)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+@router.get("", dependencies=READ)
+def list_datasets(
+    ctx: Ctx,
+    kind: Annotated[DatasetKind | None, Query(description="Only this kind.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="Datasets on a page.")] = 100,
+    offset: Annotated[int, Query(ge=0, le=10**9, description="Datasets to skip.")] = 0,
+) -> DatasetList:
+    """Uploaded datasets, newest first."""
+    with ctx.db.read() as session:
+        rows, total = service.list_datasets(session, kind, limit, offset)
+        return DatasetList(items=[service.present(row) for row in rows], total=total)
+
+
+@router.get("/{dataset_id}", dependencies=READ)
+def get_dataset(dataset_id: DatasetIdPath, ctx: Ctx) -> DatasetInfo:
+    """One uploaded dataset."""
+    with ctx.db.read() as session:
+        return service.present(service.get_dataset(session, dataset_id))
+
+
+@router.delete("/{dataset_id}", status_code=204, dependencies=SUBMIT)
+def delete_dataset(dataset_id: DatasetIdPath, ctx: Ctx) -> None:
+    """Delete a dataset that no unfinished run uses."""
+    with ctx.db.write() as session:
+        service.delete_dataset(session, dataset_id)
+    service.remove_files(ctx.settings, dataset_id)
+
+
+def _prepare(incoming: Path, content_length: str | None) -> None:
+    incoming.mkdir(parents=True)
+    declared = int(content_length) if content_length and content_length.isdecimal() else 0
+    free_bytes = shutil.disk_usage(incoming).free - SPARE_BYTES
+    if declared > free_bytes:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise DiskFull(
+            f"The upload has {declared:,} bytes; the server has room for {max(0, free_bytes):,}."
+        )
+
+
+def _keep(ctx: Context, dataset_id: str, incoming: Path, received: Received) -> DatasetInfo:
+    """Check the received file, move it into its place, and only then write its row."""
+    kind = _kind(received.fields.get("kind", "text"))
+    filename = received.filename or ""
+    name = _name(received.fields.get("name", ""), filename)
+    format = service.format_of_upload(kind, filename)
+    facts = service.check_file(received, format)
+    received.path.rename(incoming / service.FILE_NAMES[format])
+    fsync_folder(incoming)
+    folder = ctx.settings.uploads_dir / dataset_id
+    incoming.rename(folder)
+    try:
+        with ctx.db.write() as session:
+            return service.present(
+                service.add_dataset(session, dataset_id, name, kind, format, received, facts)
+            )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _kind(text: str) -> DatasetKind:
+    if text == "text":
+        return "text"
+    if text == "tokenizer":
+        return "tokenizer"
+    raise Invalid(
+        "The kind is unknown.", [FieldProblem("/kind", "must be 'text' or 'tokenizer'")]
+    )
+
+
+def _name(given: str, filename: str) -> str:
+    if not given.strip():
+        return display_name(PurePosixPath(filename.replace("\\", "/")).name) or "upload"
+    try:
+        return NAME.validate_python(given)
+    except ValidationError as error:
+        words = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise Invalid("The name does not work.", [FieldProblem("/name", words)]) from error

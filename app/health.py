@@ -1,0 +1,117 @@
+"""Is the server alive, is it ready, and figures for Prometheus; changes nothing."""
+
+import logging
+import shutil
+from typing import Literal
+
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.core import GaugeMetricFamily
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.context import Context, Ctx
+from app.runs.models import Run
+from app.runs.states import RunState
+from app.schemas import Schema
+from app.security import needs_read
+from app.telemetry import gauge, labelled_gauge
+from app.workers import count_by_state
+
+logger = logging.getLogger(__name__)
+router = APIRouter(tags=["health"])
+MIN_FREE_BYTES = 256 * 1024**2
+"""With less free disk than this the server calls itself not ready."""
+
+Check = Literal["ok", "failed"]
+
+
+class Health(Schema):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Schema):
+    """Whether the server can do its work."""
+
+    status: Literal["ready", "degraded", "unready"]
+    """`degraded`: without the broker runs are accepted and start once it is back."""
+    database: Check
+    broker: Check
+    disk: Check
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Whether the process is alive; touches nothing else."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready"}})
+def readyz(ctx: Ctx, response: Response) -> Readiness:
+    """Whether database, broker and disk are there; 503 if the server cannot do its work."""
+    database = _check_database(ctx)
+    broker: Check = "ok" if ctx.doorbell.ping() else "failed"
+    disk = _check_disk(ctx)
+    status: Literal["ready", "degraded", "unready"] = "ready"
+    if "failed" in (database, disk):
+        status = "unready"
+        response.status_code = 503
+        response.headers["Retry-After"] = "5"
+    elif broker == "failed":
+        status = "degraded"
+    return Readiness(status=status, database=database, broker=broker, disk=disk)
+
+
+@router.get(
+    "/metrics",
+    dependencies=[Depends(needs_read)],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def prometheus_metrics(ctx: Ctx) -> Response:
+    """Figures for Prometheus: runs by state, queue, workers, streams, request times."""
+    return Response(
+        ctx.telemetry.render(_gauges(ctx)), headers={"content-type": CONTENT_TYPE_LATEST}
+    )
+
+
+def _gauges(ctx: Context) -> list[GaugeMetricFamily]:
+    with ctx.db.read() as session:
+        counted = session.execute(select(Run.state, func.count()).group_by(Run.state)).all()
+        workers = count_by_state(session, ctx.settings.lease_s)
+    runs = {state.value: 0.0 for state in RunState} | {state: float(n) for state, n in counted}
+    queued = ctx.doorbell.length()
+    found = [
+        labelled_gauge("halflayer_runs", "Runs by state.", "state", runs),
+        labelled_gauge("halflayer_workers", "Workers by state.", "state", workers),
+        gauge("halflayer_broker_up", "Whether the broker answers.", float(queued is not None)),
+        gauge("halflayer_streams", "Open event streams.", float(ctx.streams.clients)),
+    ]
+    if queued is not None:
+        found.append(gauge("halflayer_doorbells", "Doorbells not yet answered.", float(queued)))
+    free_bytes = ctx.store.free_bytes()
+    if free_bytes is not None:
+        found.append(gauge("halflayer_store_free_bytes", "Free store space.", float(free_bytes)))
+    return found
+
+
+def _check_database(ctx: Context) -> Check:
+    try:
+        with ctx.db.read() as session:
+            # A table of ours, not just `SELECT 1`: an unmigrated database is not ready either.
+            session.execute(select(Run.id).limit(1)).all()
+    except SQLAlchemyError as error:
+        logger.warning("database not ready: %s", error)
+        return "failed"
+    return "ok"
+
+
+def _check_disk(ctx: Context) -> Check:
+    try:
+        free_bytes = shutil.disk_usage(ctx.settings.data_dir).free
+    except OSError as error:
+        logger.warning("data folder not ready: %s", error)
+        return "failed"
+    return "ok" if free_bytes >= MIN_FREE_BYTES else "failed"

@@ -1,0 +1,96 @@
+"""The web application; imports neither torch nor the worker."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Mount
+
+from app import access, health, presets, problems, schema_forms, workers
+from app.context import Context
+from app.datasets import endpoints as datasets
+from app.db import Database
+from app.frontend import Frontend
+from app.middleware import BodyMiddleware, HostMiddleware, OutermostMiddleware
+from app.openapi import PROBLEMS, describe
+from app.queue import Doorbell
+from app.runs import endpoints as runs
+from app.runs.stream import StreamHub
+from app.settings import Settings
+from app.storage import Store
+from app.telemetry import Telemetry
+from kdcore import __version__
+
+API_ROUTERS = (
+    access.router,
+    runs.router,
+    runs.pipelines,
+    datasets.router,
+    schema_forms.router,
+    presets.router,
+    workers.router,
+)
+
+
+def make_context(settings: Settings) -> Context:
+    """The parts of one API process; connects to nothing yet."""
+    db = Database(settings.resolved_database_url)
+    return Context(
+        settings=settings,
+        db=db,
+        doorbell=Doorbell(settings),
+        store=Store(settings),
+        streams=StreamHub(db),
+        telemetry=Telemetry(),
+    )
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for one installation."""
+    context = make_context(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await context.streams.start()
+        try:
+            yield
+        finally:
+            await context.streams.stop()
+            context.doorbell.close()
+            context.db.close()
+
+    app = FastAPI(
+        title="Halflayer",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        separate_input_output_schemas=False,
+        redirect_slashes=False,
+    )
+    app.state.context = context
+    api = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+    for router in API_ROUTERS:
+        api.include_router(router)
+    app.include_router(api)
+    app.include_router(health.router)
+    app.router.routes.append(Mount("/", app=Frontend(settings), name="frontend"))
+    problems.install(app)
+    describe(app)
+    # Added last, run first: host, then body, each inside the headers and the clock.
+    app.add_middleware(
+        BodyMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+    )
+    app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(OutermostMiddleware, telemetry=context.telemetry)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Stable: the function's name, which the generated TypeScript client shows."""
+    return route.name

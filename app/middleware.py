@@ -1,0 +1,167 @@
+"""What happens to every request before routing and to every response: hosts, limits, headers.
+
+Pure ASGI, so that bodies are counted while they arrive and nothing is held in memory.
+"""
+
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import problem_response
+from app.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+UPLOAD_PATH = "/api/v1/datasets"
+MULTIPART_SLACK_BYTES = 64 * 1024
+"""Room for the multipart framing and the small fields around an uploaded file."""
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+class OutermostMiddleware:
+    """Security headers on every response, request times, and words instead of a bare 500."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self.app = app
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith("/api/"):
+                    headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            if status:
+                raise  # half a response is out: only a broken connection tells the client so
+            response = problem_response(500, "The server made a mistake; its log says which.")
+            await response(scope, receive, send_with_headers)
+        finally:
+            route = getattr(scope.get("route"), "path", None)
+            elapsed_s = time.perf_counter() - started_s
+            self.telemetry.observe(scope["method"], route, status, elapsed_s)
+
+
+class HostMiddleware:
+    """Refuses requests that name a host which is not on the allow-list (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: list[str]) -> None:
+        self.app = app
+        self.allowed = {host.lower().strip("[]") for host in allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._allows(Headers(scope=scope).getlist("host")):
+            response = problem_response(
+                400,
+                "This server does not answer to that host name; "
+                "its operator can add it to HALFLAYER_ALLOWED_HOSTS.",
+                slug="unknown-host",
+                title="Unknown host",
+            )
+            await response(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _allows(self, hosts: list[str]) -> bool:
+        if len(hosts) != 1:
+            return False
+        return "*" in self.allowed or _host_name(hosts[0]) in self.allowed
+
+
+class BodyMiddleware:
+    """Counts the bytes of a body while they arrive and refuses what is too large or not JSON."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self.max_upload_bytes = max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        upload = scope["path"].rstrip("/") == UPLOAD_PATH and scope["method"] == "POST"
+        limit_bytes = self.max_body_bytes
+        if upload:
+            limit_bytes = self.max_upload_bytes + MULTIPART_SLACK_BYTES
+        refusal = _refuse_type(scope["method"], headers, upload)
+        declared = headers.get("content-length", "0")
+        if refusal is None and declared.isdecimal() and int(declared[:20]) > limit_bytes:
+            refusal = (413, _too_large(limit_bytes))
+        if refusal is not None:
+            status, detail = refusal
+            await problem_response(status, detail)(scope, receive, send)
+            return
+        await self.app(scope, _counted(receive, limit_bytes), send)
+
+
+def _counted(receive: Receive, limit_bytes: int) -> Receive:
+    received_bytes = 0
+
+    async def counting_receive() -> Message:
+        nonlocal received_bytes
+        message = await receive()
+        if message["type"] == "http.request":
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > limit_bytes:
+                raise HTTPException(413, _too_large(limit_bytes))
+        return message
+
+    return counting_receive
+
+
+def _refuse_type(method: str, headers: Headers, upload: bool) -> tuple[int, str] | None:
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if method not in BODY_METHODS or not has_body:
+        return None
+    sent = headers.get("content-type", "").partition(";")[0].strip().lower()
+    wanted = "multipart/form-data" if upload else "application/json"
+    if sent == wanted:
+        return None
+    return 415, f"Send the body as {wanted}; this one is {sent or 'of no declared type'}."
+
+
+def _too_large(limit_bytes: int) -> str:
+    return f"The body is larger than the {limit_bytes:,} bytes that this server takes here."
+
+
+def _host_name(header: str) -> str:
+    """The host of a Host header in lower case, without its port and brackets."""
+    header = header.strip().lower()
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]

@@ -1,0 +1,144 @@
+"""Turns every exception that reaches the edge into problem+json, in words."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from app.errors import (
+    AppError,
+    DiskFull,
+    FieldProblem,
+    Unavailable,
+    error_response,
+    problem_response,
+)
+
+logger = logging.getLogger(__name__)
+DISCRIMINATORS = ("kind", "source", "strategy")
+WORDS = {
+    "missing": "this field is required",
+    "extra_forbidden": "there is no such field here",
+    "json_invalid": "the body is not valid JSON",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(AppError, _app_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    for kind in (OperationalError, InterfaceError, DBAPIError, PoolTimeout):
+        app.add_exception_handler(kind, _database_error)
+
+
+async def _app_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    detail = str(error.detail)
+    if error.status_code == 404 and detail == "Not Found":
+        detail = f"There is nothing at {request.url.path}."
+    if error.status_code == 405:
+        detail = f"{request.method} is not possible here; possible: {headers.get('Allow', '-')}."
+    if error.status_code == 400 and detail == "There was an error parsing the body":
+        detail = "The body cannot be read: send UTF-8 JSON of reasonable depth and numbers."
+    return problem_response(error.status_code, detail, headers=headers)
+
+
+async def _validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [field_problem(each, error.body) for each in error.errors()]
+    if any(each["loc"][:1] == ("path",) for each in error.errors()):
+        return problem_response(404, "There is nothing here: this is not an id of this server.")
+    if any(each["type"] == "json_invalid" for each in error.errors()):
+        return problem_response(400, f"The body is not valid JSON: {problems[0].detail}.")
+    first = problems[0]
+    where = f"{first.pointer}: " if first.pointer else ""
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problem_response(
+        422,
+        f"{where}{first.detail}{more}",
+        slug="invalid",
+        title="The request has a mistake",
+        problems=problems,
+    )
+
+
+async def _database_error(_request: Request, error: Exception) -> Response:
+    full = "disk is full" in str(error) or "No space left" in str(error)
+    if full:
+        return error_response(DiskFull("The database has no room left on its disk."))
+    away = isinstance(error, OperationalError | InterfaceError | PoolTimeout)
+    if not away and not getattr(error, "connection_invalidated", False):
+        raise error  # a mistake of ours, not of the weather
+    logger.warning("database away: %s", error)
+    return error_response(Unavailable("The database cannot be reached; try again in a moment."))
+
+
+def field_problem(error: dict[str, Any], body: Any) -> FieldProblem:
+    """One pydantic error as a pointer into the body as it was sent, and plain words."""
+    return FieldProblem(pointer(error["loc"], body), _words(error))
+
+
+def pointer(loc: Sequence[str | int], body: Any) -> str:
+    """JSON pointer for a pydantic location.
+
+    pydantic names the chosen variant of a union inside the location; the client never wrote such a
+    step, so it is left out: ("config", "teacher", "model", "scratch", "heads") is
+    `/config/model/heads`.
+    """
+    if loc[:1] != ("body",):
+        return f"?{loc[-1]}" if loc[:1] == ("query",) else ""
+    steps: list[str] = []
+    node = body
+    fresh = True
+    for step in loc[1:]:
+        if fresh and isinstance(node, dict) and _is_tag(node, step):
+            fresh = False  # a variant is named once for each object
+            continue
+        steps.append(str(step).replace("~", "~0").replace("/", "~1"))
+        node, fresh = _descend(node, step), True
+    return "".join(f"/{step}" for step in steps)
+
+
+def _is_tag(node: dict[str, Any], step: str | int) -> bool:
+    return any(node.get(key) == step for key in DISCRIMINATORS) and step not in DISCRIMINATORS
+
+
+def _descend(node: Any, step: str | int) -> Any:
+    if isinstance(node, dict):
+        return node.get(str(step))
+    if isinstance(node, list) and isinstance(step, int) and step < len(node):
+        return node[step]
+    return None
+
+
+def _words(error: dict[str, Any]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "json_invalid":
+        return f"{context.get('error', 'malformed')} at character {error['loc'][-1]}"
+    if kind == "union_tag_invalid":
+        return (
+            f"'{context['tag']}' is not known for {context['discriminator']}: "
+            f"choose {context['expected_tags']}"
+        )
+    if kind == "union_tag_not_found":
+        return f"name the variant in {context['discriminator']}"
+    if kind in WORDS:
+        return WORDS[kind]
+    message: str = error["msg"]
+    return message.replace("Input should be", "must be").replace(
+        "must be a valid dictionary or object to extract fields from", "must be an object"
+    )

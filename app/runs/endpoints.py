@@ -1,0 +1,275 @@
+"""Runs and pipelines over HTTP: checks scopes, calls services, commits at the edge."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse
+
+from app.context import Context, Ctx
+from app.errors import FieldProblem, Invalid
+from app.runs import service
+from app.runs.files import (
+    archive_response,
+    artifact_file,
+    disposition,
+    file_response,
+    find_row,
+    list_rows,
+)
+from app.runs.metrics import DEFAULT_POINTS, MIN_POINTS, run_metrics
+from app.runs.models import Run
+from app.runs.present import run_detail, run_log, run_summary
+from app.runs.report import render_report
+from app.runs.schemas import (
+    ArtifactList,
+    PipelineRuns,
+    RenameRun,
+    RunDetail,
+    RunList,
+    RunLog,
+    RunMetrics,
+    SubmitPipeline,
+    SubmitRun,
+)
+from app.runs.states import RunState
+from app.schemas import RunIdPath
+from app.security import needs_read, needs_submit
+from app.storage import remove_run_files
+from kdcore.config import Kind
+
+READ = [Depends(needs_read)]
+SUBMIT = [Depends(needs_submit)]
+MAX_SEQ = 2**62
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+pipelines = APIRouter(prefix="/pipelines", tags=["runs"])
+
+Since = Annotated[
+    int, Query(ge=0, le=MAX_SEQ, description="Only what has a greater sequence number.")
+]
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+# ------------------------------------------------------------------------------- submit and list
+
+
+@router.post("", status_code=201, dependencies=SUBMIT)
+def submit_run(body: SubmitRun, ctx: Ctx) -> RunDetail:
+    """Submit a run; it starts when a worker is free and its inputs have succeeded."""
+    with ctx.db.write() as session:
+        try:
+            run = service.submit(session, body.config, body.name)
+        except Invalid as error:
+            raise _below_config(error) from error
+        detail = run_detail(session, run)
+    _ring(ctx, [run])
+    return detail
+
+
+@pipelines.post("", status_code=201, dependencies=SUBMIT)
+def submit_pipeline(body: SubmitPipeline, ctx: Ctx) -> PipelineRuns:
+    """Submit teacher, prune and distil as three linked runs."""
+    with ctx.db.write() as session:
+        try:
+            runs = service.submit_pipeline(session, body.config, body.name)
+        except Invalid as error:
+            raise _below_config(error) from error
+        details = [run_detail(session, run) for run in runs]
+    _ring(ctx, runs)
+    return PipelineRuns(pipeline_id=runs[0].pipeline_id or "", runs=details)
+
+
+@router.get("", dependencies=READ)
+def list_runs(
+    ctx: Ctx,
+    state: Annotated[RunState | None, Query(description="Only runs in this state.")] = None,
+    kind: Annotated[Kind | None, Query(description="Only runs of this kind.")] = None,
+    pipeline_id: Annotated[
+        str | None, Query(max_length=12, description="Only runs of this pipeline.")
+    ] = None,
+    q: Annotated[
+        str | None, Query(max_length=200, description="Only runs with this in their name or id.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Runs on a page.")] = 50,
+    offset: Annotated[int, Query(ge=0, le=10**9, description="Runs to skip.")] = 0,
+) -> RunList:
+    """Runs, newest first."""
+    query = CONTROL.sub(" ", q).strip() if q else None
+    pipeline = CONTROL.sub(" ", pipeline_id) if pipeline_id else None
+    with ctx.db.read() as session:
+        runs, total = service.list_runs(
+            session,
+            state=state,
+            kind=kind,
+            pipeline_id=pipeline,
+            query=query or None,
+            limit=limit,
+            offset=offset,
+        )
+        return RunList(items=[run_summary(run) for run in runs], total=total)
+
+
+# ------------------------------------------------------------------------------------- one run
+
+
+@router.get("/{run_id}", dependencies=READ)
+def get_run(run_id: RunIdPath, ctx: Ctx) -> RunDetail:
+    """One run with its config, worker and lineage."""
+    with ctx.db.read() as session:
+        return run_detail(session, service.get_run(session, run_id))
+
+
+@router.patch("/{run_id}", dependencies=SUBMIT)
+def rename_run(run_id: RunIdPath, body: RenameRun, ctx: Ctx) -> RunDetail:
+    """Give a run another name."""
+    with ctx.db.write() as session:
+        return run_detail(session, service.rename(session, run_id, body.name))
+
+
+@router.post("/{run_id}/cancel", dependencies=SUBMIT)
+def cancel_run(run_id: RunIdPath, ctx: Ctx) -> RunDetail:
+    """Stop a run; one that trains saves a checkpoint first. Runs that wait for it are skipped."""
+    with ctx.db.write() as session:
+        return run_detail(session, service.cancel(session, run_id))
+
+
+@router.delete("/{run_id}", status_code=204, dependencies=SUBMIT)
+def delete_run(run_id: RunIdPath, ctx: Ctx) -> None:
+    """Delete a run that has ended, with its curves, log and files."""
+    with ctx.db.write() as session:
+        service.delete(session, run_id)
+    # After the commit: a file too many is litter, a row without its file would be a lie.
+    remove_run_files(ctx.settings, ctx.store, run_id)
+
+
+@router.get("/{run_id}/metrics", dependencies=READ)
+def get_metrics(
+    run_id: RunIdPath,
+    ctx: Ctx,
+    names: Annotated[
+        str | None, Query(max_length=2000, description="Curves, separated by commas; else all.")
+    ] = None,
+    since: Since = 0,
+    max_points: Annotated[
+        int, Query(ge=MIN_POINTS, le=100_000, description="Points a curve, spikes kept.")
+    ] = DEFAULT_POINTS,
+) -> RunMetrics:
+    """The curves of a run; long ones as the least and greatest value of equal buckets."""
+    wanted = [CONTROL.sub(" ", name) for name in names.split(",") if name] if names else None
+    with ctx.db.read() as session:
+        run = service.get_run(session, run_id)
+        return run_metrics(session, run, wanted, since, max_points)
+
+
+@router.get("/{run_id}/log", dependencies=READ)
+def get_log(
+    run_id: RunIdPath,
+    ctx: Ctx,
+    since: Since = 0,
+    limit: Annotated[int, Query(ge=1, le=5000, description="Lines to return.")] = 500,
+) -> RunLog:
+    """Lines of a run's log after `since`, oldest first; without `since` the newest lines."""
+    with ctx.db.read() as session:
+        return run_log(session, service.get_run(session, run_id), since, limit)
+
+
+@router.get(
+    "/{run_id}/events",
+    dependencies=READ,
+    response_class=EventSourceResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def stream_events(
+    run_id: RunIdPath,
+    ctx: Ctx,
+    last_event_id: Annotated[
+        str | None, Header(description="Sequence number of the last event that the client has.")
+    ] = None,
+    since: Since = 0,
+) -> Response:
+    """Metric points, log lines and changes of a run as they happen, as server-sent events.
+
+    `metrics` and `log` carry their sequence number as id; `run` is the run itself; after
+    `end` nothing follows.
+    """
+    await ctx.streams.require_run(run_id)
+    after = since
+    if last_event_id is not None and last_event_id.isdecimal() and len(last_event_id) < 19:
+        after = int(last_event_id)
+    return ctx.streams.response(run_id, after)
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+@router.get("/{run_id}/artifacts", dependencies=READ)
+def list_artifacts(run_id: RunIdPath, ctx: Ctx) -> ArtifactList:
+    """The files of a run that succeeded."""
+    with ctx.db.read() as session:
+        service.get_run(session, run_id)
+        items = [artifact_file(row) for row in list_rows(session, run_id)]
+    return ArtifactList(items=items, total=len(items))
+
+
+@router.get(
+    "/{run_id}/artifacts/{path:path}",
+    dependencies=READ,
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"application/octet-stream": BINARY}},
+        206: {
+            "description": "The part that Range names",
+            "content": {"application/octet-stream": BINARY},
+        },
+        304: {"description": "The client has this very file"},
+    },
+)
+def download_artifact(run_id: RunIdPath, path: str, request: Request, ctx: Ctx) -> Response:
+    """One file; takes a single Range and If-None-Match, its ETag is its SHA-256."""
+    with ctx.db.read() as session:
+        row = find_row(session, run_id, path)
+    return file_response(request, ctx.store, row)
+
+
+@router.get(
+    "/{run_id}/checkpoint",
+    dependencies=READ,
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": BINARY}}},
+)
+def download_checkpoint(run_id: RunIdPath, request: Request, ctx: Ctx) -> Response:
+    """All files of a run as one zip, a folder that `transformers` loads as it is."""
+    with ctx.db.read() as session:
+        run = service.get_run(session, run_id)
+        rows = list_rows(session, run_id)
+    return archive_response(request, ctx.store, run, rows)
+
+
+@router.get(
+    "/{run_id}/report",
+    dependencies=READ,
+    response_class=Response,
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+def download_report(run_id: RunIdPath, ctx: Ctx) -> Response:
+    """One HTML file that needs nothing else: curves, config, results, lineage, versions."""
+    with ctx.db.read() as session:
+        html = render_report(session, service.get_run(session, run_id))
+    headers = {"Content-Disposition": disposition(f"halflayer-{run_id}.html")}
+    return Response(html, media_type="text/html", headers=headers)
+
+
+def _ring(ctx: Context, runs: list[Run]) -> None:
+    """Ring for the queued ones; a broker that is away delays them but loses nothing."""
+    for run in runs:
+        if run.state == RunState.QUEUED:
+            ctx.doorbell.ring(run.id)
+
+
+def _below_config(error: Invalid) -> Invalid:
+    """The same error with pointers into the body instead of into its config."""
+    problems = [FieldProblem(f"/config{each.pointer}", each.detail) for each in error.problems]
+    return Invalid(error.detail, problems)

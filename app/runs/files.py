@@ -1,0 +1,171 @@
+"""Sends the files of a run: one with ranges and validators, or all as a streamed archive."""
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from zipstream import ZIP_STORED, ZipStream
+
+from app.errors import AppError, NotFound, problem_response
+from app.runs.models import Artifact, Run
+from app.runs.schemas import ArtifactFile
+from app.storage import Store
+
+CHUNK_BYTES = 1 << 20
+CONTENT_TYPES = {
+    ".json": "application/json",
+    ".md": "text/markdown; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+}
+# A file that a run made is data for the person who asked, never a page of this site.
+INERT = "sandbox; default-src 'none'"
+RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
+
+
+class DamagedFile(AppError):
+    """The store holds something other than what the run published."""
+
+    slug = "damaged-file"
+    title = "The stored file is damaged"
+
+
+def content_type(path: str) -> str:
+    """What a file of a checkpoint is served as."""
+    return CONTENT_TYPES.get(PurePosixPath(path).suffix, "application/octet-stream")
+
+
+def artifact_file(row: Artifact) -> ArtifactFile:
+    """The file as lists show it."""
+    return ArtifactFile(
+        path=row.path,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        content_type=content_type(row.path),
+    )
+
+
+def list_rows(session: Session, run_id: str) -> list[Artifact]:
+    """All published files of a run, by path."""
+    rows = select(Artifact).where(Artifact.run_id == run_id).order_by(Artifact.path)
+    return list(session.scalars(rows))
+
+
+def find_row(session: Session, run_id: str, path: str) -> Artifact:
+    """The published file of this run under exactly this path; raises NotFound."""
+    row = session.get(Artifact, (run_id, path)) if "\0" not in path else None
+    if row is None:
+        raise NotFound(f"Run {run_id} has no such file.")
+    return row
+
+
+def file_response(request: Request, store: Store, row: Artifact) -> Response:
+    """The file, or the part that the request's Range names, or 304 if the client has it."""
+    etag = f'"{row.sha256}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": disposition(PurePosixPath(row.path).name),
+        "Cache-Control": "private, no-cache",
+        "Content-Security-Policy": INERT,
+    }
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    start, end, status = 0, row.size_bytes, 200
+    wanted = request.headers.get("range")
+    if wanted is not None and request.headers.get("if-range", etag) == etag:
+        part = parse_range(wanted, row.size_bytes)
+        if part == "unsatisfiable":
+            return problem_response(
+                416,
+                f"The file has {row.size_bytes} bytes; none of them is in that range.",
+                headers={"Content-Range": f"bytes */{row.size_bytes}"},
+            )
+        if part is not None:
+            (start, end), status = part, 206
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{row.size_bytes}"
+    headers["Content-Length"] = str(end - start)
+    check_size(store, row)
+    body = iter(()) if request.method == "HEAD" else read_part(store, row, start, end)
+    return StreamingResponse(
+        body, status_code=status, headers=headers, media_type=content_type(row.path)
+    )
+
+
+def archive_response(request: Request, store: Store, run: Run, rows: list[Artifact]) -> Response:
+    """All files in one folder of a zip that is made while it is sent; nothing is held in memory."""
+    if not rows:
+        raise NotFound(f"Run {run.id} has no files: only a run that succeeded has.")
+    folder = f"halflayer-{run.id}"
+    archive = ZipStream(compress_type=ZIP_STORED, sized=True)
+    for row in rows:
+        check_size(store, row)
+        archive.add(
+            read_part(store, row, 0, row.size_bytes), f"{folder}/{row.path}", size=row.size_bytes
+        )
+    headers = {
+        "Content-Disposition": disposition(f"{folder}.zip"),
+        "Content-Length": str(len(archive)),
+        "Content-Security-Policy": INERT,
+    }
+    body = iter(()) if request.method == "HEAD" else iter(archive)
+    return StreamingResponse(body, headers=headers, media_type="application/zip")
+
+
+def check_size(store: Store, row: Artifact) -> None:
+    """Raise DamagedFile if the store's file cannot be the published one."""
+    try:
+        size_bytes = store.size(row.storage_key)
+    except FileNotFoundError:
+        raise DamagedFile(f"'{row.path}' is missing from the store.") from None
+    if size_bytes != row.size_bytes:
+        raise DamagedFile(
+            f"'{row.path}' has {size_bytes} bytes in the store; {row.size_bytes} were published."
+        )
+
+
+def read_part(store: Store, row: Artifact, start: int, end: int) -> Iterator[bytes]:
+    """The bytes from `start` up to `end`, in pieces; opened only when the first one is asked for."""
+    with store.open(row.storage_key) as file:
+        file.seek(start)
+        left = end - start
+        while left > 0:
+            piece = file.read(min(CHUNK_BYTES, left))
+            if not piece:
+                raise DamagedFile(f"'{row.path}' is shorter than what was published.")
+            left -= len(piece)
+            yield piece
+
+
+def disposition(name: str) -> str:
+    """A Content-Disposition that saves under `name`, whatever characters it has (RFC 6266)."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def parse_range(header: str, size_bytes: int) -> tuple[int, int] | str | None:
+    """(start, end) of a single byte range; None if it is to be ignored, or "unsatisfiable"."""
+    matched = RANGE.match(header.strip())
+    if matched is None or matched.groups() == ("", ""):
+        return None  # several ranges, or none that we know: the whole file is a right answer
+    first, last = matched.groups()
+    if max(len(first), len(last)) > 18:
+        return "unsatisfiable"
+    if not first:
+        start, end = max(0, size_bytes - int(last)), size_bytes
+    else:
+        start, end = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
+        if last and int(last) < start:
+            return None
+    return (start, end) if start < end else "unsatisfiable"
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    if if_none_match is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in tags or "*" in tags

@@ -1,0 +1,59 @@
+"""Figures that the API process keeps about itself and its runs, for Prometheus."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Telemetry:
+    """Request times of one API process; own registry, so that two applications do not mix."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Histogram(
+            "halflayer_http_request_seconds",
+            "Time from the request's first byte to the response's last.",
+            ["method", "route", "status"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+
+    def observe(self, method: str, route: str | None, status: int, elapsed_s: float) -> None:
+        """Count one request under its route's template, never under the path as sent."""
+        known = method if method in {"GET", "HEAD", "POST", "PATCH", "DELETE"} else "other"
+        # A path that matches no route is the client's invention: it must not become a label.
+        labels = self._requests.labels(known, route or "none", str(status))
+        labels.observe(elapsed_s)
+
+    def render(self, gauges: list[GaugeMetricFamily]) -> bytes:
+        """All figures as Prometheus text, with `gauges` read for this very scrape."""
+        once = CollectorRegistry()
+        once.register(_Once(gauges))
+        return generate_latest(self._registry) + generate_latest(once)
+
+
+class _Once(Collector):
+    def __init__(self, gauges: list[GaugeMetricFamily]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield from self._gauges
+
+
+def gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+    """One figure without labels."""
+    return GaugeMetricFamily(name, help_text, value=value)
+
+
+def labelled_gauge(
+    name: str, help_text: str, label: str, values: dict[str, float]
+) -> GaugeMetricFamily:
+    """One figure for each value of a label."""
+    family = GaugeMetricFamily(name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

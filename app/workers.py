@@ -1,0 +1,88 @@
+"""The workers as people see them; no decision rests on what is shown here."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Literal, get_args
+
+from fastapi import APIRouter, Depends
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.context import Ctx
+from app.db import utc_now
+from app.runs.models import Run, Worker
+from app.runs.states import ACTIVE
+from app.schemas import Schema
+from app.security import needs_read
+
+router = APIRouter(prefix="/workers", tags=["workers"], dependencies=[Depends(needs_read)])
+WorkerState = Literal["idle", "busy", "lost", "stopped"]
+MAX_SHOWN = 500
+
+
+class WorkerInfo(Schema):
+    """One worker process; one device."""
+
+    id: str
+    hostname: str
+    device: str
+    """`cpu` or `cuda:0`, ..."""
+    device_name: str
+    memory_bytes: int | None
+    """Memory of the device; null where unknown."""
+    version: str
+    started_at: datetime
+    seen_at: datetime
+    """Last sign of life."""
+    state: WorkerState
+    """`lost`: no sign of life for longer than the lease."""
+    run_id: str | None
+    """The run in hand."""
+
+
+class WorkerList(Schema):
+    """The workers, newest first; at most 500."""
+
+    items: list[WorkerInfo]
+    total: int
+
+
+@router.get("")
+def list_workers(ctx: Ctx) -> WorkerList:
+    """All workers that have signed in, newest first, with the run that each has in hand."""
+    with ctx.db.read() as session:
+        items = _infos(session, ctx.settings.lease_s)
+    return WorkerList(items=items, total=len(items))
+
+
+def count_by_state(session: Session, lease_s: float) -> dict[str, float]:
+    """How many workers are in each state."""
+    counted = Counter(info.state for info in _infos(session, lease_s))
+    return {state: float(counted[state]) for state in get_args(WorkerState)}
+
+
+def _infos(session: Session, lease_s: float) -> list[WorkerInfo]:
+    newest = select(Worker).order_by(Worker.started_at.desc(), Worker.id).limit(MAX_SHOWN)
+    active = select(Run.worker_id, Run.id).where(Run.state.in_(ACTIVE))
+    in_hand = {worker_id: run_id for worker_id, run_id in session.execute(active) if worker_id}
+    return [_info(row, in_hand.get(row.id), lease_s) for row in session.scalars(newest)]
+
+
+def _info(row: Worker, run_id: str | None, lease_s: float) -> WorkerInfo:
+    state: WorkerState = "idle" if run_id is None else "busy"
+    if row.stopped_at is not None:
+        state = "stopped"
+    elif utc_now() - row.seen_at > timedelta(seconds=lease_s):
+        state = "lost"
+    return WorkerInfo(
+        id=row.id,
+        hostname=row.hostname,
+        device=row.device,
+        device_name=row.device_name,
+        memory_bytes=row.memory_bytes,
+        version=row.version,
+        started_at=row.started_at,
+        seen_at=row.seen_at,
+        state=state,
+        run_id=run_id,
+    )

@@ -1,0 +1,126 @@
+"""Configs worth starting from, for the form, the command line and the demo; imports no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kdcore.config import (
+    DistillConfig,
+    DistilLines,
+    DistilOptimiser,
+    DistilOptions,
+    DistilSchedule,
+    FreshStudent,
+    HubCheckpoint,
+    HubCorpus,
+    HubTokenizer,
+    Optimiser,
+    PipelineConfig,
+    PruneConfig,
+    PruneOptions,
+    Schedule,
+    ScratchModel,
+    Spread,
+    TeacherConfig,
+    WordPieceTokenizer,
+)
+
+PresetKind = Literal["teacher", "prune", "distill", "pipeline"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A config with a name and a reason."""
+
+    id: str
+    title: str
+    description: str
+    config: TeacherConfig | PruneConfig | DistillConfig | PipelineConfig
+
+    @property
+    def kind(self) -> PresetKind:
+        """What the config submits."""
+        return "pipeline" if isinstance(self.config, PipelineConfig) else self.config.kind
+
+
+PUBLISHED_TEACHER = TeacherConfig(
+    layer_drop=0.1,
+    model=ScratchModel(layers=4, hidden_size=768, heads=4, intermediate_size=3072),
+    corpus=HubCorpus(),
+    tokenizer=HubTokenizer(),
+    seq_len=512,
+    schedule=Schedule(epochs=1.0, batch_size=16),
+    optimiser=Optimiser(learning_rate=5e-5),
+)
+PUBLISHED = PipelineConfig(
+    teacher=PUBLISHED_TEACHER,
+    # The published student's head was left random; Halflayer's own default copies it.
+    prune=PruneOptions(copy_head_transform=False),
+    # About 14 updates were published; WikiText-2 has some 17,500 lines of at least 12 tokens.
+    distill=DistilOptions(schedule=DistilSchedule(batch_size=25, accumulation_steps=50)),
+)
+
+DEMO_TEACHER = TeacherConfig(
+    layer_drop=0.1,
+    model=ScratchModel(
+        layers=4, hidden_size=256, heads=4, intermediate_size=1024, max_positions=128
+    ),
+    tokenizer=WordPieceTokenizer(vocab_size=8192),
+    seq_len=128,
+    schedule=Schedule(epochs=1.0, batch_size=8),
+    optimiser=Optimiser(learning_rate=7e-4, warmup_fraction=0.05),
+)
+DEMO = PipelineConfig(
+    teacher=DEMO_TEACHER,
+    distill=DistilOptions(
+        lines=DistilLines(max_tokens=128),
+        schedule=DistilSchedule(batch_size=16),
+        optimiser=DistilOptimiser(learning_rate=7e-4),
+    ),
+)
+
+PRESETS: tuple[Preset, ...] = (
+    Preset(
+        id="published",
+        title="The published experiment",
+        description="Four layers of 768 on WikiText-2, every other layer kept, one epoch each; "
+        "needs the hub, and better a GPU.",
+        config=PUBLISHED,
+    ),
+    Preset(
+        id="demo",
+        title="The same at demo scale",
+        description="Four layers of 256 on the offline sample; minutes on two CPU cores, no hub.",
+        config=DEMO,
+    ),
+    Preset(
+        id="small-teacher",
+        title="A small teacher",
+        description="The demo's teacher alone, on the offline sample.",
+        config=DEMO_TEACHER,
+    ),
+    Preset(
+        id="bert-six-layers",
+        title="Six layers of BERT",
+        description="Cuts bert-base-uncased down to layers 0, 2, 4, 7, 9 and 11, as DistilBERT "
+        "does; needs the hub.",
+        config=PruneConfig(
+            teacher=HubCheckpoint(name="bert-base-uncased"), layers=Spread(k=6)
+        ),
+    ),
+    Preset(
+        id="fresh-student",
+        title="A student from scratch",
+        description="Distils bert-base-uncased into two random layers on the offline sample: the "
+        "control that a pruned student must beat; needs the hub.",
+        config=DistillConfig(
+            teacher=HubCheckpoint(name="bert-base-uncased"),
+            student=FreshStudent(layers=2),
+            lines=DistilLines(max_tokens=128),
+        ),
+    ),
+)
+
+
+def preset(preset_id: str) -> Preset:
+    """The preset of this id; raises KeyError."""
+    return {each.id: each for each in PRESETS}[preset_id]
