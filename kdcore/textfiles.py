@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
@@ -22,6 +23,9 @@ from kdcore.errors import DataError
 MAX_DOCUMENT_CHARS = 100_000
 MAX_ROW_CHARS = 8 * 2**20
 MAX_COLUMNS = 1000
+MAX_EXPANSION = 200
+"""A Parquet file whose text is so many times larger than itself (and not small) is refused."""
+_FREE_EXPANSION = 64 * 2**20
 _CHUNK_BYTES = 2**18
 _SPACES = (" ", "\t", "\n", "\u00a0", "\u3000")
 
@@ -178,11 +182,17 @@ def _csv_header(path: Path, header: list[str]) -> list[str]:
     return header
 
 
-def _parquet_file(path: Path) -> Any:
+def _parquet_file(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path.name} is not a readable Parquet file: {error}") from None
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _parquet_columns(path: Path) -> list[str]:
@@ -190,7 +200,7 @@ def _parquet_columns(path: Path) -> list[str]:
     schema = _parquet_file(path).schema_arrow
     if len(schema) > MAX_COLUMNS:
         raise DataError(f"{path.name}: {len(schema)} columns; at most {MAX_COLUMNS} are read")
-    return [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)]
+    return [field.name for field in schema if _holds_text(field.type)]
 
 
 def _no_column(path: Path, column: str, columns: list[str], where: str = "") -> DataError:
@@ -202,12 +212,41 @@ def _parquet_values(path: Path, column: str) -> Iterator[str | None]:
     columns = _parquet_columns(path)
     if column not in columns:
         raise _no_column(path, column, columns)
+    limit = max(_FREE_EXPANSION, MAX_EXPANSION * path.stat().st_size)
     try:
-        # Small batches: a dictionary-encoded value may be long and repeated in every row.
-        for batch in _parquet_file(path).iter_batches(batch_size=64, columns=[column]):
-            yield from batch.column(0).to_pylist()
+        # As a dictionary, a long value that is repeated in every row is held once.
+        file = pq.ParquetFile(path, memory_map=True, read_dictionary=[column])
+        _refuse_bomb(path, _declared_bytes(file, column), limit)
+        size = 0
+        for batch in file.iter_batches(batch_size=1024, columns=[column]):
+            values = batch.column(0)
+            lengths = pc.binary_length(values.dictionary).take(values.indices)
+            batch_bytes = pc.sum(lengths).as_py() or 0
+            size += batch_bytes
+            _refuse_bomb(path, size, limit)
+            if batch_bytes > MAX_ROW_CHARS:
+                yield from (value.as_py() for value in values)
+            else:
+                yield from values.dictionary_decode().to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} is a damaged Parquet file: {error}") from None
+
+
+def _declared_bytes(file: pq.ParquetFile, column: str) -> int:
+    """Uncompressed size of the largest chunk of `column`, as the file's footer has it."""
+    metadata = file.metadata
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    sizes = (chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+    return max(sizes, default=0)
+
+
+def _refuse_bomb(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise DataError(
+            f"{path.name} unpacks to more than {limit // 2**20:,} MiB of text, over "
+            f"{MAX_EXPANSION} times its own size: that is no prose"
+        )
 
 
 def _json_values(path: Path, column: str) -> Iterator[str | None]:

@@ -195,3 +195,24 @@ def test_parquet_without_that_text_column_is_refused(tmp_path: Path) -> None:
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must be a \.txt, \.jsonl, \.csv or \.parquet file"):
         textfiles.format_of(Path("a.docx"))
+
+
+def test_parquet_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x" * 2**20] * 200}), path, compression="zstd")
+    with pytest.raises(DataError, match="unpacks to more than 64 MiB of text"):
+        documents(path)
+    pq.write_table(pa.table({"text": ["x" * 70 * 2**20]}), path, compression="zstd")
+    with pytest.raises(DataError, match="unpacks to more than 64 MiB of text"):
+        documents(path)
+
+
+def test_long_repeated_values_are_read_one_by_one(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x" * MIB] * 20}), tmp_path / "a.parquet")
+    assert sum(map(len, documents(tmp_path / "a.parquet"))) == 20 * MIB
+
+
+def test_parquet_dictionary_column_is_text(tmp_path: Path) -> None:
+    column = pa.array(["a", "b", None, "a"]).dictionary_encode()
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet") == ["a", "b", "a"]
