@@ -10,15 +10,24 @@ from app.db import Base, UtcDateTime, utc_now
 
 
 class Run(Base):
-    """One run; the truth about its state. The queue only rings."""
+    """One run; the truth about its state. The queue only rings.
+
+    `state`, `attempt`, `beat` and the tail are written by `app.runs.lifecycle` and
+    `app.runs.record` only: every write there is fenced.
+    """
 
     __tablename__ = "runs"
 
     id: Mapped[str] = mapped_column(String(12), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(16), index=True)
+    """`teacher`, `prune` or `distill`."""
     state: Mapped[str] = mapped_column(String(16), index=True)
+    """A value of `RunState`."""
     config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    shape: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """`ModelShape` of the result: expected until it succeeds, then read from the checkpoint; None
+    while it cannot be known (a hub checkpoint)."""
     pipeline_id: Mapped[str | None] = mapped_column(String(12), index=True)
     """Shared by the runs that were submitted as one pipeline."""
 
@@ -39,12 +48,19 @@ class Run(Base):
     progress_unit: Mapped[str | None] = mapped_column(String(32))
     eta_s: Mapped[float | None]
 
-    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    environment: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What the last attempt ran on: `versions` and `device`."""
     error_code: Mapped[str | None] = mapped_column(String(16))
     error_message: Mapped[str | None] = mapped_column(Text)
 
+    tail_attempt: Mapped[int] = mapped_column(default=0)
+    """The attempt whose files the two offsets count in; a new attempt first reads the rest of
+    its predecessor's, since a resumed trainer does not repeat what lies before its checkpoint."""
     tail_offset: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Bytes of the current attempt's events.jsonl that are already in rows."""
+    """Bytes of that attempt's events.jsonl that are already in rows."""
+    stderr_offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Bytes of that attempt's stderr.log that are already in rows."""
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
     """Last sequence number given to a metric point or log line of this run."""
     version: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -1,0 +1,379 @@
+"""Every change of a run's state; each is one UPDATE that checks state and attempt.
+
+Functions flush and never commit. Where runs become queued, their ids are returned: ring for them
+after the commit. Rows are locked in the order of their creation, inputs before what starts from
+them, so that two transactions never wait for each other.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from app.db import utc_now
+from app.errors import Conflict, NotFound
+from app.runs.models import Artifact, Run, RunInput
+from app.runs.states import ACTIVE, ALLOWED, FINAL, HOPELESS, RunState
+from kdcore.errors import FailureCode
+from kdcore.shapes import ModelShape
+
+MAX_MESSAGE_CHARS = 8_000
+
+
+class RunNotFound(NotFound):
+    """There is no such run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"there is no run {run_id}; it may have been deleted")
+
+
+class Overtaken(Conflict):
+    """Somebody else changed the run first."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} has just changed its state: look again and retry")
+
+
+class StaleAttempt(Exception):
+    """This attempt no longer owns its run: the run was taken back, has ended, or is gone."""
+
+    def __init__(self, run_id: str, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} no longer owns run {run_id}")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a result that lies whole in the store."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    storage_key: str
+
+
+def transition(
+    session: Session,
+    run_id: str,
+    *,
+    from_: RunState,
+    to: RunState,
+    fence: int,
+    only_if: tuple[ColumnElement[bool], ...] = (),
+    **values: Any,
+) -> Run:
+    """Change the state of attempt `fence` of a run; raises Overtaken if somebody was first."""
+    if to not in ALLOWED[from_]:
+        raise ValueError(f"a run cannot go from {from_} to {to}")
+    if to in FINAL:
+        values |= {"finished_at": utc_now(), "phase": None, "eta_s": None}
+    statement = (
+        update(Run)
+        .where(Run.id == run_id, Run.state == from_, Run.attempt == fence, *only_if)
+        .values(state=to, version=Run.version + 1, **values)
+        .execution_options(synchronize_session=False)
+        .returning(Run.id)
+    )
+    if session.execute(statement).one_or_none() is None:
+        raise Overtaken(run_id)
+    return session.scalars(
+        select(Run).where(Run.id == run_id), execution_options={"populate_existing": True}
+    ).one()
+
+
+# ------------------------------------------------------------------------- inputs and dependants
+
+
+def settle_dependants(session: Session, run_id: str) -> list[str]:
+    """Queue or skip what waits for `run_id`, which has just ended; returns the queued ids."""
+    queued: list[str] = []
+    ended = [run_id]
+    while ended:
+        waiting = session.scalars(
+            select(Run)
+            .join(RunInput, RunInput.run_id == Run.id)
+            .where(RunInput.input_run_id == ended.pop(), Run.state == RunState.WAITING)
+            .order_by(Run.created_at, Run.id)
+            # Locked before the other inputs are looked at: of two inputs that end at the same
+            # moment, the later one to get the lock sees both.
+            .with_for_update(of=Run),
+            execution_options={"populate_existing": True},
+        ).all()
+        for dependant in waiting:
+            state = settle(session, dependant)
+            if state is RunState.QUEUED:
+                queued.append(dependant.id)
+            elif state is RunState.SKIPPED:
+                ended.append(dependant.id)
+    return queued
+
+
+def settle(session: Session, run: Run) -> RunState:
+    """Move a locked waiting run on as its inputs allow; returns its state."""
+    inputs = session.execute(
+        select(RunInput.role, Run.id, Run.name, Run.state)
+        .join(Run, Run.id == RunInput.input_run_id)
+        .where(RunInput.run_id == run.id)
+        .order_by(RunInput.role)
+    ).all()
+    for role, input_id, name, state in inputs:
+        if RunState(state) in HOPELESS:
+            message = f"its {role}, run {input_id} ({name}), ended as {state}"
+            transition(
+                session,
+                run.id,
+                from_=RunState.WAITING,
+                to=RunState.SKIPPED,
+                fence=run.attempt,
+                error_message=message,
+            )
+            return RunState.SKIPPED
+    if all(RunState(state) is RunState.SUCCEEDED for _, _, _, state in inputs):
+        transition(
+            session,
+            run.id,
+            from_=RunState.WAITING,
+            to=RunState.QUEUED,
+            fence=run.attempt,
+            queued_at=utc_now(),
+        )
+        return RunState.QUEUED
+    return RunState.WAITING
+
+
+# ----------------------------------------------------------------------------- what people ask for
+
+
+def cancel(session: Session, run_id: str) -> Run:
+    """Cancel what has not started; ask what runs to stop. Asking twice is harmless."""
+    run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
+    if run is None:
+        raise RunNotFound(run_id)
+    state = RunState(run.state)
+    if state in FINAL:
+        raise Conflict(f"run {run_id} has already ended: it is {state}")
+    if state is RunState.CANCELLING:
+        return run
+    if state is RunState.RUNNING:
+        return transition(
+            session,
+            run_id,
+            from_=state,
+            to=RunState.CANCELLING,
+            fence=run.attempt,
+            cancel_requested=True,
+        )
+    run = transition(
+        session,
+        run_id,
+        from_=state,
+        to=RunState.CANCELLED,
+        fence=run.attempt,
+        cancel_requested=True,
+    )
+    settle_dependants(session, run_id)
+    return run
+
+
+# ------------------------------------------------------------------------------ what workers do
+
+
+def claim(session: Session, run_id: str, worker_id: str) -> Run | None:
+    """Take a queued run as a new attempt; None if there is nothing to take.
+
+    A doorbell says that there is work, no more: if its run is not queued any longer, the one that
+    has been queued longest is taken. So one bell too many for one run makes up for another run's
+    lost one.
+    """
+    for _ in range(3):
+        run = session.get(Run, run_id, populate_existing=True)
+        if run is None or run.state != RunState.QUEUED:
+            run = session.scalars(
+                select(Run)
+                .where(Run.state == RunState.QUEUED)
+                .order_by(Run.queued_at, Run.id)
+                .limit(1)
+            ).one_or_none()
+        if run is None:
+            return None
+        try:
+            return transition(
+                session,
+                run.id,
+                from_=RunState.QUEUED,
+                to=RunState.RUNNING,
+                fence=run.attempt,
+                attempt=run.attempt + 1,
+                worker_id=worker_id,
+                beat=0,
+                started_at=run.started_at or utc_now(),
+                claimed_checkpoint_step=run.checkpoint_step,
+                phase="starting",
+                progress_done=None,
+                progress_total=None,
+                progress_unit=None,
+                eta_s=None,
+            )
+        except Overtaken:
+            continue
+    return None
+
+
+def beat(session: Session, run_id: str, attempt: int) -> RunState:
+    """Show that the attempt lives; returns `running`, or `cancelling` if it shall stop."""
+    statement = (
+        update(Run)
+        .where(Run.id == run_id, Run.attempt == attempt, Run.state.in_(ACTIVE))
+        .values(beat=Run.beat + 1)
+        .execution_options(synchronize_session=False)
+        .returning(Run.state)
+    )
+    state = session.execute(statement).scalar_one_or_none()
+    if state is None:
+        raise StaleAttempt(run_id, attempt)
+    return RunState(state)
+
+
+def look(session: Session, run_id: str, attempt: int) -> RunState:
+    """As `beat`, but only reads."""
+    state = session.scalars(
+        select(Run.state).where(Run.id == run_id, Run.attempt == attempt, Run.state.in_(ACTIVE))
+    ).one_or_none()
+    if state is None:
+        raise StaleAttempt(run_id, attempt)
+    return RunState(state)
+
+
+def _held(session: Session, run_id: str, attempt: int) -> Run:
+    """The run, locked, if this attempt still owns it."""
+    run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
+    if run is None or run.attempt != attempt or RunState(run.state) not in ACTIVE:
+        raise StaleAttempt(run_id, attempt)
+    return run
+
+
+def succeed(
+    session: Session,
+    run_id: str,
+    attempt: int,
+    *,
+    result: dict[str, Any],
+    shape: ModelShape | None,
+    files: list[PublishedFile],
+) -> list[str]:
+    """End the run with its result; `files` must lie whole in the store already.
+
+    A run that was asked to stop but finished first has succeeded: the honest end.
+    """
+    run = _held(session, run_id, attempt)
+    for file in files:
+        session.add(
+            Artifact(
+                run_id=run_id,
+                path=file.path,
+                attempt=attempt,
+                size_bytes=file.size_bytes,
+                sha256=file.sha256,
+                storage_key=file.storage_key,
+            )
+        )
+    transition(
+        session,
+        run_id,
+        from_=RunState(run.state),
+        to=RunState.SUCCEEDED,
+        fence=attempt,
+        result=result,
+        shape=asdict(shape) if shape is not None else run.shape,
+    )
+    return settle_dependants(session, run_id)
+
+
+def fail(session: Session, run_id: str, attempt: int, code: FailureCode, message: str) -> list[str]:
+    """End the run with a typed failure; what waits for it is skipped."""
+    run = _held(session, run_id, attempt)
+    transition(
+        session,
+        run_id,
+        from_=RunState(run.state),
+        to=RunState.FAILED,
+        fence=attempt,
+        error_code=code,
+        error_message=message[:MAX_MESSAGE_CHARS],
+    )
+    return settle_dependants(session, run_id)
+
+
+def stopped(session: Session, run_id: str, attempt: int) -> RunState:
+    """The trainer stopped as it was told: cancelled if somebody asked for that, else queued again.
+
+    Being sent away (a worker that shuts down) counts against no run.
+    """
+    run = _held(session, run_id, attempt)
+    return _give_back(session, run, run.attempts_without_progress)
+
+
+def lose(session: Session, run_id: str, attempt: int, max_attempts: int, reason: str) -> RunState:
+    """The attempt was lost to its surroundings, as its own worker found: try again, or give up."""
+    run = _held(session, run_id, attempt)
+    return _lose(session, run, max_attempts, reason)
+
+
+def recover(
+    session: Session, run_id: str, attempt: int, silent_beat: int, max_attempts: int
+) -> RunState:
+    """Take a run back whose attempt has been silent since `silent_beat`.
+
+    Raises Overtaken if it has spoken after all.
+    """
+    run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
+    if (
+        run is None
+        or run.attempt != attempt
+        or run.beat != silent_beat
+        or RunState(run.state) not in ACTIVE
+    ):
+        raise Overtaken(run_id)
+    return _lose(session, run, max_attempts, "its worker was lost")
+
+
+def _lose(session: Session, run: Run, max_attempts: int, reason: str) -> RunState:
+    advanced = run.checkpoint_step is not None and (
+        run.claimed_checkpoint_step is None or run.checkpoint_step > run.claimed_checkpoint_step
+    )
+    in_vain = 0 if advanced else run.attempts_without_progress + 1
+    if in_vain < max_attempts or RunState(run.state) is RunState.CANCELLING:
+        return _give_back(session, run, in_vain)
+    transition(
+        session,
+        run.id,
+        from_=RunState.RUNNING,
+        to=RunState.FAILED,
+        fence=run.attempt,
+        attempts_without_progress=in_vain,
+        error_code="worker_lost",
+        error_message=f"{in_vain} attempts in a row ended without a newer checkpoint; the last "
+        f"one: {reason}"[:MAX_MESSAGE_CHARS],
+    )
+    settle_dependants(session, run.id)
+    return RunState.FAILED
+
+
+def _give_back(session: Session, run: Run, attempts_without_progress: int) -> RunState:
+    state = RunState(run.state)
+    if state is RunState.CANCELLING:
+        transition(session, run.id, from_=state, to=RunState.CANCELLED, fence=run.attempt)
+        settle_dependants(session, run.id)
+        return RunState.CANCELLED
+    transition(
+        session,
+        run.id,
+        from_=state,
+        to=RunState.QUEUED,
+        fence=run.attempt,
+        attempts_without_progress=attempts_without_progress,
+        queued_at=utc_now(),
+        phase=None,
+        eta_s=None,
+    )
+    return RunState.QUEUED

@@ -1,0 +1,211 @@
+"""What can be known of a run before it trains, checked against the store of runs and datasets.
+
+Reads only. The checks between shapes are kdcore's own, which the trainer makes again.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.datasets.models import Dataset
+from app.errors import FieldProblem, Invalid
+from app.runs.models import Run
+from app.runs.states import RunState
+from kdcore.config import (
+    DistillConfig,
+    FileCorpus,
+    FolderCheckpoint,
+    FolderTokenizer,
+    FreshStudent,
+    PruneConfig,
+    RunCheckpoint,
+    TeacherConfig,
+    UploadCorpus,
+    UploadTokenizer,
+)
+from kdcore.errors import ConfigError
+from kdcore.shapes import (
+    ModelShape,
+    check_distill,
+    check_teacher,
+    fresh_student_shape,
+    pruned_shape,
+    scratch_shape,
+)
+
+AnyConfig = TeacherConfig | PruneConfig | DistillConfig
+SHAPE: TypeAdapter[ModelShape] = TypeAdapter(ModelShape)
+
+_LOCAL = (
+    "a server does not read paths that a client names: upload the file and choose 'upload', or "
+    "start from a run"
+)
+
+
+def json_pointer(path: tuple[str | int, ...]) -> str:
+    """RFC 6901: `("layers", "k")` is `/layers/k`."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def inputs_of(config: AnyConfig) -> dict[str, str]:
+    """The runs that `config` starts from, by role, which is also the field's name."""
+    fields: dict[str, object]
+    match config:
+        case TeacherConfig():
+            fields = {"model": config.model}
+        case PruneConfig():
+            fields = {"teacher": config.teacher}
+        case DistillConfig():
+            fields = {"teacher": config.teacher, "student": config.student}
+    return {
+        role: reference.run_id
+        for role, reference in fields.items()
+        if isinstance(reference, RunCheckpoint)
+    }
+
+
+@dataclass
+class Findings:
+    """What validation found: the shape that the run will make, its inputs, and what is wrong."""
+
+    inputs: dict[str, Run] = field(default_factory=dict)
+    shape: ModelShape | None = None
+    problems: list[FieldProblem] = field(default_factory=list)
+
+    def wrong(self, path: tuple[str | int, ...], detail: str) -> None:
+        """Add a problem with the field at `path`."""
+        self.problems.append(FieldProblem(json_pointer(path), detail))
+
+    def raise_if_wrong(self) -> None:
+        """Raise Invalid with all problems, if there are any."""
+        if self.problems:
+            raise Invalid("; ".join(problem.detail for problem in self.problems), self.problems)
+
+
+def validate(session: Session, config: AnyConfig) -> Findings:
+    """Check `config` as far as it can be known now; never raises for a wrong config.
+
+    The inputs' rows are locked against ending unseen, until the transaction is over.
+    """
+    findings = Findings()
+    _refuse_local_paths(config, findings)
+    _check_uploads(session, config, findings)
+    for role, run_id in inputs_of(config).items():
+        _check_input(session, config, role, run_id, findings)
+    if not findings.problems:
+        shapes = {role: _shape_of_run(run) for role, run in findings.inputs.items()}
+        check_shapes(config, shapes, findings)
+    return findings
+
+
+def check_shapes(
+    config: AnyConfig, inputs: dict[str, ModelShape | None], findings: Findings
+) -> None:
+    """Check whether the models fit together, and note the shape that comes out."""
+    try:
+        match config:
+            case TeacherConfig():
+                start = scratch_shape(config) or inputs.get("model")
+                check_teacher(config, start)
+                findings.shape = start
+            case PruneConfig():
+                teacher = inputs.get("teacher")
+                if teacher is not None:
+                    findings.shape = pruned_shape(config, teacher)
+            case DistillConfig():
+                findings.shape = _distilled_shape(config, inputs)
+    except ConfigError as error:
+        findings.wrong(error.field, error.message)
+
+
+def _distilled_shape(
+    config: DistillConfig, inputs: dict[str, ModelShape | None]
+) -> ModelShape | None:
+    teacher = inputs.get("teacher")
+    if isinstance(config.student, FreshStudent):
+        student = fresh_student_shape(config.student, teacher) if teacher is not None else None
+    else:
+        student = inputs.get("student")
+    if teacher is not None and student is not None:
+        check_distill(config, teacher, student)
+    return student
+
+
+def _shape_of_run(run: Run) -> ModelShape | None:
+    return SHAPE.validate_python(run.shape) if run.shape is not None else None
+
+
+def _refuse_local_paths(config: AnyConfig, findings: Findings) -> None:
+    for name in ("model", "teacher", "student", "corpus", "tokenizer"):
+        if isinstance(getattr(config, name, None), FileCorpus | FolderTokenizer | FolderCheckpoint):
+            findings.wrong((name,), _LOCAL)
+
+
+def _check_input(
+    session: Session, config: AnyConfig, role: str, run_id: str, findings: Findings
+) -> None:
+    run = session.scalars(
+        # Shared lock: were the input to end between this look and our commit, its end would not
+        # see the new run, which would then wait for ever.
+        select(Run).where(Run.id == run_id).with_for_update(read=True, of=Run),
+        execution_options={"populate_existing": True},
+    ).one_or_none()
+    pointer = (role, "run_id")
+    if run is None:
+        findings.wrong(pointer, f"there is no run {run_id}; it may have been deleted")
+        return
+    state = RunState(run.state)
+    if state in (RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED):
+        findings.wrong(pointer, f"run {run_id} ended as {state}: it has no result to start from")
+    elif state is RunState.CANCELLING:
+        findings.wrong(pointer, f"run {run_id} is being cancelled: it will have no result")
+    elif isinstance(config, DistillConfig) and role == "teacher" and run.kind == "prune":
+        findings.wrong(
+            pointer,
+            f"run {run_id} is a pruned student that has not been trained since: "
+            "choose a teacher or a distilled student to learn from",
+        )
+    else:
+        findings.inputs[role] = run
+
+
+def _check_uploads(session: Session, config: AnyConfig, findings: Findings) -> None:
+    corpus = getattr(config, "corpus", None)
+    if isinstance(corpus, UploadCorpus):
+        for name, dataset_id in (
+            ("dataset_id", corpus.dataset_id),
+            ("validation_dataset_id", corpus.validation_dataset_id),
+        ):
+            if dataset_id is not None:
+                dataset = _dataset(session, ("corpus", name), dataset_id, "text", findings)
+                if dataset is not None:
+                    _check_column(corpus, dataset, findings)
+    tokenizer = getattr(config, "tokenizer", None)
+    if isinstance(tokenizer, UploadTokenizer):
+        _dataset(session, ("tokenizer", "dataset_id"), tokenizer.dataset_id, "tokenizer", findings)
+
+
+def _dataset(
+    session: Session, path: tuple[str, ...], dataset_id: str, kind: str, findings: Findings
+) -> Dataset | None:
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None:
+        findings.wrong(path, f"there is no dataset {dataset_id}; it may have been deleted")
+        return None
+    if dataset.kind != kind:
+        findings.wrong(path, f"dataset {dataset_id} is of kind {dataset.kind}, not {kind}")
+        return None
+    return dataset
+
+
+def _check_column(corpus: UploadCorpus, dataset: Dataset, findings: Findings) -> None:
+    columns = json.loads(dataset.columns) if dataset.columns else []
+    if columns and corpus.column not in columns:
+        findings.wrong(
+            ("corpus", "column"),
+            f"dataset {dataset.id} ({dataset.name}) has no text column {corpus.column!r}; "
+            f"it has {', '.join(map(repr, columns))}",
+        )
