@@ -146,6 +146,4 @@ def revoke_token(token_id: TokenIdPath, ctx: Ctx) -> None:
 
 
 def _info(row: ApiToken) -> TokenInfo:
-    return TokenInfo.model_validate(
-        {name: getattr(row, name) for name in TokenInfo.model_fields}
-    )
+    return TokenInfo.model_validate({name: getattr(row, name) for name in TokenInfo.model_fields})

@@ -182,7 +182,7 @@ RESPONSES: dict[str, Any] = {
     },
     "healthz": {"status": "ok"},
     "readyz": {"status": "ready", "database": "ok", "broker": "ok", "disk": "ok"},
-    "prometheus_metrics": '# HELP halflayer_runs Runs by state.\nhalflayer_runs{state="queued"} 0.0',
+    "prometheus_metrics": 'halflayer_runs{state="queued"} 0.0\n',
 }
 PARAMETERS: dict[str, Any] = {
     "run_id": RUN_ID,

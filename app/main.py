@@ -11,9 +11,9 @@ from app import access, health, presets, problems, schema_forms, workers
 from app.context import Context
 from app.datasets import endpoints as datasets
 from app.db import Database
+from app.describe import PROBLEMS, describe
 from app.frontend import Frontend
 from app.middleware import BodyMiddleware, HostMiddleware, OutermostMiddleware
-from app.openapi import PROBLEMS, describe
 from app.queue import Doorbell
 from app.runs import endpoints as runs
 from app.runs.stream import StreamHub
@@ -46,8 +46,9 @@ def make_context(settings: Settings) -> Context:
     )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application for one installation."""
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for one installation; without settings, those of the environment."""
+    settings = settings or Settings()
     context = make_context(settings)
 
     @asynccontextmanager

@@ -27,9 +27,7 @@ MODELS: dict[FormKind, type[BaseModel]] = {
     "pipeline": PipelineConfig,
 }
 # Paths on the server's own disk: the command line may name them, a client never.
-LOCAL_ONLY = frozenset(
-    model.__name__ for model in (FileCorpus, FolderTokenizer, FolderCheckpoint)
-)
+LOCAL_ONLY = frozenset(model.__name__ for model in (FileCorpus, FolderTokenizer, FolderCheckpoint))
 
 
 @router.get("/{kind}", response_class=JSONResponse)

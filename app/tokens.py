@@ -1,4 +1,4 @@
-"""Credentials (API tokens, sign-in links, browser sessions), kept as SHA-256 only; knows no HTTP."""
+"""Credentials (API tokens, sign-in links, sessions), kept as SHA-256 only; knows no HTTP."""
 
 import hashlib
 import hmac

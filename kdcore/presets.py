@@ -103,9 +103,7 @@ PRESETS: tuple[Preset, ...] = (
         title="Six layers of BERT",
         description="Cuts bert-base-uncased down to layers 0, 2, 4, 7, 9 and 11, as DistilBERT "
         "does; needs the hub.",
-        config=PruneConfig(
-            teacher=HubCheckpoint(name="bert-base-uncased"), layers=Spread(k=6)
-        ),
+        config=PruneConfig(teacher=HubCheckpoint(name="bert-base-uncased"), layers=Spread(k=6)),
     ),
     Preset(
         id="fresh-student",

@@ -138,9 +138,7 @@ def _kind(text: str) -> DatasetKind:
         return "text"
     if text == "tokenizer":
         return "tokenizer"
-    raise Invalid(
-        "The kind is unknown.", [FieldProblem("/kind", "must be 'text' or 'tokenizer'")]
-    )
+    raise Invalid("The kind is unknown.", [FieldProblem("/kind", "must be 'text' or 'tokenizer'")])
 
 
 def _name(given: str, filename: str) -> str:

@@ -1,7 +1,8 @@
 """Reads a multipart upload to disk while it arrives; knows no table.
 
-Nothing of the file is held in memory, and no temporary copy is made elsewhere: the bytes go straight
-to a folder inside the uploads, which becomes the dataset's own by a rename once they are checked.
+Nothing of the file is held in memory, and no temporary copy is made elsewhere: the bytes go
+straight to a folder inside the uploads, which becomes the dataset's own by a rename once they are
+checked.
 """
 
 import errno

@@ -79,7 +79,7 @@ def file_response(request: Request, store: Store, row: Artifact) -> Response:
     wanted = request.headers.get("range")
     if wanted is not None and request.headers.get("if-range", etag) == etag:
         part = parse_range(wanted, row.size_bytes)
-        if part == "unsatisfiable":
+        if part is not None and part[0] >= part[1]:
             return problem_response(
                 416,
                 f"The file has {row.size_bytes} bytes; none of them is in that range.",
@@ -129,7 +129,7 @@ def check_size(store: Store, row: Artifact) -> None:
 
 
 def read_part(store: Store, row: Artifact, start: int, end: int) -> Iterator[bytes]:
-    """The bytes from `start` up to `end`, in pieces; opened only when the first one is asked for."""
+    """The bytes from `start` up to `end`, in pieces; opened when the first one is asked for."""
     with store.open(row.storage_key) as file:
         file.seek(start)
         left = end - start
@@ -147,21 +147,21 @@ def disposition(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def parse_range(header: str, size_bytes: int) -> tuple[int, int] | str | None:
-    """(start, end) of a single byte range; None if it is to be ignored, or "unsatisfiable"."""
+def parse_range(header: str, size_bytes: int) -> tuple[int, int] | None:
+    """(start, end) of a single byte range, empty if none of it exists; None: to be ignored."""
     matched = RANGE.match(header.strip())
     if matched is None or matched.groups() == ("", ""):
         return None  # several ranges, or none that we know: the whole file is a right answer
     first, last = matched.groups()
     if max(len(first), len(last)) > 18:
-        return "unsatisfiable"
+        return (size_bytes, size_bytes)
     if not first:
         start, end = max(0, size_bytes - int(last)), size_bytes
     else:
         start, end = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
         if last and int(last) < start:
             return None
-    return (start, end) if start < end else "unsatisfiable"
+    return (start, end)
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

@@ -33,8 +33,9 @@ def _summary_fields(run: Run) -> dict[str, Any]:
             unit=run.progress_unit,
             eta_s=run.eta_s,
         )
-    if run.error_code is not None:
-        error = RunError(code=run.error_code, message=run.error_message or "")
+    if run.error_code is not None or run.error_message is not None:
+        # A run that was skipped has a reason, but did not fail: its code is its state.
+        error = RunError(code=run.error_code or run.state, message=run.error_message or "")
     inputs = [RunInputRef(role=each.role, run_id=each.input_run_id) for each in run.inputs]
     plain = ("id", "name", "kind", "state", "pipeline_id", "attempt", "result")
     times = ("created_at", "queued_at", "started_at", "finished_at")

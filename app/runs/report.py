@@ -54,9 +54,7 @@ def render_report(session: Session, run: Run) -> str:
 
 def _results(detail: RunDetail) -> dict[str, Any]:
     return {
-        key: value
-        for key, value in (detail.result or {}).items()
-        if not isinstance(value, dict)
+        key: value for key, value in (detail.result or {}).items() if not isinstance(value, dict)
     }
 
 

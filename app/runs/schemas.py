@@ -53,10 +53,11 @@ class Progress(Schema):
 
 
 class RunError(Schema):
-    """Why a run failed."""
+    """Why a run failed or was skipped."""
 
     code: str
-    """`config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `worker_lost`, `internal`."""
+    """`config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `worker_lost`, `internal`;
+    `skipped` for a run that could not start."""
     message: str
     """The reason in words."""
 

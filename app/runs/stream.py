@@ -21,10 +21,10 @@ from sse_starlette import EventSourceResponse
 
 from app.db import Database
 from app.errors import Unavailable
+from app.runs.lifecycle import RunNotFound
 from app.runs.models import LogLine, MetricPoint, Run
 from app.runs.present import run_detail
 from app.runs.schemas import EndEvent, LogEvent, MetricsEvent
-from app.runs.service import get_run
 from app.runs.states import FINAL, RunState
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ class StreamHub:
 
         def check() -> None:
             with self._db.read() as session:
-                get_run(session, run_id)
+                if session.get(Run, run_id) is None:
+                    raise RunNotFound(run_id)
 
         await anyio.to_thread.run_sync(check)
 
@@ -149,9 +150,7 @@ class StreamHub:
             if channel.clients == 0:
                 self._channels.pop(run_id, None)
 
-    async def _follow(
-        self, run_id: str, channel: Channel, seq: int
-    ) -> AsyncGenerator[bytes, None]:
+    async def _follow(self, run_id: str, channel: Channel, seq: int) -> AsyncGenerator[bytes, None]:
         shown_version = -1
         while True:
             # Taken before looking, so that a change in between is not slept through.
@@ -172,9 +171,7 @@ class StreamHub:
                     return
             await changed.wait()
 
-    async def _after(
-        self, run_id: str, channel: Channel, seq: int
-    ) -> tuple[list[Message], int]:
+    async def _after(self, run_id: str, channel: Channel, seq: int) -> tuple[list[Message], int]:
         """Events after `seq`, and the number up to which these are all."""
         if seq >= channel.window_start:
             return [each for each in channel.window if each[0] > seq], channel.last_seq
@@ -275,7 +272,9 @@ def read_messages(session: Session, run_id: str, after: int, upto: int) -> list[
     found: dict[int, MetricsEvent] = {}
     for seq, step, attempt, name, value in points:
         found.setdefault(seq, MetricsEvent(step=step, attempt=attempt)).values[name] = value
-    messages = [(seq, encode("metrics", event.model_dump_json(), seq)) for seq, event in found.items()]
+    messages = [
+        (seq, encode("metrics", point.model_dump_json(), seq)) for seq, point in found.items()
+    ]
     lines = session.scalars(
         select(LogLine)
         .where(LogLine.run_id == run_id, LogLine.seq > after, LogLine.seq <= upto)

@@ -1,0 +1,74 @@
+"""Finishes the OpenAPI document: problems as problem+json, an example for every operation."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.examples import PARAMETERS, PROBLEM, REQUESTS, RESPONSES
+from app.schemas import Problem
+
+PROBLEM_JSON = "application/problem+json"
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "Not signed in"},
+    403: {"model": Problem, "description": "The scope, or the page it came from, forbids it"},
+    404: {"model": Problem, "description": "Not found"},
+    409: {"model": Problem, "description": "Not possible in the present state"},
+    413: {"model": Problem, "description": "Too large"},
+    415: {"model": Problem, "description": "Unsupported format"},
+    422: {"model": Problem, "description": "A field is wrong; `errors` names it"},
+    503: {"model": Problem, "description": "Temporarily unavailable; see Retry-After"},
+}
+# What cannot happen to an operation is not documented for it.
+BODY_ONLY = ("413", "415")
+DESCRIPTION = """
+Submit runs, watch them train, download what comes out.
+
+Tools send `Authorization: Bearer hl_...`; browsers hold a session cookie. Errors are
+`application/problem+json` (RFC 9457), with a JSON pointer to each wrong field.
+""".strip()
+
+
+def describe(app: FastAPI) -> None:
+    """Make `app.openapi()` the finished document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes
+            )
+            for path in document["paths"].values():
+                for method, operation in path.items():
+                    _finish(method, operation)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    # FastAPI's documented way to customise the document is to replace the method.
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _finish(method: str, operation: dict[str, Any]) -> None:
+    name = operation["operationId"]
+    responses = operation["responses"]
+    if method in ("get", "delete"):
+        for status in BODY_ONLY:
+            responses.pop(status, None)
+    for status, response in responses.items():
+        content = response.get("content", {})
+        if status.startswith(("4", "5")) and name != "readyz":
+            schema = content.pop("application/json", {}).get("schema")
+            if schema is not None:
+                content[PROBLEM_JSON] = {"schema": schema, "example": PROBLEM}
+        else:
+            for media in content.values():
+                if name in RESPONSES:
+                    media["example"] = RESPONSES[name]
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        media["example"] = REQUESTS[name]
+    for parameter in operation.get("parameters", []):
+        if parameter["name"] in PARAMETERS:
+            parameter["example"] = PARAMETERS[parameter["name"]]
+    if name == "list_datasets":
+        for parameter in operation["parameters"]:
+            if parameter["name"] == "kind":
+                parameter["example"] = "text"
