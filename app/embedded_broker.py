@@ -54,23 +54,45 @@ class EmbeddedBroker:
     def __init__(self, log_file: Path) -> None:
         self.log_file = log_file
         self.process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port = free_port()
         self._password = secrets.token_urlsafe(24)
 
     @property
     def url(self) -> str:
+        """Where clients reach it, password included."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def command(self) -> list[str]:
+        """The command line; it says nothing secret."""
+        return [str(valkey_binary()), "-"]
+
+    @property
+    def configuration(self) -> str:
+        """What the server reads from its stdin."""
+        return "\n".join(
+            (
+                "bind 127.0.0.1",
+                f"port {self.port}",
+                f"requirepass {self._password}",
+                'save ""',
+                "appendonly no",
+                "daemonize no",
+                f"dir {self.log_file.parent.resolve()}",
+                "",
+            )
+        )
 
     def start(self) -> "EmbeddedBroker":
         """Starts the server and waits until it answers."""
         for attempts_left in (4, 3, 2, 1, 0):
-            self.port = free_port()
             try:
                 self._start_once()
             except BrokerDidNotStart:
                 # Most likely somebody took the port between the look and the bind.
                 if not attempts_left:
                     raise
+                self.port = free_port()
             else:
                 break
         return self
@@ -93,7 +115,7 @@ class EmbeddedBroker:
             # The configuration goes through stdin, so that the password is neither on disk nor
             # in the process list.
             self.process = subprocess.Popen(
-                [valkey_binary(), "-"],
+                self.command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -101,22 +123,8 @@ class EmbeddedBroker:
             )
         assert self.process.stdin is not None
         with self.process.stdin as stdin:
-            stdin.write(self._configuration().encode())
+            stdin.write(self.configuration.encode())
         self._wait_until_ready()
-
-    def _configuration(self) -> str:
-        return "\n".join(
-            (
-                "bind 127.0.0.1",
-                f"port {self.port}",
-                f"requirepass {self._password}",
-                'save ""',
-                "appendonly no",
-                "daemonize no",
-                f"dir {self.log_file.parent.resolve()}",
-                "",
-            )
-        )
 
     def _wait_until_ready(self) -> None:
         assert self.process is not None
