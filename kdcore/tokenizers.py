@@ -7,6 +7,7 @@ language model; whatever lacks one is refused in words.
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,8 +52,10 @@ _TOKENIZER_FILES = [
     "merges.txt",
     "config.json",
 ]
-MAX_TRAINING_CHARS = 64 * 2**20
+MAX_TRAINING_CHARS = 32 * 2**20
 """A vocabulary is trained on at most the first so many characters of the training split."""
+# WordPiece takes a longer word for unknown; training on one would take hours.
+_ENDLESS_WORD = re.compile(r"[^\s!-/:-@\[-`{-~\u2000-\u206f\u3000-\u303f]{101,}")
 _MAX_ALPHABET = 1000
 _TRAINING_VERSION = 1
 
@@ -195,13 +198,13 @@ def _trained_tokens(vocab_size: int, corpus: CorpusText, cache_dir: Path, sink: 
     return tokens_from_folder(cached_folder(cache_dir / "tokenizers" / name, build, sink))
 
 
-def _training_text(corpus: CorpusText) -> Iterator[str]:
+def _training_text(corpus: CorpusText, normalizer: normalizers.Normalizer) -> Iterator[str]:
     chars = 0
     for document in corpus.documents("train"):
         chars += len(document)
         if chars > MAX_TRAINING_CHARS:
             return
-        yield document
+        yield _ENDLESS_WORD.sub(" ", normalizer.normalize_str(document))
 
 
 def _train(vocab_size: int, corpus: CorpusText, sink: Sink) -> list[str]:
@@ -215,11 +218,11 @@ def _train(vocab_size: int, corpus: CorpusText, sink: Sink) -> list[str]:
         eta_s=None,
     )
     core = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
-    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
-    for document in _training_text(corpus):
-        counts.update(core.normalizer.normalize_str(document))
+    for text in _training_text(corpus, normalizer):
+        counts.update(text)
     ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
     alphabet = sorted(islice(ranked, min(_MAX_ALPHABET, (vocab_size - len(SPECIAL_TOKENS)) // 3)))
     if not alphabet:
@@ -235,7 +238,7 @@ def _train(vocab_size: int, corpus: CorpusText, sink: Sink) -> list[str]:
         min_frequency=2,
         show_progress=False,
     )
-    core.train_from_iterator(_training_text(corpus), trainer)
+    core.train_from_iterator(_training_text(corpus, normalizer), trainer)
     vocabulary = core.get_vocab(with_added_tokens=True)
     sink.emit(
         "progress",

@@ -82,6 +82,15 @@ def test_vocabulary_is_never_larger_than_asked(babel, tmp_path: Path, vocab_size
     assert trained(babel, tmp_path, vocab_size, ListSink()).vocab_size == vocab_size
 
 
+def test_endless_words_do_not_stall_training(corpus: FileCorpus, tmp_path: Path) -> None:
+    source = random.Random(0)
+    noise = "".join(source.choices("abcdefghijklmnop", k=4 * 2**20))
+    path = tmp_path / "a.txt"
+    path.write_text(noise + "\n" + Path(corpus.path).read_text())
+    noisy = trained(FileCorpus(path=str(path)), tmp_path, 200, ListSink())
+    assert "king" in noisy.hf.tokenize("king")
+
+
 def test_training_is_cached_by_corpus_and_size(babel: FileCorpus, tmp_path: Path) -> None:
     corpus = babel
     first, second, other = ListSink(), ListSink(), ListSink()
