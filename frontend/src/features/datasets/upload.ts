@@ -1,0 +1,46 @@
+/** Uploads one file with progress; XMLHttpRequest, since fetch does not report upload progress. */
+import { ApiProblem, toProblem } from "@/api/problem";
+import type { Dataset, DatasetKind } from "@/api/types";
+
+export interface Upload {
+  promise: Promise<Dataset>;
+  cancel: () => void;
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+/** Starts the upload; `onProgress` gets the share that has been sent, 0 to 1. */
+export function upload(
+  file: File,
+  kind: DatasetKind,
+  onProgress: (share: number) => void,
+): Upload {
+  const request = new XMLHttpRequest();
+  const promise = new Promise<Dataset>((resolve, reject) => {
+    const body = new FormData();
+    // The kind goes first, so that the server knows what it reads when the file begins.
+    body.append("kind", kind);
+    body.append("name", file.name);
+    body.append("file", file);
+    request.upload.onprogress = (event) => {
+      if (event.lengthComputable) onProgress(event.loaded / event.total);
+    };
+    request.onload = () => {
+      const answer = parse(request.responseText);
+      if (request.status >= 200 && request.status < 300) resolve(answer as Dataset);
+      else reject(toProblem(request.status, answer));
+    };
+    request.onerror = () =>
+      reject(new ApiProblem(0, "No connection", "The upload broke off: the server went away."));
+    request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
+    request.open("POST", "/api/v1/datasets");
+    request.send(body);
+  });
+  return { promise, cancel: () => request.abort() };
+}

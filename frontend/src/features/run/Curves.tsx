@@ -1,0 +1,114 @@
+/** The run's charts and their common controls. */
+import {
+  Button,
+  Checkbox,
+  Group,
+  Paper,
+  SimpleGrid,
+  Slider,
+  Text,
+  Title,
+  useComputedColorScheme,
+} from "@mantine/core";
+import { useMemo, useState } from "react";
+import type { RunDetail } from "@/api/types";
+import { type LineChart, lineFigure, type ViewOptions } from "@/charts/figures";
+import { Plot } from "@/charts/Plot";
+import { chartTheme } from "@/charts/theme";
+import { formatNumber } from "@/lib/format";
+import { chartsFor } from "./charts";
+import type { LiveState } from "./live";
+
+const HEIGHT = 290;
+
+/** What the chart says to those who cannot see it. */
+function describe(chart: LineChart): string {
+  const parts = chart.curves.map((curve) => {
+    const last = curve.values.findLast((value) => value !== null) ?? null;
+    return `${curve.label}: ${formatNumber(last)} at update ${curve.steps.at(-1) ?? 0}`;
+  });
+  return `Chart of ${chart.title}. ${parts.join(". ")}.`;
+}
+
+function ChartCard({ chart, view, resets }: { chart: LineChart; view: ViewOptions; resets: number }) {
+  const scheme = useComputedColorScheme("light");
+  const figure = useMemo(() => lineFigure(chart, view, chartTheme(scheme)), [chart, view, scheme]);
+  const last = chart.curves[0]?.values.findLast((value) => value !== null) ?? null;
+  return (
+    <Paper p="sm" data-chart={chart.id}>
+      <Group justify="space-between" gap="xs">
+        <Title order={3} size="h6">
+          {chart.title}
+        </Title>
+        <Text size="sm" c="dimmed" className="numeric">
+          {formatNumber(last)}
+        </Text>
+      </Group>
+      <Plot figure={figure} label={describe(chart)} height={HEIGHT} resetCount={resets} />
+    </Paper>
+  );
+}
+
+export function Curves({ run, state, loading }: { run: RunDetail; state: LiveState; loading: boolean }) {
+  const [smoothing, setSmoothing] = useState(0);
+  const [log, setLog] = useState(false);
+  const [resets, setResets] = useState(0);
+  const charts = useMemo(
+    () => chartsFor(run.kind, state, run.result),
+    [run.kind, run.result, state],
+  );
+  const view = useMemo(() => ({ smoothing, log }), [smoothing, log]);
+  if (charts.length === 0) {
+    return (
+      <Paper>
+        <Text size="sm" c="dimmed" mih={60}>
+          {loading ? "Loading the curves …" : "There are no points yet; the first comes with the first logged update."}
+        </Text>
+      </Paper>
+    );
+  }
+  return (
+    <div>
+      <Group gap="lg" mb="sm" wrap="wrap">
+        <Group gap="xs" wrap="nowrap" w={230}>
+          <Text size="xs" c="dimmed" id="smoothing-label">
+            Smoothing
+          </Text>
+          <Slider
+            flex={1}
+            size="sm"
+            min={0}
+            max={0.98}
+            step={0.02}
+            value={smoothing}
+            onChange={setSmoothing}
+            label={(value) => value.toFixed(2)}
+            thumbLabel="Smoothing"
+          />
+        </Group>
+        <Checkbox
+          size="xs"
+          label="Logarithmic"
+          checked={log}
+          onChange={(event) => setLog(event.currentTarget.checked)}
+        />
+        <Button
+          size="compact-xs"
+          variant="subtle"
+          color="gray"
+          onClick={() => setResets((count) => count + 1)}
+        >
+          Reset zoom
+        </Button>
+        <Text size="xs" c="dimmed" visibleFrom="md">
+          Drag to zoom, double click to go back.
+        </Text>
+      </Group>
+      <SimpleGrid cols={{ base: 1, md: 2 }} spacing="sm">
+        {charts.map((chart) => (
+          <ChartCard key={chart.id} chart={chart} view={view} resets={resets} />
+        ))}
+      </SimpleGrid>
+    </div>
+  );
+}

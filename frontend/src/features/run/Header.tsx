@@ -1,0 +1,264 @@
+/** Name, state and progress of a run, and what can be done with it. */
+import { ActionIcon, Alert, Group, Paper, Progress, Stack, Text, TextInput, Title } from "@mantine/core";
+import { notifications } from "@mantine/notifications";
+import { IconCheck, IconCopy, IconPencil, IconX } from "@tabler/icons-react";
+import { useQueryClient } from "@tanstack/react-query";
+import { useNavigate } from "@tanstack/react-router";
+import { type FormEvent, useEffect, useState } from "react";
+import { client, unwrap } from "@/api/client";
+import { messageOf } from "@/api/problem";
+import { runQuery } from "@/api/queries";
+import type { RunDetail } from "@/api/types";
+import { ConfirmButton } from "@/components/ConfirmButton";
+import { LinkButton } from "@/components/LinkButton";
+import { StateBadge } from "@/components/StateBadge";
+import { etaText, isFinal, KIND_LABELS, percent, progressText } from "@/features/runs/labels";
+import { elapsedSeconds, formatCount, formatDuration, formatTime } from "@/lib/format";
+import type { Link } from "./useLiveRun";
+
+function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
+  const queryClient = useQueryClient();
+  const [editing, setEditing] = useState(false);
+  const [name, setName] = useState(run.name);
+  const [error, setError] = useState<string | null>(null);
+  const save = async (event: FormEvent) => {
+    event.preventDefault();
+    try {
+      const renamed = await unwrap(
+        client.PATCH("/api/v1/runs/{run_id}", {
+          params: { path: { run_id: run.id } },
+          body: { name },
+        }),
+      );
+      queryClient.setQueryData(runQuery(run.id).queryKey, renamed);
+      setEditing(false);
+      setError(null);
+    } catch (reason) {
+      setError(messageOf(reason));
+    }
+  };
+  if (!editing) {
+    return (
+      <Group gap={4} wrap="nowrap" miw={0}>
+        <Title order={1} size="h3" style={{ minWidth: 0 }}>
+          {run.name}
+        </Title>
+        {mayWrite && (
+          <ActionIcon
+            variant="subtle"
+            color="gray"
+            aria-label="Rename the run"
+            onClick={() => {
+              setName(run.name);
+              setEditing(true);
+            }}
+          >
+            <IconPencil size={15} />
+          </ActionIcon>
+        )}
+      </Group>
+    );
+  }
+  return (
+    <form onSubmit={(event) => void save(event)}>
+      <Group gap={4} wrap="nowrap" align="flex-start">
+        <TextInput
+          aria-label="Name of the run"
+          value={name}
+          onChange={(event) => setName(event.currentTarget.value)}
+          onKeyDown={(event) => event.key === "Escape" && setEditing(false)}
+          maxLength={200}
+          error={error}
+          autoFocus
+          w={320}
+        />
+        <ActionIcon type="submit" variant="light" size={36} aria-label="Save the name">
+          <IconCheck size={16} />
+        </ActionIcon>
+        <ActionIcon
+          variant="subtle"
+          color="gray"
+          size={36}
+          aria-label="Keep the old name"
+          onClick={() => setEditing(false)}
+        >
+          <IconX size={16} />
+        </ActionIcon>
+      </Group>
+    </form>
+  );
+}
+
+function NextStep({ run }: { run: RunDetail }) {
+  if (["failed", "cancelled", "cancelling", "skipped"].includes(run.state)) return null;
+  if (run.kind === "teacher") {
+    return (
+      <LinkButton to="/new" search={{ kind: "prune", teacher: run.id }} size="xs" variant="light">
+        Prune it
+      </LinkButton>
+    );
+  }
+  if (run.kind !== "prune") return null;
+  const teacher = run.inputs.find((input) => input.role === "teacher")?.run_id;
+  return (
+    <LinkButton
+      to="/new"
+      search={{ kind: "distill", teacher, student: run.id }}
+      size="xs"
+      variant="light"
+    >
+      Distil it
+    </LinkButton>
+  );
+}
+
+function Actions({ run }: { run: RunDetail }) {
+  const queryClient = useQueryClient();
+  const navigate = useNavigate();
+  const params = { path: { run_id: run.id } };
+  const cancel = async () => {
+    const cancelled = await unwrap(client.POST("/api/v1/runs/{run_id}/cancel", { params }));
+    queryClient.setQueryData(runQuery(run.id).queryKey, cancelled);
+  };
+  const remove = async () => {
+    await unwrap(client.DELETE("/api/v1/runs/{run_id}", { params }));
+    await navigate({ to: "/" });
+    queryClient.removeQueries({ queryKey: ["run", run.id] });
+    await queryClient.invalidateQueries({ queryKey: ["runs"] });
+    notifications.show({ message: `${run.name} was deleted.` });
+  };
+  return (
+    <Group gap="xs">
+      <NextStep run={run} />
+      <LinkButton
+        to="/new"
+        search={{ from: run.id }}
+        size="xs"
+        variant="default"
+        leftSection={<IconCopy size={14} />}
+      >
+        Duplicate
+      </LinkButton>
+      {isFinal(run.state) ? (
+        <ConfirmButton
+          size="xs"
+          variant="light"
+          color="red"
+          title="Delete this run?"
+          question={
+            <>
+              <b>{run.name}</b>, its curves, its log and its files will be gone.
+            </>
+          }
+          confirm="Delete the run"
+          onConfirm={remove}
+        >
+          Delete
+        </ConfirmButton>
+      ) : (
+        <ConfirmButton
+          size="xs"
+          variant="light"
+          color="red"
+          disabled={run.state === "cancelling"}
+          title="Cancel this run?"
+          question="It stops at its next update and cannot be resumed. Runs that start from it are skipped."
+          confirm="Cancel the run"
+          onConfirm={cancel}
+        >
+          {run.state === "cancelling" ? "Cancelling …" : "Cancel"}
+        </ConfirmButton>
+      )}
+    </Group>
+  );
+}
+
+/** Draws itself anew every second while time passes. */
+function useNow(ticking: boolean): number {
+  const [now, setNow] = useState(Date.now());
+  useEffect(() => {
+    if (!ticking) return;
+    const timer = window.setInterval(() => setNow(Date.now()), 1000);
+    return () => window.clearInterval(timer);
+  }, [ticking]);
+  return now;
+}
+
+const LINK_WORDS: Record<Link, string> = {
+  loading: "connecting …",
+  live: "live",
+  polling: "updated every few seconds",
+  ended: "",
+};
+
+export function Header({ run, link, mayWrite }: { run: RunDetail; link: Link; mayWrite: boolean }) {
+  const moving = run.state === "running" || run.state === "cancelling";
+  const now = useNow(moving);
+  const elapsed = elapsedSeconds(run.started_at, run.finished_at, now);
+  const done = percent(run.progress);
+  const facts = [
+    `submitted ${formatTime(run.created_at)}`,
+    run.worker ? `${run.worker.device_name} on ${run.worker.hostname}` : null,
+    elapsed === null ? null : `${moving ? "for" : "took"} ${formatDuration(elapsed)}`,
+    run.attempt > 1 ? `attempt ${run.attempt}` : null,
+    moving && run.checkpoint_step !== null
+      ? `checkpoint at update ${formatCount(run.checkpoint_step)}`
+      : null,
+  ].filter(Boolean);
+  return (
+    <Stack gap="xs">
+      <Group justify="space-between" gap="xs" align="flex-start">
+        <Name run={run} mayWrite={mayWrite} />
+        {mayWrite && <Actions run={run} />}
+      </Group>
+      <Group gap="xs">
+        <StateBadge state={run.state} />
+        <Text size="sm">{KIND_LABELS[run.kind]}</Text>
+        <Text size="sm" c="dimmed" className="mono">
+          {run.id}
+        </Text>
+        <Text size="sm" c="dimmed">
+          {facts.join(" · ")}
+        </Text>
+      </Group>
+      {run.recovering && (
+        <Alert color="orange" p="xs" role="status">
+          Its worker was lost. The run resumes
+          {run.checkpoint_step === null
+            ? " from the beginning"
+            : ` from the checkpoint of update ${formatCount(run.checkpoint_step)}`}
+          ; nothing has to be done.
+        </Alert>
+      )}
+      {!isFinal(run.state) && (
+        <Paper p="sm">
+          <Group justify="space-between" mb={6} gap="xs">
+            <Text size="sm" className="numeric" aria-live="off">
+              {moving
+                ? run.progress
+                  ? progressText(run.progress)
+                  : "starting"
+                : run.state === "waiting"
+                  ? "waits for the runs that it starts from"
+                  : "waits for a free worker"}
+            </Text>
+            <Group gap="md">
+              <Text size="sm" c="dimmed">
+                {etaText(run.progress)}
+              </Text>
+              <Text size="xs" c="dimmed">
+                {LINK_WORDS[link]}
+              </Text>
+            </Group>
+          </Group>
+          <Progress
+            value={moving ? (done ?? 100) : 0}
+            animated={moving && done === null}
+            striped={moving && done === null}
+            aria-label="Progress of the phase"
+          />
+        </Paper>
+      )}
+    </Stack>
+  );
+}

@@ -1,0 +1,120 @@
+/** The figures of a run, and what pruning did to each tensor. */
+import { Badge, Group, Paper, SegmentedControl, SimpleGrid, Stack, Table, Text } from "@mantine/core";
+import { useState } from "react";
+import type { RunDetail } from "@/api/types";
+import { formatDuration, formatNumber, formatShort } from "@/lib/format";
+import { isRecord } from "@/lib/pointer";
+import { type PruneReport, pruneReport } from "./pruneReport";
+
+const FIGURES: [key: string, label: string, format: (value: number) => string][] = [
+  ["eval_loss", "Eval loss", formatNumber],
+  ["eval_perplexity", "Perplexity", formatNumber],
+  ["start_eval_loss", "Eval loss at the start", formatNumber],
+  ["unigram_entropy", "Unigram entropy", formatNumber],
+  ["train_loss", "Train loss", formatNumber],
+  ["last_loss", "Last loss", formatNumber],
+  ["mean_loss", "Mean loss of the epoch", formatNumber],
+  ["layers", "Layers", formatNumber],
+  ["layer_drop", "Layer drop rate", String],
+  ["parameters", "Parameters", formatShort],
+  ["steps", "Updates", formatNumber],
+  ["tokens", "Tokens", formatShort],
+  ["tokens_per_s", "Tokens per second", formatShort],
+  ["elapsed_s", "Training time", formatDuration],
+];
+
+export function Results({ run }: { run: RunDetail }) {
+  if (!run.result) return null;
+  const known = FIGURES.flatMap(([key, label, format]) => {
+    const value = run.result?.[key];
+    return typeof value === "number" ? [{ key, label, text: format(value) }] : [];
+  });
+  const kept = run.result.kept_layers;
+  if (Array.isArray(kept)) {
+    known.push({ key: "kept_layers", label: "Layers kept", text: kept.join(", ") });
+  }
+  if (known.length === 0) return null;
+  return (
+    <Paper p="sm" aria-label="Results" component="section">
+      <SimpleGrid cols={{ base: 2, xs: 3, sm: 4, lg: 6 }} spacing="sm" verticalSpacing={8}>
+        {known.map((figure) => (
+          <div key={figure.key} data-result={figure.key}>
+            <Text size="xs" c="dimmed">
+              {figure.label}
+            </Text>
+            <Text fw={550} className="numeric">
+              {figure.text}
+            </Text>
+          </div>
+        ))}
+      </SimpleGrid>
+    </Paper>
+  );
+}
+
+const FATES = {
+  copied: { color: "teal", label: "copied" },
+  fresh: { color: "orange", label: "fresh" },
+  dropped: { color: "gray", label: "dropped" },
+} as const;
+
+function ReportTable({ report }: { report: PruneReport }) {
+  const [fate, setFate] = useState<"all" | keyof typeof FATES>("all");
+  const rows = report.filter((row) => fate === "all" || row.fate === fate);
+  const count = (wanted: keyof typeof FATES) => report.filter((row) => row.fate === wanted).length;
+  return (
+    <Stack gap="xs">
+      <SegmentedControl
+        size="xs"
+        w="fit-content"
+        value={fate}
+        onChange={(value) => setFate(value as typeof fate)}
+        aria-label="Which tensors"
+        data={[
+          { value: "all", label: `All ${report.length}` },
+          { value: "copied", label: `Copied ${count("copied")}` },
+          { value: "fresh", label: `Fresh ${count("fresh")}` },
+          { value: "dropped", label: `Dropped ${count("dropped")}` },
+        ]}
+      />
+      <Paper p={0} className="scroll-x">
+        <Table verticalSpacing={4} miw={680}>
+          <Table.Thead>
+            <Table.Tr>
+              <Table.Th>Tensor</Table.Th>
+              <Table.Th>Fate</Table.Th>
+              <Table.Th>From the teacher's</Table.Th>
+            </Table.Tr>
+          </Table.Thead>
+          <Table.Tbody>
+            {rows.map((row) => (
+              <Table.Tr key={`${row.fate}:${row.tensor}`}>
+                <Table.Td className="mono">{row.tensor}</Table.Td>
+                <Table.Td>
+                  <Badge size="sm" variant="light" color={FATES[row.fate].color} tt="none">
+                    {FATES[row.fate].label}
+                  </Badge>
+                </Table.Td>
+                <Table.Td className="mono">{row.from ?? "–"}</Table.Td>
+              </Table.Tr>
+            ))}
+          </Table.Tbody>
+        </Table>
+      </Paper>
+    </Stack>
+  );
+}
+
+export function PruneReportPanel({ run }: { run: RunDetail }) {
+  const raw = run.result?.report;
+  if (!isRecord(raw)) {
+    return (
+      <Group>
+        <Text size="sm" c="dimmed">
+          The list of tensors appears when the run has succeeded.
+        </Text>
+      </Group>
+    );
+  }
+  return <ReportTable report={pruneReport(raw)} />;
+}

@@ -1,0 +1,74 @@
+/** Runs in words: kinds, progress, key results; pure. */
+import type { Progress, RunKind, RunState, RunSummary } from "@/api/types";
+import { formatCount, formatEta, formatNumber } from "@/lib/format";
+
+export const KIND_LABELS: Record<RunKind, string> = {
+  teacher: "Teacher",
+  prune: "Prune",
+  distill: "Distil",
+};
+
+export const FINAL_STATES: ReadonlySet<RunState> = new Set([
+  "succeeded",
+  "failed",
+  "cancelled",
+  "skipped",
+]);
+
+export function isFinal(state: RunState): boolean {
+  return FINAL_STATES.has(state);
+}
+
+/** Share of the phase that is done, 0 to 100; null while unknown. */
+export function percent(progress: Progress | null): number | null {
+  if (!progress?.total || progress.total <= 0) return null;
+  return Math.min(100, Math.max(0, (100 * progress.done) / progress.total));
+}
+
+/** `training · 120 / 290 updates`, with what is known. */
+export function progressText(progress: Progress): string {
+  const phase = progress.phase.replaceAll("_", " ");
+  const total = progress.total === null ? "" : ` / ${formatCount(progress.total)}`;
+  const unit = progress.unit ? ` ${progress.unit}` : "";
+  return `${phase} · ${formatCount(progress.done)}${total}${unit}`;
+}
+
+export function etaText(progress: Progress | null): string {
+  return formatEta(progress?.eta_s ?? null);
+}
+
+export function numberOf(result: Record<string, unknown> | null, key: string): number | null {
+  const value = result?.[key];
+  return typeof value === "number" && Number.isFinite(value) ? value : null;
+}
+
+/** The one figure by which a finished run is judged. */
+export function keyResult(run: RunSummary): { label: string; value: string } | null {
+  const evalLoss = numberOf(run.result, "eval_loss");
+  if (evalLoss !== null) return { label: "eval loss", value: formatNumber(evalLoss) };
+  const layers = numberOf(run.result, "layers");
+  if (layers !== null) return { label: layers === 1 ? "layer" : "layers", value: String(layers) };
+  return null;
+}
+
+export interface RunGroup {
+  /** The pipeline's id, or the single run's. */
+  key: string;
+  pipelineId: string | null;
+  runs: RunSummary[];
+}
+
+const ORDER: Record<RunKind, number> = { teacher: 0, prune: 1, distill: 2 };
+
+/** Runs of a page, those of one pipeline side by side and in the order of the method. */
+export function groupRuns(runs: readonly RunSummary[]): RunGroup[] {
+  const groups = new Map<string, RunGroup>();
+  for (const run of runs) {
+    const key = run.pipeline_id ?? run.id;
+    const group = groups.get(key);
+    if (group) group.runs.push(run);
+    else groups.set(key, { key, pipelineId: run.pipeline_id, runs: [run] });
+  }
+  for (const group of groups.values()) group.runs.sort((a, b) => ORDER[a.kind] - ORDER[b.kind]);
+  return [...groups.values()];
+}

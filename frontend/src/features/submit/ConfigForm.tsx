@@ -1,0 +1,154 @@
+/** The form of one config: drawn from the server's schema, checked here, submitted by the caller. */
+import { Alert, Anchor, Button, Group, List, Text } from "@mantine/core";
+// The package's index also exports a test helper that needs the ajv validator; the form alone does not.
+import Form, { type IChangeEvent } from "@rjsf/core/lib/components/Form.js";
+import type { RJSFValidationError } from "@rjsf/utils";
+import { useEffect, useMemo, useRef, useState } from "react";
+import { ApiProblem, messageOf } from "@/api/problem";
+import type { Config } from "@/api/types";
+import { type Path, valueAt } from "@/lib/pointer";
+import { elementId, type PlacedProblem, parseProperty, placeProblems, toErrorTree, unsettled } from "./extraErrors";
+import { fill, type Node, prepareSchema, titleInWords } from "./schema";
+import { fields, templates } from "./templates";
+import { validator } from "./validator";
+import { widgets } from "./widgets";
+
+interface ConfigFormProps {
+  serverSchema: Node;
+  /** Where the form starts; later changes of it are ignored (give a new `key` instead). */
+  initial: Config | undefined;
+  onChange: (config: Config) => void;
+  /** Sends the config; throws an ApiProblem if it is refused. */
+  onSubmit: (config: Config) => Promise<void>;
+  submitLabel: string;
+}
+
+/** Brings a field into view and puts the cursor there; opened sections need a frame to appear. */
+function focusField(path: Path): void {
+  const find = () => {
+    for (let end = path.length; end > 0; end -= 1) {
+      const element = document.getElementById(elementId(path.slice(0, end)));
+      if (element) return element;
+    }
+    return null;
+  };
+  window.setTimeout(() => {
+    const element = find();
+    element?.scrollIntoView({ block: "center" });
+    element?.focus({ preventScroll: true });
+  }, 60);
+}
+
+function Summary({ problems, general }: { problems: PlacedProblem[]; general: string | null }) {
+  if (problems.length === 0 && !general) return null;
+  return (
+    <Alert
+      color="red"
+      role="alert"
+      title={general ?? (problems.length === 1 ? "One field is wrong" : `${problems.length} fields are wrong`)}
+    >
+      <List size="sm" spacing={2}>
+        {problems.map((one) => (
+          <List.Item key={`${one.path.join("/")}:${one.detail}`}>
+            {one.path.length > 0 ? (
+              <Anchor component="button" type="button" size="sm" onClick={() => focusField(one.path)}>
+                {one.path.map((part) => titleInWords(String(part))).join(" › ")}
+              </Anchor>
+            ) : (
+              <Text span size="sm" fw={500}>
+                The whole
+              </Text>
+            )}
+            : {one.detail}
+          </List.Item>
+        ))}
+      </List>
+    </Alert>
+  );
+}
+
+export function ConfigForm(props: ConfigFormProps) {
+  const { serverSchema, initial, onChange, onSubmit, submitLabel } = props;
+  const prepared = useMemo(() => prepareSchema(serverSchema), [serverSchema]);
+  const [data, setData] = useState<Config>(() => fill(prepared.schema, initial) as Config);
+  const [found, setFound] = useState<PlacedProblem[]>([]);
+  const [refused, setRefused] = useState<PlacedProblem[]>([]);
+  const [general, setGeneral] = useState<string | null>(null);
+  const [busy, setBusy] = useState(false);
+  const focusNext = useRef<Path | null>(null);
+  const extraErrors = useMemo(() => toErrorTree(refused), [refused]);
+
+  useEffect(() => {
+    const path = focusNext.current;
+    if (!path) return;
+    focusNext.current = null;
+    focusField(path);
+  });
+
+  const change = (event: IChangeEvent<Config>) => {
+    const next = event.formData ?? {};
+    setData(next);
+    setRefused((held) => unsettled(held, next));
+    setFound((held) => unsettled(held, next));
+    setGeneral(null);
+    onChange(next);
+  };
+
+  const showInvalid = (errors: RJSFValidationError[]) => {
+    const problems = errors
+      // RJSF lists the server's problems too, without a rule's name; they are shown already.
+      .filter((error) => error.name !== undefined)
+      .map((error) => {
+        const path = parseProperty(error.property);
+        return { path, detail: error.message ?? "is not valid", value: valueAt(data, path) };
+      });
+    setFound(problems);
+    focusNext.current = problems[0]?.path ?? refused[0]?.path ?? null;
+  };
+
+  const send = async (config: Config) => {
+    setBusy(true);
+    setFound([]);
+    setRefused([]);
+    setGeneral(null);
+    try {
+      await onSubmit(config);
+    } catch (error) {
+      const problems = error instanceof ApiProblem ? placeProblems(error.errors, config) : [];
+      setRefused(problems);
+      if (problems.length === 0) setGeneral(messageOf(error));
+      focusNext.current = problems.find((one) => one.path.length > 0)?.path ?? null;
+    } finally {
+      setBusy(false);
+    }
+  };
+
+  return (
+    <Form<Config>
+      schema={prepared.schema}
+      uiSchema={prepared.uiSchema}
+      formData={data}
+      validator={validator}
+      widgets={widgets}
+      fields={fields}
+      templates={templates}
+      extraErrors={extraErrors as never}
+      extraErrorsBlockSubmit={false}
+      experimental_defaultFormStateBehavior={{ emptyObjectFields: "skipDefaults" }}
+      showErrorList={false}
+      noHtml5Validate
+      onChange={change}
+      onSubmit={(event) => void send(event.formData ?? {})}
+      onError={showInvalid}
+    >
+      <Group mt="lg" align="flex-start" justify="space-between">
+        <div style={{ flex: 1, minWidth: 240 }}>
+          <Summary problems={[...found, ...refused]} general={general} />
+        </div>
+        <Button type="submit" loading={busy} size="md">
+          {submitLabel}
+        </Button>
+      </Group>
+    </Form>
+  );
+}

@@ -1,0 +1,230 @@
+/**
+ * Turns the server's JSON Schema into the one that the form draws; pure.
+ *
+ * References are inlined, nullable fields become one field that may be empty, tagged unions get
+ * titles for people, and every default sits at its own field.
+ */
+import type { RJSFSchema, UiSchema } from "@rjsf/utils";
+import { isRecord } from "@/lib/pointer";
+
+/** A schema node with the keys of our own that the templates look at. */
+export type Node = RJSFSchema & {
+  unit?: string;
+  /** The field may be empty, which is sent as null. */
+  nullable?: boolean;
+  /** The property that tells the options of a union apart. */
+  tag?: string;
+};
+
+export interface FormSchema {
+  schema: Node;
+  uiSchema: UiSchema;
+}
+
+/** Tags that only the command line offers: the server refuses paths of its own machine. */
+const COMMAND_LINE_ONLY = new Set(["file", "folder"]);
+
+/** Titles of union options, by the schema's class name; others are put into words. */
+const OPTION_TITLES: Record<string, string> = {
+  SampleCorpus: "Offline sample (English Wikipedia)",
+  HubCorpus: "HuggingFace hub",
+  UploadCorpus: "Uploaded file",
+  WordPieceTokenizer: "New WordPiece vocabulary",
+  HubTokenizer: "HuggingFace hub",
+  UploadTokenizer: "Uploaded tokenizer",
+  ModelTokenizer: "The checkpoint's own tokenizer",
+  RunCheckpoint: "A run on this server",
+  HubCheckpoint: "HuggingFace hub",
+  ScratchModel: "Random weights",
+  FreshStudent: "Random weights",
+  EveryOther: "Every other layer",
+  FirstK: "The first k layers",
+  LastK: "The last k layers",
+  Spread: "k layers, spread evenly",
+  Explicit: "Layers of my choice",
+};
+
+const WORDS: Record<string, string> = {
+  alpha: "Weight:",
+  beta1: "β₁",
+  beta2: "β₂",
+  ce: "soft targets",
+  cos: "cosine",
+  epsilon: "ε",
+  id: "",
+  len: "length",
+  mlm: "MLM",
+  mse: "MSE",
+  seq: "Sequence",
+  distill: "Distil",
+  k: "Layers to keep",
+  optimiser: "Optimiser",
+};
+
+/** A field's title in words: `Seq Len` becomes `Sequence length`. */
+export function titleInWords(title: string): string {
+  const words = title
+    .replace(/([a-z])([A-Z])/g, "$1 $2")
+    .split(/[\s_]+/)
+    .filter(Boolean)
+    .map((word) => WORDS[word.toLowerCase()] ?? word.toLowerCase())
+    .filter(Boolean);
+  const text = words.join(" ").replace(/ (s)$/, " (s)");
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+function resolve(node: Node, root: Node): Node {
+  let current = node;
+  while (typeof current.$ref === "string") {
+    const name = current.$ref.replace("#/$defs/", "");
+    const target = root.$defs?.[name];
+    if (!isRecord(target)) throw new Error(`the schema lacks ${current.$ref}`);
+    const { $ref: _, ...siblings } = current;
+    current = { ...(target as Node), ...siblings };
+  }
+  return current;
+}
+
+/** `anyOf [X, null]` as X that may be empty. */
+function flattenNullable(node: Node, root: Node): Node {
+  if (!Array.isArray(node.anyOf)) return node;
+  const options = node.anyOf.map((option) => resolve(option as Node, root));
+  const real = options.filter((option) => option.type !== "null");
+  const [only] = real;
+  if (real.length !== 1 || options.length !== 2 || !only) return node;
+  const { anyOf: _, ...rest } = node;
+  return { ...only, ...rest, type: [String(only.type), "null"] as Node["type"], nullable: true };
+}
+
+function optionTitle(option: Node): string {
+  const name = option.title ?? "";
+  return OPTION_TITLES[name] ?? titleInWords(name.replace(/(Corpus|Tokenizer|Checkpoint)$/, ""));
+}
+
+function prepareUnion(node: Node, root: Node): Node {
+  const tag = String((node.discriminator as { propertyName?: string })?.propertyName ?? "source");
+  const options = (node.oneOf ?? [])
+    .map((option) => resolve(option as Node, root))
+    .filter((option) => !COMMAND_LINE_ONLY.has(tagOf(option, tag)))
+    .map((option) => ({ ...prepareNode(option, root), title: optionTitle(option) }));
+  const { discriminator: _, ...rest } = node;
+  return { ...rest, oneOf: options, tag } as Node;
+}
+
+/** The constant that marks an option of a union. */
+export function tagOf(option: Node, tag: string): string {
+  const property = option.properties?.[tag];
+  return isRecord(property) ? String(property.const ?? property.default ?? "") : "";
+}
+
+function prepareNode(raw: Node, root: Node): Node {
+  const node = flattenNullable(resolve(raw, root), root);
+  if (Array.isArray(node.oneOf)) return prepareUnion(node, root);
+  if (node.type !== "object" || !node.properties) return node;
+  const defaults = isRecord(node.default) ? node.default : {};
+  const properties: Record<string, Node> = {};
+  for (const [name, child] of Object.entries(node.properties)) {
+    const own = child as Node;
+    const inherited = name in defaults ? { ...own, default: defaults[name] as Node["default"] } : own;
+    const ready = prepareNode(inherited, root);
+    properties[name] = { ...ready, title: titleInWords(own.title ?? name) };
+  }
+  // What is shown is what is sent: a field that was emptied must not silently take its default.
+  return { ...node, properties, required: Object.keys(properties) } as Node;
+}
+
+/** The fields that tell which run, upload or layers; each has a picker of its own. */
+const PICKERS: Record<string, string> = {
+  run_id: "run",
+  dataset_id: "dataset",
+  validation_dataset_id: "dataset",
+};
+
+function uiOf(node: Node, name: string): UiSchema {
+  if (Array.isArray(node.oneOf)) {
+    return { "ui:field": "union", "ui:options": { fieldReplacesAnyOrOneOf: true } };
+  }
+  if (node.const !== undefined) return { "ui:widget": "hidden" };
+  if (node.type === "array") return { "ui:field": "integers" };
+  if (PICKERS[name]) return { "ui:widget": PICKERS[name] };
+  if (node.type === "object" && node.properties) {
+    const ui: UiSchema = {};
+    for (const [child, schema] of Object.entries(node.properties)) {
+      ui[child] = uiOf(schema as Node, child);
+    }
+    return ui;
+  }
+  if (node.enum) return { "ui:widget": "choice" };
+  if (node.type === "boolean") return { "ui:widget": "toggle" };
+  if (isNumeric(node)) return { "ui:widget": "number" };
+  return { "ui:widget": "line" };
+}
+
+export function isNumeric(node: Node): boolean {
+  const types = Array.isArray(node.type) ? node.type : [node.type];
+  return types.includes("number") || types.includes("integer");
+}
+
+export function isInteger(node: Node): boolean {
+  return (Array.isArray(node.type) ? node.type : [node.type]).includes("integer");
+}
+
+/** The form's schema and how to draw it, from the server's schema. */
+export function prepareSchema(serverSchema: Node): FormSchema {
+  const prepared = prepareNode(serverSchema, serverSchema);
+  const { $defs: _, ...schema } = prepared;
+  return { schema: schema as Node, uiSchema: uiOf(schema as Node, "") };
+}
+
+/** How to draw one option of a union. */
+export function optionUi(option: Node): UiSchema {
+  return uiOf(option, "");
+}
+
+/** The option of a union that `value` belongs to; the first one if none fits. */
+export function chosenOption(union: Node, value: unknown): Node | undefined {
+  const options = (union.oneOf ?? []) as Node[];
+  const tag = union.tag ?? "";
+  const wanted = isRecord(value) ? value[tag] : undefined;
+  return options.find((option) => tagOf(option, tag) === wanted) ?? options[0];
+}
+
+/** A whole value for `node`: what `value` says, and defaults for all that it leaves open. */
+export function fill(node: Node, value?: unknown): unknown {
+  const given = value === undefined ? node.default : value;
+  if (Array.isArray(node.oneOf)) {
+    const fallback = isRecord(node.default) ? node.default : undefined;
+    const option = chosenOption(node, given ?? fallback);
+    return option ? fill(option, sameTag(node, option, given) ? given : undefined) : given;
+  }
+  if (node.const !== undefined) return node.const;
+  if (node.type === "object" && node.properties) {
+    const record = isRecord(given) ? given : {};
+    const result: Record<string, unknown> = {};
+    for (const [name, child] of Object.entries(node.properties)) {
+      const filled = fill(child as Node, record[name]);
+      if (filled !== undefined) result[name] = filled;
+    }
+    return result;
+  }
+  return given;
+}
+
+function sameTag(union: Node, option: Node, value: unknown): boolean {
+  const tag = union.tag ?? "";
+  return isRecord(value) && value[tag] === tagOf(option, tag);
+}
+
+/** `node` with every union replaced by the option that `data` has chosen. */
+export function withoutUnions(node: Node, data: unknown): Node {
+  if (Array.isArray(node.oneOf)) {
+    const option = chosenOption(node, data);
+    return option ? withoutUnions(option, data) : {};
+  }
+  if (node.type !== "object" || !node.properties) return node;
+  const properties: Record<string, Node> = {};
+  for (const [name, child] of Object.entries(node.properties)) {
+    properties[name] = withoutUnions(child as Node, isRecord(data) ? data[name] : undefined);
+  }
+  return { ...node, properties } as Node;
+}

@@ -1,0 +1,134 @@
+/**
+ * RJSF's validator over @cfworker/json-schema, which interprets schemas.
+ *
+ * RJSF's own validator compiles them with `new Function`, which the content security policy forbids.
+ */
+import { type OutputUnit, Validator } from "@cfworker/json-schema";
+import {
+  type CustomValidator,
+  createErrorHandler,
+  type ErrorTransformer,
+  type RJSFSchema,
+  type RJSFValidationError,
+  toErrorSchema,
+  type UiSchema,
+  unwrapErrorHandler,
+  type ValidationData,
+  type ValidatorType,
+  validationDataMerge,
+} from "@rjsf/utils";
+import { parsePointer, valueAt } from "@/lib/pointer";
+import { isInteger, type Node, withoutUnions } from "./schema";
+
+/** Keywords that only repeat what a deeper error says. */
+const WRAPPERS = new Set(["properties", "items", "prefixItems", "$ref", "anyOf", "oneOf", "allOf"]);
+
+function schemaAt(schema: Node, path: string[]): Node | undefined {
+  let node: Node | undefined = schema;
+  for (const segment of path) {
+    const next: unknown = /^\d+$/.test(segment) ? node?.items : node?.properties?.[segment];
+    if (typeof next !== "object" || next === null) return undefined;
+    node = next as Node;
+  }
+  return node;
+}
+
+/** What is wrong, in words that say what to do. */
+export function messageFor(keyword: string, node: Node | undefined, value: unknown): string {
+  switch (keyword) {
+    case "type":
+      if (value === undefined || value === null) return "fill this in";
+      if (node && isInteger(node)) return "must be a whole number";
+      return "must be a number";
+    case "minimum":
+      return `must be at least ${node?.minimum}`;
+    case "maximum":
+      return `must be at most ${node?.maximum}`;
+    case "exclusiveMinimum":
+      return `must be more than ${node?.exclusiveMinimum}`;
+    case "exclusiveMaximum":
+      return `must be less than ${node?.exclusiveMaximum}`;
+    case "minLength":
+      return "fill this in";
+    case "maxLength":
+      return `must have at most ${node?.maxLength} characters`;
+    case "minItems":
+      return "list at least one";
+    case "maxItems":
+      return `list at most ${node?.maxItems}`;
+    case "enum":
+      return `must be one of ${(node?.enum ?? []).join(", ")}`;
+    case "pattern": {
+      const [example] = Array.isArray(node?.examples) ? node.examples : [];
+      return example ? `is not written like ${example}` : "has characters that are not allowed";
+    }
+    default:
+      return "is not valid";
+  }
+}
+
+function missing(unit: OutputUnit, schema: Node, data: unknown): RJSFValidationError[] {
+  const path = parsePointer(unit.instanceLocation);
+  const node = schemaAt(schema, path);
+  const value = valueAt(data, path) as Record<string, unknown> | undefined;
+  return (node?.required ?? [])
+    .filter((name) => value?.[name] === undefined)
+    .map((name) => problem([...path, name], "required", "fill this in"));
+}
+
+function problem(path: string[], name: string, message: string): RJSFValidationError {
+  // RJSF reads the place from a lodash path; brackets keep odd names whole.
+  const property = path.map((part) => (/^\d+$/.test(part) ? `[${part}]` : `.${part}`)).join("");
+  return { name, property, message, stack: `${path.join(" › ")} ${message}` };
+}
+
+/** Every mistake of `data` once, at the deepest field. */
+export function findProblems(schema: Node, data: unknown): RJSFValidationError[] {
+  const plain = withoutUnions(schema, data);
+  const strict = new Validator(plain as ConstructorParameters<typeof Validator>[0], "2020-12", false);
+  const found = new Map<string, RJSFValidationError>();
+  for (const unit of strict.validate(data ?? {}).errors) {
+    if (WRAPPERS.has(unit.keyword)) continue;
+    const path = parsePointer(unit.instanceLocation);
+    const list =
+      unit.keyword === "required"
+        ? missing(unit, plain, data)
+        : [
+            problem(
+              path,
+              unit.keyword,
+              messageFor(unit.keyword, schemaAt(plain, path), valueAt(data, path)),
+            ),
+          ];
+    for (const one of list) {
+      if (!found.has(one.property ?? "")) found.set(one.property ?? "", one);
+    }
+  }
+  return [...found.values()];
+}
+
+type Data = Record<string, unknown>;
+
+/** The one validator of all forms. */
+export const validator: ValidatorType<Data, RJSFSchema> = {
+  validateFormData(
+    formData: Data | undefined,
+    schema: RJSFSchema,
+    customValidate?: CustomValidator<Data, RJSFSchema>,
+    transformErrors?: ErrorTransformer<Data, RJSFSchema>,
+    uiSchema?: UiSchema<Data, RJSFSchema>,
+  ): ValidationData<Data> {
+    let errors = findProblems(schema as Node, formData);
+    if (transformErrors) errors = transformErrors(errors, uiSchema);
+    const result = { errors, errorSchema: toErrorSchema<Data>(errors) };
+    if (!customValidate) return result;
+    const handler = customValidate(formData, createErrorHandler<Data>(formData ?? {}), uiSchema);
+    return validationDataMerge<Data>(result, unwrapErrorHandler<Data>(handler));
+  },
+  isValid(schema: RJSFSchema, formData: Data | undefined): boolean {
+    return findProblems(schema as Node, formData).length === 0;
+  },
+  rawValidation<Result>(schema: RJSFSchema, formData?: Data): { errors?: Result[] } {
+    return { errors: findProblems(schema as Node, formData) as Result[] };
+  },
+};

@@ -1,0 +1,101 @@
+/** The workers: who is connected, on which device, with which run. */
+import { Alert, Badge, Code, Paper, Skeleton, Stack, Table, Text, Title } from "@mantine/core";
+import { useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
+import { messageOf } from "@/api/problem";
+import { workersQuery } from "@/api/queries";
+import type { Worker } from "@/api/types";
+import { formatAgo, formatBytes, formatTime } from "@/lib/format";
+import { useTitle } from "@/lib/title";
+
+const COLORS: Record<Worker["state"], string> = {
+  idle: "teal",
+  busy: "blue",
+  lost: "red",
+  stopped: "gray",
+};
+
+function WorkerRow({ worker }: { worker: Worker }) {
+  return (
+    <Table.Tr>
+      <Table.Td>
+        <Text size="sm" fw={500}>
+          {worker.hostname}
+        </Text>
+        <Text size="xs" c="dimmed" className="mono">
+          {worker.id}
+        </Text>
+      </Table.Td>
+      <Table.Td>
+        <Badge variant="light" color={COLORS[worker.state]} tt="none">
+          {worker.state}
+        </Badge>
+      </Table.Td>
+      <Table.Td>
+        {worker.device_name}
+        <Text size="xs" c="dimmed">
+          {worker.device} · {formatBytes(worker.memory_bytes)}
+        </Text>
+      </Table.Td>
+      <Table.Td>
+        {worker.run_id ? (
+          <Link className="link" to="/runs/$runId" params={{ runId: worker.run_id }}>
+            {worker.run_id}
+          </Link>
+        ) : (
+          "–"
+        )}
+      </Table.Td>
+      <Table.Td title={formatTime(worker.seen_at)}>{formatAgo(worker.seen_at)}</Table.Td>
+      <Table.Td>{formatTime(worker.started_at)}</Table.Td>
+      <Table.Td>{worker.version}</Table.Td>
+    </Table.Tr>
+  );
+}
+
+export function WorkersPage() {
+  useTitle("Workers");
+  const workers = useQuery(workersQuery);
+  return (
+    <Stack gap="md">
+      <div>
+        <Title order={1} size="h2">
+          Workers
+        </Title>
+        <Text size="sm" c="dimmed">
+          One worker has one device and trains one run at a time. Add one with{" "}
+          <Code>halflayer worker</Code>, here or on any machine that reaches the database, the broker
+          and the store.
+        </Text>
+      </div>
+      {workers.error && (
+        <Alert color="red" role="alert">
+          {messageOf(workers.error)}
+        </Alert>
+      )}
+      {workers.isPending && <Skeleton h={100} />}
+      {workers.data && workers.data.items.length > 0 && (
+        <Paper p={0} className="scroll-x">
+          <Table verticalSpacing="xs" miw={760}>
+            <Table.Thead>
+              <Table.Tr>
+                <Table.Th>Machine</Table.Th>
+                <Table.Th>State</Table.Th>
+                <Table.Th>Device</Table.Th>
+                <Table.Th>Run</Table.Th>
+                <Table.Th>Last seen</Table.Th>
+                <Table.Th>Started</Table.Th>
+                <Table.Th>Version</Table.Th>
+              </Table.Tr>
+            </Table.Thead>
+            <Table.Tbody>
+              {workers.data.items.map((worker) => (
+                <WorkerRow key={worker.id} worker={worker} />
+              ))}
+            </Table.Tbody>
+          </Table>
+        </Paper>
+      )}
+    </Stack>
+  );
+}
