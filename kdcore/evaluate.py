@@ -76,7 +76,9 @@ def heldout_loss(
                 hidden = last_hidden(model, torch.from_numpy(ids).to(device), None)
                 hidden = hidden.flatten(0, 1)[where]
                 at_once = max(1, _LOGITS_AT_ONCE // tokens.vocab_size)
-                for part, target in zip(hidden.split(at_once), targets.split(at_once), strict=True):
+                for part, target in zip(
+                    torch.split(hidden, at_once), torch.split(targets, at_once), strict=True
+                ):
                     logits = head(model, part).float()
                     total += torch.nn.functional.cross_entropy(
                         logits, target, reduction="sum"

@@ -330,7 +330,11 @@ def _save(
         done,
         training.model,
         optimiser_tensors(optimiser, names),
-        {"identity": training.identity, "totals": totals.as_state()},
+        {
+            "identity": training.identity,
+            "precision": training.precision,
+            "totals": totals.as_state(),
+        },
     )
     clock.checkpoint_saved()
     training.sink.emit("checkpoint", step=done, path=f"{path.parent.name}/{path.name}")

@@ -7,7 +7,7 @@ knows where each family keeps them.
 
 import json
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import httpx
 import torch
@@ -32,7 +32,7 @@ from kdcore.errors import DataError
 from kdcore.hub import require_hub
 from kdcore.shapes import ModelShape
 
-MaskedLM = BertForMaskedLM | DistilBertForMaskedLM
+MaskedLM: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
 NOTES_FILE = "halflayer.json"
 """What Halflayer knows of a checkpoint beyond its weights: how it was made, its tokenizer."""
 

@@ -47,6 +47,8 @@ def publish_result(
     temporary = out_dir / f".tmp-model-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     model.eval().save_pretrained(temporary)
+    # So that pipelines truncate what the model cannot read.
+    tokens.hf.model_max_length = model.config.max_position_embeddings
     tokens.hf.save_pretrained(temporary)
     write_json(
         temporary / NOTES_FILE,

@@ -18,6 +18,8 @@ from sqlalchemy import create_engine
 
 # Before anything imports a HuggingFace library: its caches stay out of the home folder, which may
 # be empty, read-only or precious.
+# Tiny models gain nothing from threads, and lose much where another process wants the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
 
 import app.datasets.models

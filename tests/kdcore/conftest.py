@@ -7,21 +7,26 @@ import pytest
 
 from kdcore.config import FileCorpus
 
-WORDS = (
-    "the a of and in to river mountain king queen city army ship star language music war peace "
-    "book paper stone water fire wind tree animal bird fish horse king's old new great small "
-    "was is had were built made wrote found ruled sailed lived died born known called"
-).split()
+TOPICS = [
+    words.split()
+    for words in (
+        "river water fish boat rain lake stream bridge",
+        "king queen crown throne castle court prince duke",
+        "music song piano violin opera choir concert melody",
+        "army war battle soldier general siege sword fort",
+        "star planet moon orbit comet sun galaxy telescope",
+        "tree forest leaf root branch oak pine seed",
+    )
+]
 
 
 def write_text(path: Path, lines: int, seed: int) -> Path:
-    """Lines of plausible word soup with a little structure, so that a model can learn from it."""
+    """Lines that each keep to one topic, so that the words around a gap tell which words fit."""
     source = random.Random(seed)
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(lines):
-            words = source.choices(WORDS, k=source.randint(14, 30))
-            words[1:3] = ["king", "ruled"]
-            file.write(" ".join(words) + " .\n")
+            words = source.choices(source.choice(TOPICS), k=source.randint(14, 30))
+            file.write(" ".join(words) + ".\n")
     return path
 
 

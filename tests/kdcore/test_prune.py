@@ -104,8 +104,10 @@ def test_every_other_into_distilbert(teacher: MaskedLM) -> None:
 def test_report_names_every_teacher_tensor_left_behind(teacher: MaskedLM) -> None:
     _, report = prune(teacher, PruneOptions())
     assert report.dropped
-    assert all(name.startswith(("bert.encoder.layer.1.", "bert.encoder.layer.3."))
-               for name in report.dropped)
+    assert all(
+        name.startswith(("bert.encoder.layer.1.", "bert.encoder.layer.3."))
+        for name in report.dropped
+    )
     assert len(report.dropped) == 2 * 16
 
 
@@ -120,8 +122,9 @@ def test_published_setting_leaves_the_head_transform_random(teacher: MaskedLM) -
     theirs = teacher.state_dict()["cls.predictions.transform.dense.weight"]
     assert not torch.equal(student.state_dict()["vocab_transform.weight"], theirs)
     again, _ = prune(teacher, PruneOptions(copy_head_transform=False))
-    assert torch.equal(again.state_dict()["vocab_transform.weight"],
-                       student.state_dict()["vocab_transform.weight"])
+    assert torch.equal(
+        again.state_dict()["vocab_transform.weight"], student.state_dict()["vocab_transform.weight"]
+    )
 
 
 def test_projector_stays_tied_to_the_embeddings(teacher: MaskedLM) -> None:

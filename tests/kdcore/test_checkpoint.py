@@ -1,0 +1,86 @@
+"""Checkpoints: atomic, verified, and the one before is used when the newest is damaged."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import kdcore.checkpoint as checkpoint_module
+from kdcore.checkpoint import KEEP, Checkpointer
+from kdcore.errors import CheckpointError, DiskFull
+
+
+def save(checkpointer: Checkpointer, step: int) -> tuple[nn.Linear, Path]:
+    torch.manual_seed(step)
+    model = nn.Linear(3, 2)
+    moments = {"weight/exp_avg": torch.randn(2, 3), "weight/step": torch.tensor(float(step))}
+    return model, checkpointer.save(step, model, moments, {"totals": {"loss": 0.1 + 0.2}})
+
+
+def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path / "checkpoints")
+    model, _ = save(checkpointer, 7)
+    loaded, refused = checkpointer.load_newest()
+    assert loaded is not None
+    assert refused == []
+    assert loaded.step == 7
+    assert torch.equal(loaded.model["weight"], model.weight)
+    assert loaded.optimiser["weight/step"].item() == 7.0
+    assert loaded.state["totals"]["loss"] == 0.1 + 0.2
+
+
+def test_keeps_the_last_ones_only(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    for step in range(1, 7):
+        save(checkpointer, step)
+    assert checkpointer.steps() == [6, 5, 4]
+    assert len(checkpointer.steps()) == KEEP
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.safetensors", "state.json"])
+def test_a_flipped_bit_falls_back_to_the_one_before(tmp_path: Path, name: str) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    save(checkpointer, 1)
+    _, newest = save(checkpointer, 2)
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / name).write_bytes(content)
+    loaded, refused = checkpointer.load_newest()
+    assert loaded is not None
+    assert loaded.step == 1
+    assert len(refused) == 1
+    assert name in refused[0]
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "model.safetensors"])
+def test_a_missing_file_falls_back(tmp_path: Path, missing: str) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    save(checkpointer, 1)
+    _, newest = save(checkpointer, 2)
+    (newest / missing).unlink()
+    loaded, refused = checkpointer.load_newest()
+    assert loaded is not None
+    assert loaded.step == 1
+    assert len(refused) == 1
+
+
+def test_nothing_to_load(tmp_path: Path) -> None:
+    assert Checkpointer(tmp_path / "none").load_newest() == (None, [])
+    with pytest.raises(CheckpointError):
+        Checkpointer(tmp_path).load(3)
+
+
+def test_disk_full_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    save(checkpointer, 1)
+
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(DiskFull, match="bytes were needed"):
+        save(checkpointer, 2)
+    assert checkpointer.steps() == [1]
+    assert not list(tmp_path.glob(".tmp-*"))

@@ -1,0 +1,386 @@
+"""Whole runs on tiny models: teacher, prune and distil; stop, resume, and what comes out."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, pipeline
+
+from kdcore.checkpoint import sha256_of
+from kdcore.config import (
+    DistillConfig,
+    DistilLines,
+    DistilOptimiser,
+    DistilSchedule,
+    Evaluation,
+    FileCorpus,
+    FolderCheckpoint,
+    FreshStudent,
+    HubCheckpoint,
+    HubCorpus,
+    HubTokenizer,
+    Optimiser,
+    PruneConfig,
+    Reporting,
+    Schedule,
+    ScratchModel,
+    TeacherConfig,
+    WordPieceTokenizer,
+)
+from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
+from kdcore.events import ListSink
+from kdcore.run import execute
+
+EVERY_STEP = Reporting(log_every_steps=1, checkpoint_every_s=0)
+
+
+def teacher_config(text: FileCorpus, **changes: object) -> TeacherConfig:
+    return TeacherConfig.model_validate(
+        TeacherConfig(
+            layer_drop=0.3,
+            model=ScratchModel(
+                layers=4,
+                hidden_size=32,
+                heads=2,
+                intermediate_size=64,
+                max_positions=32,
+                dropout=0.1,
+            ),
+            corpus=text,
+            tokenizer=WordPieceTokenizer(vocab_size=300),
+            seq_len=32,
+            schedule=Schedule(batch_size=4, accumulation_steps=2, max_steps=7),
+            optimiser=Optimiser(learning_rate=2e-3, weight_decay=0.01, warmup_fraction=0.2),
+            reporting=Reporting(log_every_steps=2),
+            seed=5,
+        ).model_dump()
+        | changes
+    )
+
+
+def stop_after(updates: int, sink: ListSink) -> Callable[[], bool]:
+    """Asks to stop once `updates` have been made in this process."""
+    return lambda: len(sink.of_type("checkpoint")) >= updates
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def teacher(
+    corpus: FileCorpus, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ListSink]:
+    folder, sink = tmp_path_factory.mktemp("teacher"), ListSink()
+    ended = execute(teacher_config(corpus), folder, sink, cache_dir=cache_dir, device="cpu")
+    assert ended.summary is not None
+    return folder, sink
+
+
+@pytest.fixture(scope="module")
+def pruned(teacher: tuple[Path, ListSink], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pruned")
+    config = PruneConfig(teacher=FolderCheckpoint(path=str(teacher[0] / "model")))
+    execute(config, folder, ListSink(), device="cpu")
+    return folder
+
+
+def distill_config(teacher: Path, student: Path, corpus: FileCorpus) -> DistillConfig:
+    return DistillConfig(
+        teacher=FolderCheckpoint(path=str(teacher / "model")),
+        student=FolderCheckpoint(path=str(student / "model")),
+        corpus=corpus,
+        lines=DistilLines(min_tokens=5),
+        schedule=DistilSchedule(batch_size=8, accumulation_steps=3, max_steps=6),
+        optimiser=DistilOptimiser(learning_rate=1e-3, weight_decay=0.01),
+        reporting=Reporting(log_every_steps=2),
+        seed=3,
+    )
+
+
+def test_teacher_result_loads_without_code_of_ours(teacher: tuple[Path, ListSink]) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(teacher[0] / "model")
+    assert model.config.num_hidden_layers == 4
+    fill = pipeline("fill-mask", model=str(teacher[0] / "model"))
+    guesses = fill("the king [MASK] the city")
+    assert len(guesses) == 5
+    assert all(guess["token_str"] for guess in guesses)
+
+
+def test_teacher_events(teacher: tuple[Path, ListSink]) -> None:
+    sink = teacher[1]
+    (started,) = sink.of_type("started")
+    assert started["config"]["kind"] == "teacher"
+    assert "torch" in started["versions"]
+    metrics = [event for event in sink.of_type("metrics") if "loss" in event["values"]]
+    assert [event["step"] for event in metrics] == [2, 4, 6, 7]
+    assert {"loss", "lr", "grad_norm", "layers_active"} <= metrics[0]["values"].keys()
+    summary = sink.of_type("result")[0]["summary"]
+    assert summary["steps"] == 7
+    assert summary["shape"]["layers"] == 4
+    logged = [event["values"]["loss"] * n for event, n in zip(metrics, (2, 2, 2, 1), strict=True)]
+    assert math.isclose(summary["train_loss"], sum(logged) / 7, rel_tol=1e-12)
+    assert summary["eval_perplexity"] == pytest.approx(math.exp(summary["eval_loss"]))
+    assert sink.of_type("progress")[-1]["phase"] == "saving"
+
+
+def test_manifest_covers_every_file(teacher: tuple[Path, ListSink]) -> None:
+    folder = teacher[0]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    listed = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    files = {
+        p.relative_to(folder / "model").as_posix(): sha256_of(p)
+        for p in (folder / "model").rglob("*")
+        if p.is_file()
+    }
+    assert listed == files
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= files.keys()
+
+
+def test_evaluation_is_the_same_for_every_model_and_drops_no_layer(
+    teacher: tuple[Path, ListSink], corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    """A distillation that changes nothing starts at the very loss that its teacher ended with."""
+    everything = tmp_path / "everything"
+    config = PruneConfig.model_validate(
+        {
+            "teacher": {"source": "folder", "path": str(teacher[0] / "model")},
+            "layers": {"strategy": "first_k", "k": 4},
+        }
+    )
+    execute(config, everything, ListSink(), device="cpu")
+    sink = ListSink()
+    one = distill_config(teacher[0], everything, corpus).model_copy(
+        update={"schedule": DistilSchedule(batch_size=8, max_steps=1)}
+    )
+    execute(one, tmp_path / "distil", sink, cache_dir=cache_dir, device="cpu")
+    start = sink.of_type("result")[0]["summary"]["start_eval_loss"]
+    ended = teacher[1].of_type("result")[0]["summary"]["eval_loss"]
+    assert start == pytest.approx(ended, rel=1e-5)
+
+
+def test_teacher_learns(corpus: FileCorpus, cache_dir: Path, tmp_path: Path) -> None:
+    config = teacher_config(
+        corpus,
+        layer_drop=0.1,
+        model=ScratchModel(
+            layers=2,
+            hidden_size=64,
+            heads=2,
+            intermediate_size=128,
+            max_positions=32,
+            dropout=0.0,
+        ).model_dump(),
+        schedule=Schedule(batch_size=16, max_steps=250, epochs=99),
+        optimiser=Optimiser(learning_rate=3e-3, warmup_fraction=0.1, beta2=0.98),
+    )
+    ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    assert ended.summary is not None
+    assert ended.summary["eval_loss"] < ended.summary["unigram_entropy"] - 0.4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_teacher_resumes_bit_for_bit(
+    corpus: FileCorpus, cache_dir: Path, tmp_path: Path, precision: str
+) -> None:
+    config = teacher_config(corpus, precision=precision, reporting=EVERY_STEP)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    sink = ListSink()
+    execute(config, whole, sink, cache_dir=cache_dir, device="cpu")
+    heard = []
+    for _ in range(10):
+        part = ListSink()
+        ended = execute(config, parts, part, stop_after(2, part), cache_dir=cache_dir, device="cpu")
+        heard += part.of_type("metrics")
+        if ended.summary is not None:
+            break
+        assert part.of_type("stopped") == [{"type": "stopped", "step": ended.step}]
+    assert ended.summary is not None
+    ours, theirs = weights(parts), weights(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def points(events: list[dict[str, object]]) -> list[object]:
+        return [
+            (event["step"], name, value)
+            for event in events
+            for name, value in event["values"].items()  # type: ignore[attr-defined]
+            if name != "tokens_per_s"
+        ]
+
+    assert points(heard) == points(sink.of_type("metrics"))
+    assert ended.summary["train_loss"] == sink.of_type("result")[0]["summary"]["train_loss"]
+
+
+def test_distil_resumes_bit_for_bit(
+    teacher: tuple[Path, ListSink],
+    pruned: Path,
+    corpus: FileCorpus,
+    cache_dir: Path,
+    tmp_path: Path,
+) -> None:
+    config = distill_config(teacher[0], pruned, corpus).model_copy(update={"reporting": EVERY_STEP})
+    execute(config, tmp_path / "whole", ListSink(), cache_dir=cache_dir, device="cpu")
+    part = ListSink()
+    execute(
+        config, tmp_path / "parts", part, stop_after(3, part), cache_dir=cache_dir, device="cpu"
+    )
+    ended = execute(config, tmp_path / "parts", ListSink(), cache_dir=cache_dir, device="cpu")
+    assert ended.summary is not None
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_another_run_in_the_same_folder_is_refused(
+    corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    config, sink = teacher_config(corpus, reporting=EVERY_STEP), ListSink()
+    execute(config, tmp_path, sink, stop_after(1, sink), cache_dir=cache_dir, device="cpu")
+    other = config.model_copy(update={"seed": 99})
+    with pytest.raises(CheckpointError, match="folder of its own"):
+        execute(other, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+
+
+def test_distil_result(
+    teacher: tuple[Path, ListSink],
+    pruned: Path,
+    corpus: FileCorpus,
+    cache_dir: Path,
+    tmp_path: Path,
+) -> None:
+    sink = ListSink()
+    config = distill_config(teacher[0], pruned, corpus)
+    execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
+    summary = sink.of_type("result")[0]["summary"]
+    assert summary["role"] == "student"
+    assert summary["layers"] == 2
+    assert summary["layer_drop"] == 0.3
+    points = [event["values"] for event in sink.of_type("metrics") if "loss" in event["values"]]
+    for values in points:
+        weighted = 5 * values["loss/ce"] + 2 * values["loss/mlm"] + values["loss/cos"]
+        assert values["loss"] == pytest.approx(weighted, rel=1e-6)
+    fill = pipeline("fill-mask", model=str(tmp_path / "model"))
+    assert len(fill("the king [MASK] the city")) == 5
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_positions_do_not_move(
+    teacher: tuple[Path, ListSink],
+    pruned: Path,
+    corpus: FileCorpus,
+    cache_dir: Path,
+    tmp_path: Path,
+    frozen: bool,
+) -> None:
+    config = distill_config(teacher[0], pruned, corpus).model_copy(
+        update={"freeze_positions": frozen}
+    )
+    execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    name = "distilbert.embeddings.position_embeddings.weight"
+    before, after = weights(pruned)[name], weights(tmp_path)[name]
+    assert torch.equal(before, after) is frozen
+
+
+def test_last_partial_accumulation_is_stepped(
+    teacher: tuple[Path, ListSink],
+    pruned: Path,
+    corpus: FileCorpus,
+    cache_dir: Path,
+    tmp_path: Path,
+) -> None:
+    # 600 lines in batches of 70 are 9 batches: two updates of 4 and one of 1.
+    config = distill_config(teacher[0], pruned, corpus).model_copy(
+        update={"schedule": DistilSchedule(batch_size=70, accumulation_steps=4)}
+    )
+    sink = ListSink()
+    execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
+    assert sink.of_type("result")[0]["summary"]["steps"] == 3
+
+
+def test_fresh_student(
+    teacher: tuple[Path, ListSink], corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    config = distill_config(teacher[0], teacher[0], corpus).model_copy(
+        update={"student": FreshStudent(layers=1, family="bert")}
+    )
+    ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    assert ended.summary is not None
+    assert ended.summary["layers"] == 1
+
+
+def test_loss_that_explodes_names_update_and_batch(
+    corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    config = teacher_config(
+        corpus,
+        schedule=Schedule(batch_size=4, max_steps=40),
+        optimiser=Optimiser(learning_rate=1.0, clip_norm=None, epsilon=1e-30),
+    )
+    broken = config.model_copy(
+        update={"optimiser": config.optimiser.model_copy(update={"learning_rate": 1e30})}
+    )
+    with pytest.raises(NonFiniteLoss, match=r"update \d+ .*batches") as caught:
+        execute(broken, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    assert caught.value.code == "nan"
+    assert not (tmp_path / "model").exists()
+
+
+def test_periodic_evaluation(corpus: FileCorpus, cache_dir: Path, tmp_path: Path) -> None:
+    config = teacher_config(corpus, evaluation=Evaluation(every_steps=3, max_sequences=5))
+    sink = ListSink()
+    execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
+    evaluated = [e["step"] for e in sink.of_type("metrics") if "eval/loss" in e["values"]]
+    assert evaluated == [3, 6, 7]
+
+
+def test_a_teacher_goes_on_from_a_pretrained_folder(
+    teacher: tuple[Path, ListSink], corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    config = teacher_config(
+        corpus,
+        model=FolderCheckpoint(path=str(teacher[0] / "model")).model_dump(),
+        tokenizer={"source": "model"},
+    )
+    ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    assert ended.summary is not None
+    assert ended.summary["layers"] == 4
+
+
+def test_a_teacher_must_be_a_bert(pruned: Path, corpus: FileCorpus, tmp_path: Path) -> None:
+    config = teacher_config(
+        corpus,
+        model=FolderCheckpoint(path=str(pruned / "model")).model_dump(),
+        tokenizer={"source": "model"},
+    )
+    with pytest.raises(ConfigError, match="distilbert"):
+        execute(config, tmp_path, ListSink(), cache_dir=tmp_path / "cache", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"corpus": HubCorpus().model_dump()},
+        {"tokenizer": HubTokenizer().model_dump()},
+        {"model": HubCheckpoint().model_dump(), "tokenizer": {"source": "model"}},
+    ],
+)
+def test_the_hub_fails_fast_and_says_what_to_do(
+    corpus: FileCorpus,
+    tmp_path: Path,
+    changes: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A port of this machine on which nobody listens: the same everywhere, with or without network.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubUnavailable, match="cannot be reached"):
+        execute(teacher_config(corpus, **changes), tmp_path, ListSink(), device="cpu")
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    config = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path)))
+    with pytest.raises(DataError, match=r"config\.json"):
+        execute(config, tmp_path / "out", ListSink(), device="cpu")
