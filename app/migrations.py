@@ -1,22 +1,48 @@
-"""Brings a database to this version's tables; the migrations themselves are in alembic/."""
+"""Brings a database to the newest schema; the steps themselves are in `alembic/versions`."""
 
 from pathlib import Path
 
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from alembic import command
+from app.db import make_engine
 
-ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parent.parent
 
 
-def alembic_config(url: str) -> Config:
+def alembic_config(database_url: str) -> Config:
     """Alembic's configuration for one database."""
-    config = Config(ROOT / "alembic.ini")
-    # The ini format takes % for itself, and a password may have one.
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    config = Config(_ROOT / "alembic.ini")
+    config.set_main_option("script_location", str(_ROOT / "alembic"))
+    # Not through the ini's options: those would take a `%` in a password for interpolation.
+    config.attributes["database_url"] = database_url
     return config
 
 
-def upgrade(url: str) -> None:
-    """Runs the migrations that the database does not have yet."""
-    command.upgrade(alembic_config(url), "head")
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Carry out the missing steps; harmless when there are none, or when two do it at once."""
+    command.upgrade(alembic_config(database_url), revision)
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Take steps back, to `base` for all of them; what they added is lost."""
+    command.downgrade(alembic_config(database_url), revision)
+
+
+def head_revision() -> str:
+    """The newest revision that this code knows."""
+    head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
+    assert head is not None
+    return head
+
+
+def current_revision(database_url: str) -> str | None:
+    """The revision that the database is at; None for one without tables."""
+    engine = make_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()

@@ -38,8 +38,8 @@ class Run(Base):
     """Counter that the supervisor raises; a sweeper that sees it stand still takes the run back."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     attempts_without_progress: Mapped[int] = mapped_column(default=0)
-    checkpoint_step: Mapped[int | None]
-    claimed_checkpoint_step: Mapped[int | None]
+    checkpoint_step: Mapped[int | None] = mapped_column(BigInteger)
+    claimed_checkpoint_step: Mapped[int | None] = mapped_column(BigInteger)
     """`checkpoint_step` at the last claim: no newer one at recovery means no progress."""
 
     phase: Mapped[str | None] = mapped_column(String(32))

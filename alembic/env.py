@@ -1,0 +1,49 @@
+"""Runs migrations on SQLite and Postgres, one process at a time."""
+
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+import app.datasets.models
+import app.runs.models
+import app.tokens  # noqa: F401 - the tables register themselves
+from alembic import context
+from app.db import Base, UtcDateTime, make_engine
+from app.settings import Settings
+
+LOCK = 7_104_190_451
+"""Key of the Postgres advisory lock that keeps two migrations apart."""
+
+
+def render(kind: str, item: Any, _autogen: Any) -> str | Literal[False]:
+    """Migrations are history: they must not change with a type of ours."""
+    is_time = kind == "type" and isinstance(item, UtcDateTime)
+    return "sa.DateTime(timezone=True)" if is_time else False
+
+
+def migrate(connection: Connection) -> None:
+    """Run the steps on one connection; it is in a transaction of its own."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        # SQLite cannot alter a table: batch mode builds it anew and copies the rows.
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+        render_item=render,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    raise SystemExit("migrations need the database: SQL scripts are not written")
+
+url = context.config.attributes.get("database_url") or Settings().resolved_database_url
+engine = make_engine(url, foreign_keys=False)
+try:
+    with engine.begin() as connection:
+        migrate(connection)
+finally:
+    engine.dispose()
