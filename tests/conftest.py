@@ -30,6 +30,7 @@ from app.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
 from app.settings import Settings
 from tests.fixtures.missing import skip_or_fail
 from tests.fixtures.postgres import PostgresMissing, PostgresServer, running_postgres
+from tests.fixtures.tether import Tether, tether
 
 DATABASES = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 _numbers = itertools.count()
@@ -53,10 +54,17 @@ def _create_tables(url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+def _tether() -> Iterator[Tether]:
+    with tether() as held:
+        yield held
+
+
+@pytest.fixture(scope="session")
+def postgres_server(_tether: Tether) -> Iterator[PostgresServer]:
     """A real Postgres for the whole session, with the template database `with_tables`."""
     try:
         with running_postgres() as server:
+            _tether.hold(server.pid)
             server.execute("CREATE DATABASE with_tables")
             _create_tables(server.url("with_tables"))
             yield server
@@ -108,12 +116,14 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def _broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+def _broker(tmp_path_factory: pytest.TempPathFactory, _tether: Tether) -> Iterator[EmbeddedBroker]:
     try:
         valkey_binary()
     except BrokerMissing as error:
         skip_or_fail(str(error))
     with EmbeddedBroker(tmp_path_factory.mktemp("valkey") / "valkey.log") as broker:
+        assert broker.process is not None
+        _tether.hold(broker.process.pid)
         yield broker
 
 
