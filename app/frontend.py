@@ -24,6 +24,9 @@ class Frontend(StaticFiles):
         self._dist = frontend_dir(settings)
         super().__init__(directory=self._dist, html=True, check_dir=False)
 
+    async def check_config(self) -> None:
+        """Nothing to check: a page that is not built yet is answered in words."""
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file of the page, or the page itself."""
         # Whatever is below /api or /assets is never an address of the page.

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from starlette.routing import Mount
 
 from app import access, health, presets, problems, schema_forms, workers
 from app.context import Context
@@ -78,7 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         api.include_router(router)
     app.include_router(api)
     app.include_router(health.router)
-    app.router.routes.append(Mount("/", app=Frontend(settings), name="frontend"))
+    # Not a route: a route for everything would turn a wrong method (405) into "not found".
+    app.router.default = Frontend(settings)
     problems.install(app)
     describe(app)
     # Added last, run first: host, then body, each inside the headers and the clock.

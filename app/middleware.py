@@ -33,6 +33,8 @@ SECURITY_HEADERS = {
 UPLOAD_PATH = "/api/v1/datasets"
 MULTIPART_SLACK_BYTES = 64 * 1024
 """Room for the multipart framing and the small fields around an uploaded file."""
+# The rest of a refused body would otherwise be read to its end, which may never come.
+HANG_UP = {"Connection": "close"}
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -124,7 +126,7 @@ class BodyMiddleware:
             refusal = (413, _too_large(limit_bytes))
         if refusal is not None:
             status, detail = refusal
-            await problem_response(status, detail)(scope, receive, send)
+            await problem_response(status, detail, headers=HANG_UP)(scope, receive, send)
             return
         await self.app(scope, _counted(receive, limit_bytes), send)
 
@@ -138,7 +140,7 @@ def _counted(receive: Receive, limit_bytes: int) -> Receive:
         if message["type"] == "http.request":
             received_bytes += len(message.get("body", b""))
             if received_bytes > limit_bytes:
-                raise HTTPException(413, _too_large(limit_bytes))
+                raise HTTPException(413, _too_large(limit_bytes), HANG_UP)
         return message
 
     return counting_receive

@@ -115,6 +115,7 @@ async def receive(request: Request, target: Path, max_bytes: int) -> Received:
                 if parts.file_bytes:
                     received.size_bytes += len(parts.file_bytes)
                     if received.size_bytes > max_bytes:
+                        # The rest is read and dropped; the middleware hangs up a little later.
                         raise TooLarge(f"The file is larger than {max_bytes:,} bytes.")
                     await anyio.to_thread.run_sync(_store, file, digest, bytes(parts.file_bytes))
                     parts.file_bytes.clear()

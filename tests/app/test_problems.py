@@ -41,7 +41,7 @@ def first(response: Any) -> tuple[str, str]:
             "must be greater than or equal to 1",
         ),
         ({"kind": "teacher", "seq_len": 1024}, "/config/seq_len", "longer than the model's 512"),
-        ({"kind": "teacher", "teacher": 1}, "/config", "no such field"),
+        ({"kind": "teacher", "teacher": 1}, "/config/teacher", "no such field"),
         ({"kind": "teacher", "layers": 1}, "/config/layers", "no such field"),
         ({"kind": "prune"}, "/config/teacher", "required"),
         (
@@ -129,19 +129,6 @@ def test_an_upload_that_is_no_form_is_415(api: Api) -> None:
 def test_a_body_that_says_it_is_too_large_is_413(api: Api) -> None:
     body = {"name": "x" * (api.context.settings.max_body_bytes + 1)}
     problem(api.post("/runs", body), 413)
-
-
-def test_a_body_without_a_length_is_counted_while_it_arrives(api: Api) -> None:
-    served = 0
-
-    def endless() -> Any:
-        nonlocal served
-        while True:
-            served += 1
-            yield b"x" * 65536
-
-    headers = {"content-type": "application/json"}
-    problem(api.request("POST", "/runs", content=endless(), headers=headers), 413)
 
 
 def test_unknown_addresses_are_404_problems(api: Api) -> None:
