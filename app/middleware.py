@@ -72,7 +72,8 @@ class OutermostMiddleware:
             response = problem_response(500, "The server made a mistake; its log says which.")
             await response(scope, receive, send_with_headers)
         finally:
-            route = getattr(scope.get("route"), "path", None)
+            # The operation's name; a route's path lacks the prefix of the routers around it.
+            route = getattr(scope.get("route"), "name", None)
             elapsed_s = time.perf_counter() - started_s
             self.telemetry.observe(scope["method"], route, status, elapsed_s)
 

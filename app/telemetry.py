@@ -23,7 +23,7 @@ class Telemetry:
         )
 
     def observe(self, method: str, route: str | None, status: int, elapsed_s: float) -> None:
-        """Count one request under its route's template, never under the path as sent."""
+        """Count one request under its operation's name, never under the path as sent."""
         known = method if method in {"GET", "HEAD", "POST", "PATCH", "DELETE"} else "other"
         # A path that matches no route is the client's invention: it must not become a label.
         labels = self._requests.labels(known, route or "none", str(status))

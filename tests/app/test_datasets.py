@@ -167,7 +167,7 @@ def test_the_clients_file_name_is_never_a_path(api: Api, name: str) -> None:
     body = upload(api, name, b"text\n").json()
     assert "/" not in body["name"]
     assert "\\" not in body["name"]
-    stored = [p for p in api.context.settings.data_dir.parent.rglob("*evil*")]
+    stored = list(api.context.settings.data_dir.parent.rglob("*evil*"))
     assert stored == []
 
 

@@ -233,7 +233,7 @@ def test_readiness_and_figures(api_everywhere: Api) -> None:
     text = api.client.get("/metrics", headers=api.headers("read")).text
     assert 'halflayer_runs{state="queued"} 1.0' in text
     assert "halflayer_doorbells 1.0" in text
-    assert 'route="/api/v1/runs"' in text
+    assert 'route="submit_run"' in text
 
 
 def test_without_the_broker_the_server_is_degraded_but_serves(api: Api) -> None:
