@@ -31,10 +31,13 @@ class ScopeChoice(StrEnum):
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="What it is for.")],
-    scope: Annotated[ScopeChoice, typer.Option(help="What it may do.")] = ScopeChoice.read,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "from the command line",
+    scope: Annotated[
+        ScopeChoice | None,
+        typer.Option(help="What it may do; by default read, and admin for a sign-in link."),
+    ] = None,
     link: Annotated[
-        bool, typer.Option("--link", help="A sign-in link for one browser instead of a token.")
+        bool, typer.Option("--login", help="A sign-in link for one browser instead of a token.")
     ] = False,
     expires_days: Annotated[
         float | None,
@@ -46,6 +49,7 @@ def create(
 ) -> None:
     """Create a token and print it, this once."""
     settings = _settings(data_dir)
+    scope = scope or (ScopeChoice.admin if link else ScopeChoice.read)
     if link and expires_days is None:
         expires_days = LINK_LIFETIME_DAYS
     if _remote(server, settings):

@@ -1,0 +1,111 @@
+"""A person in a real Chromium: signs in, submits a pipeline, watches it, takes the student home."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.configs import tiny_pipeline
+from tests.e2e.conftest import Installation
+from tests.e2e.fill_mask import guesses
+from tests.fixtures.chromium import NAMES, find_chromium, running_chromium
+from tests.fixtures.missing import skip_or_fail
+
+TRAINING_TIMEOUT_MS = 240_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = find_chromium()
+    if executable is None:
+        skip_or_fail(f"no Chromium on this machine (looked for {', '.join(NAMES)})")
+    with running_chromium(executable) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, installation: Installation) -> Iterator[Page]:
+    """A page that is signed in, and that must not log an error."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "console",
+        lambda message: problems.append(message.text) if message.type == "error" else None,
+    )
+    outside = [
+        "**/*",
+        lambda route: (
+            route.continue_()
+            if route.request.url.startswith((installation.url, "blob:", "data:"))
+            else (problems.append(f"asked for {route.request.url}"), route.abort())
+        ),
+    ]
+    context.route(*outside)
+    link = installation.halflayer("token", "create", "--login").stdout.strip()
+    page.goto(link)
+    expect(page.get_by_role("link", name="New run")).to_be_visible(timeout=20_000)
+    assert "hl_login" not in page.url
+    yield page
+    context.close()
+    assert problems == []
+
+
+def fill_form(page: Page, config: dict[str, object], prefix: str = "root") -> None:
+    """Types the config's numbers into the fields of the form, as a person would."""
+    for name, value in config.items():
+        identifier = f"{prefix}_{name}"
+        if isinstance(value, dict):
+            section = page.locator(f'[data-section="{identifier}"][aria-expanded="false"]')
+            if section.count():
+                section.click()
+            fill_form(page, value, identifier)
+        elif not isinstance(value, str):  # texts are the choices, and these are the defaults
+            page.locator(f"#{identifier}").fill(str(value))
+
+
+def points(page: Page) -> int:
+    """How many points the loss curve on the page has now."""
+    count = page.evaluate(
+        """() => Math.max(0, ...[...document.querySelectorAll('[data-chart] .js-plotly-plot')]
+            .flatMap(plot => (plot.data || []).map(curve => curve.x.length)))"""
+    )
+    return int(count)
+
+
+@pytest.mark.browser
+def test_from_the_form_to_a_student_that_fills_masks(page: Page, tmp_path: Path) -> None:
+    page.get_by_role("link", name="New run").click()
+    page.get_by_role("textbox", name="Name").first.fill("from the browser")
+    fill_form(page, tiny_pipeline())
+    page.get_by_role("button", name="Submit three runs").click()
+
+    # The teacher's curve appears and grows while it trains.
+    page.wait_for_url("**/runs/*", timeout=30_000)
+    page.locator("[data-chart] .js-plotly-plot").first.wait_for(timeout=TRAINING_TIMEOUT_MS)
+    first = points(page)
+    page.wait_for_function(
+        """first => Math.max(0, ...[...document.querySelectorAll('[data-chart] .js-plotly-plot')]
+            .flatMap(plot => (plot.data || []).map(curve => curve.x.length))) > first""",
+        arg=first,
+        timeout=TRAINING_TIMEOUT_MS,
+    )
+
+    # Along the lineage to the student, which the page follows to its end.
+    page.get_by_role("navigation", name="Lineage").get_by_role("link").last.click()
+    page.get_by_role("tab", name="Files").click()
+    button = page.get_by_role("link", name="Download checkpoint")
+    button.wait_for(timeout=TRAINING_TIMEOUT_MS)
+    assert points(page) == 0  # the curves' tab is not mounted while the files are shown
+    with page.expect_download() as download:
+        button.click()
+    archive = tmp_path / "student.zip"
+    download.value.save_as(archive)
+    folder = tmp_path / "student"
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    model = next(folder.rglob("config.json")).parent
+    assert len(guesses(model)) == 5

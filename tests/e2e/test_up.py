@@ -1,0 +1,72 @@
+"""`halflayer up` starts whole, moves aside for a taken port, and leaves nobody behind."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.conftest import Installation, start, stop
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Installation]:
+    """A stack of its own for a test that ends it."""
+    # Whoever holds port 8000 on this machine, the stack must find another one.
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind(("127.0.0.1", 8000))
+            holder.listen()
+        except OSError:
+            pass  # somebody else holds it already
+        running = start(tmp_path / "data")
+        try:
+            running.link()
+            yield running
+        finally:
+            if running.process.poll() is None:
+                running.process.kill()
+            running.process.wait()
+
+
+def test_a_taken_port_is_avoided_and_ctrl_c_ends_all(started: Installation) -> None:
+    assert not started.url.endswith(":8000")
+    assert httpx.get(f"{started.url}/readyz", trust_env=False).json()["status"] == "ready"
+    assert len(started.processes()) >= 4  # guardian, Valkey, API, worker
+    begun = time.monotonic()
+    stop(started)
+    assert time.monotonic() - begun < 15
+    assert started.process.returncode == 0
+    assert not (started.data_dir / "server.json").exists()
+
+
+def test_nobody_outlives_an_up_that_was_killed(started: Installation) -> None:
+    everybody = started.processes()
+    started.process.kill()
+    started.process.wait()
+    _, left = psutil.wait_procs(everybody[1:], timeout=20)
+    assert not left, f"left running: {[process.cmdline() for process in left]}"
+    # And the folder is free again.
+    again = start(started.data_dir)
+    try:
+        again.link()
+    finally:
+        stop(again)
+
+
+def test_a_child_that_dies_comes_back(started: Installation) -> None:
+    api = next(each for each in started.processes() if "app.serve" in each.cmdline())
+    api.kill()
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if httpx.get(f"{started.url}/readyz", trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < deadline, "the API did not come back"
+        time.sleep(0.2)
