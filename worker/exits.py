@@ -1,0 +1,129 @@
+"""What a trainer's end means: a result, a typed failure, a stop, or a loss that is tried again."""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from kdcore.cli import EXIT_STOPPED, EXIT_USAGE
+from kdcore.errors import FailureCode
+from kdcore.events import Event
+
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that somebody else sends; the others a process brings upon itself."""
+
+_OOM_COUNTERS = (
+    Path("/sys/fs/cgroup/memory.events"),
+    Path("/sys/fs/cgroup/memory/memory.oom_control"),
+    Path("/proc/vmstat"),
+)
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The result lies in the attempt's folder."""
+
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run itself went wrong; trying again would not help."""
+
+    code: FailureCode
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The trainer left because we asked it to."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Something outside ended the trainer; the run can go on from its checkpoint."""
+
+    reason: str
+
+
+Outcome = Succeeded | Failed | Stopped | Lost
+
+
+class OomWatch:
+    """Notices whether the kernel's out-of-memory killer struck since the watch began."""
+
+    def __init__(self, counters: tuple[Path, ...] = _OOM_COUNTERS) -> None:
+        self._counters = counters
+        self._before = self._read()
+
+    def struck(self) -> bool:
+        """Whether any of the kernel's counters has risen."""
+        now = self._read()
+        return any(now[path] > before for path, before in self._before.items() if path in now)
+
+    def _read(self) -> dict[Path, int]:
+        found = {}
+        for path in self._counters:
+            try:
+                lines = path.read_text().splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                name, _, count = line.partition(" ")
+                if name == "oom_kill" and count.strip().isdigit():
+                    found[path] = int(count)
+        return found
+
+
+def outcome_of(
+    status: int,
+    last_event: Event | None,
+    *,
+    asked_to_stop: bool,
+    oom_killed: bool,
+    last_words: str,
+) -> Outcome:
+    """Judge a trainer's end by its exit status (negative: a signal) and its last event."""
+    kind = last_event.get("type") if last_event is not None else None
+    if status == 0:
+        if last_event is not None and kind == "result":
+            return Succeeded(dict(last_event.get("summary") or {}))
+        return Failed("internal", "the trainer left without a result" + _words(last_words))
+    if last_event is not None and kind == "failed" and status > 0:
+        message = str(last_event.get("message") or "the trainer gave no reason")
+        return Failed(_known_code(last_event.get("code")), message)
+    if status < 0:
+        return _killed(-status, asked_to_stop, oom_killed, last_words)
+    if asked_to_stop:
+        return Stopped()
+    if status == EXIT_STOPPED:
+        return Lost("somebody else stopped the trainer")
+    code: FailureCode = "config" if status == EXIT_USAGE else "internal"
+    return Failed(code, f"the trainer left with exit status {status}" + _words(last_words))
+
+
+def _known_code(code: object) -> FailureCode:
+    for known in get_args(FailureCode):
+        if code == known:
+            return cast("FailureCode", known)
+    return "internal"
+
+
+def _killed(number: int, asked_to_stop: bool, oom_killed: bool, last_words: str) -> Outcome:
+    if number == signal.SIGKILL and oom_killed:
+        return Failed(
+            "oom_host",
+            "the machine ran out of memory and its kernel killed the trainer: lower "
+            "schedule.batch_size and raise schedule.accumulation_steps by the same factor, or "
+            "use a smaller model",
+        )
+    if asked_to_stop:
+        return Stopped()
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number in _FROM_OUTSIDE:
+        return Lost(f"something outside killed the trainer ({name})")
+    return Failed("internal", f"the trainer crashed ({name})" + _words(last_words))
+
+
+def _words(last_words: str) -> str:
+    return f"; its last words:\n{last_words}" if last_words else ""

@@ -1,0 +1,107 @@
+"""`python -m worker.main --device auto|cpu|cuda:N`: a worker, one process per device."""
+
+import argparse
+import logging
+import sys
+import threading
+
+from celery import signals
+
+from app.db import Database
+from app.queue import Doorbell
+from app.runs.sweeper import Sweeper
+from app.settings import Settings
+from app.storage import Store
+from worker.devices import Device, devices
+from worker.fleet import leave_with_parent, run_fleet
+from worker.heart import Heart
+from worker.patience import DATABASE_AWAY, GaveUp, Patience
+from worker.roll import sign_in, sign_out
+from worker.supervisor import Supervisor, Tools
+from worker.tasks import make_worker_app
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to leave; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m worker.main", description=__doc__)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--leave-with-parent", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.leave_with_parent:
+        leave_with_parent()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    try:
+        found = devices(options.device)
+    except LookupError as error:
+        parser.error(str(error))
+    if len(found) > 1:
+        return run_fleet(found)
+    return serve(Settings(), found[0])
+
+
+def serve(settings: Settings, device: Device) -> int:
+    """One worker on one device, until told to leave."""
+    leave = threading.Event()
+    db = Database(settings.resolved_database_url)
+    doorbell = Doorbell(settings)
+    try:
+        worker_id = Patience(leave, grace_s=0)(lambda: sign_in(db, device))
+    except GaveUp:
+        return 1
+    heart = Heart(db, worker_id, settings)
+    tools = Tools(settings, db, Store(settings), doorbell, heart, worker_id, device.id, leave)
+    sweeper = threading.Thread(
+        target=Sweeper(db, doorbell, settings).run, args=(leave,), name="sweeper", daemon=True
+    )
+    logger.info("worker %s on %s (%s)", worker_id, device.id, device.name)
+    heart.start()
+    sweeper.start()
+    try:
+        status = _answer_doorbells(settings, Supervisor(tools), worker_id, leave)
+    finally:
+        leave.set()
+        heart.stop()
+        sweeper.join()
+        _sign_out(db, worker_id)
+        doorbell.close()
+        db.close()
+    return status
+
+
+def _answer_doorbells(
+    settings: Settings, supervisor: Supervisor, worker_id: str, leave: threading.Event
+) -> int:
+    def on_shutting_down(**_: object) -> None:
+        # Runs inside a signal handler: no more than this.
+        leave.set()
+
+    signals.worker_shutting_down.connect(on_shutting_down, weak=False)
+    # Threads with a concurrency of 1: the supervisor waits in a thread of its own, so that the
+    # main thread hears signals and keeps the broker's connection alive.
+    worker = make_worker_app(settings, supervisor).Worker(
+        hostname=f"{worker_id}@%h",
+        pool="threads",
+        concurrency=1,
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _sign_out(db: Database, worker_id: str) -> None:
+    try:
+        sign_out(db, worker_id)
+    except DATABASE_AWAY as error:
+        logger.warning("left without signing out: %s", error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

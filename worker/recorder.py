@@ -1,0 +1,77 @@
+"""Stores what an attempt's trainer says, once and in order; the trainer waits for nobody."""
+
+from app.db import Database
+from app.runs import lifecycle
+from app.runs.lifecycle import StaleAttempt
+from app.runs.models import Run
+from app.runs.record import Position, append_events, position_of
+from kdcore.events import Event
+from worker.tail import Batch, Tail
+from worker.workspace import Workspace
+
+ENDINGS = ("result", "failed", "stopped")
+
+
+class Recorder:
+    """From the trainer's files into rows, for one attempt."""
+
+    def __init__(self, db: Database, run: Run, workspace: Workspace) -> None:
+        self._db = db
+        self._run = run
+        self._workspace = workspace
+        self._tail = Tail(workspace, position_of(run))
+        self.ending: Event | None = None
+        """The last event with which the trainer announced its end."""
+
+    def catch_up(self) -> None:
+        """Store what an earlier attempt said and nobody read: its trainer is not asked again.
+
+        Call it when the checkpoints are linked: all that led to them is in those files then.
+        """
+        while self._tail.position.attempt < self._run.attempt:
+            position = self._tail.position
+            self._tail.workspace = self._workspace.earlier(position.attempt)
+            batch = self._tail.read(final=True)
+            if batch.empty:
+                batch = Batch([], position, Position(position.attempt + 1))
+            self._store(batch)
+        self._tail.workspace = self._workspace
+
+    def record(self, *, final: bool = False) -> bool:
+        """Store the next batch; whether there was one. `final`: nobody writes any more."""
+        batch = self._tail.read(final=final)
+        if batch.empty:
+            return False
+        self._store(batch)
+        for event in batch.events:
+            if event["type"] in ENDINGS:
+                self.ending = event
+        return True
+
+    def record_rest(self) -> None:
+        """Store all that is left."""
+        while self.record(final=True):
+            continue
+
+    def _store(self, batch: Batch) -> None:
+        run = self._run
+        try:
+            with self._db.write() as session:
+                append_events(
+                    session,
+                    run.id,
+                    run.attempt,
+                    batch.events,
+                    before=batch.before,
+                    after=batch.after,
+                )
+        except StaleAttempt:
+            if not self._already_stored(batch):
+                raise
+        self._tail.advance(batch)
+
+    def _already_stored(self, batch: Batch) -> bool:
+        """Whether an earlier try was committed although its answer was lost."""
+        with self._db.read() as session:
+            lifecycle.look(session, self._run.id, self._run.attempt)
+            return position_of(session.get_one(Run, self._run.id)) == batch.after

@@ -1,0 +1,40 @@
+"""The roll of workers: signing in and out; only for people to read."""
+
+import os
+import socket
+from datetime import timedelta
+
+from sqlalchemy import delete, update
+
+from app.db import Database, utc_now
+from app.ids import new_id
+from app.runs.models import Worker
+from kdcore import __version__
+from worker.devices import Device
+
+KEEP_GONE = timedelta(days=7)
+
+
+def sign_in(db: Database, device: Device) -> str:
+    """Enter this process, one device; returns the worker's id. Forgets those long gone."""
+    worker_id = new_id()
+    with db.write() as session:
+        session.execute(delete(Worker).where(Worker.seen_at < utc_now() - KEEP_GONE))
+        session.add(
+            Worker(
+                id=worker_id,
+                hostname=socket.gethostname()[:255],
+                pid=os.getpid(),
+                device=device.id,
+                device_name=device.name[:255],
+                memory_bytes=device.memory_bytes,
+                version=__version__,
+            )
+        )
+    return worker_id
+
+
+def sign_out(db: Database, worker_id: str) -> None:
+    """Note that this worker left in good order."""
+    with db.write() as session:
+        session.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=utc_now()))

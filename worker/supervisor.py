@@ -1,0 +1,263 @@
+"""Carries a run through: claim, prepare, train, record, publish, end; one run at a time.
+
+A database or broker that is away never ends a training: what the trainer says waits in its files.
+"""
+
+import errno
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from app.db import Database
+from app.queue import Doorbell
+from app.runs import lifecycle
+from app.runs.lifecycle import PublishedFile, StaleAttempt
+from app.runs.models import Run
+from app.runs.states import RunState
+from app.runs.validation import SHAPE
+from app.settings import Settings
+from app.storage import Store
+from kdcore.config import RUN_CONFIG
+from kdcore.errors import DiskFull, KdcoreError
+from worker.exits import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
+from worker.heart import Heart, Pulse
+from worker.inputs import resolve_references
+from worker.patience import DATABASE_AWAY, GaveUp, Patience
+from worker.publish import publish, withdraw
+from worker.recorder import Recorder
+from worker.tail import last_lines
+from worker.trainer import Trainer, trainer_command
+from worker.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.25
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a worker works with."""
+
+    settings: Settings
+    db: Database
+    store: Store
+    doorbell: Doorbell
+    heart: Heart
+    worker_id: str
+    device: str
+    leave: threading.Event
+    """Set when the worker shall leave: checkpoint, queue the run again, be gone."""
+
+
+class Supervisor:
+    """Answers one doorbell at a time."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._patiently = Patience(tools.leave, tools.settings.stop_grace_s)
+
+    def answer(self, run_id: str) -> None:
+        """Carry out the run of this doorbell, or whichever has waited longest, if any."""
+        tools = self._tools
+        if tools.leave.is_set():
+            # The bell is answered for this worker; another one must hear it.
+            tools.doorbell.ring(run_id)
+            return
+        try:
+            run = self._patiently(partial(self._claim, run_id))
+            ring = Attempt(tools, self._patiently, run).carry_out() if run is not None else []
+        except GaveUp:
+            logger.warning("left without the database; the sweeper will find the run")
+            return
+        for queued_id in ring:
+            tools.doorbell.ring(queued_id)
+
+    def _claim(self, run_id: str) -> Run | None:
+        with self._tools.db.write() as session:
+            return lifecycle.claim(session, run_id, self._tools.worker_id)
+
+
+class Attempt:
+    """One attempt of one run, from its claim to its end."""
+
+    def __init__(self, tools: Tools, patiently: Patience, run: Run) -> None:
+        self._tools = tools
+        self._patiently = patiently
+        self._run = run
+        self._workspace = Workspace.of(tools.settings, run.id, run.attempt)
+        self._pulse: Pulse = tools.heart.watch(run.id, run.attempt)
+        self._recorder = Recorder(tools.db, run, self._workspace)
+
+    def carry_out(self) -> list[str]:
+        """Train and end the run; returns the runs to ring for."""
+        run = self._run
+        logger.info("run %s: attempt %d begins", run.id, run.attempt)
+        try:
+            queued = self._end(self._outcome())
+        except StaleAttempt as error:
+            logger.warning("%s: dropped", error)
+            return []
+        finally:
+            self._tools.heart.forget()
+        logger.info("run %s: attempt %d is over", run.id, run.attempt)
+        return queued
+
+    # ------------------------------------------------------------------------------- training
+
+    def _outcome(self) -> Outcome:
+        try:
+            self._workspace.create()
+            self._patiently(self._recorder.catch_up)
+            self._workspace.drop_earlier()
+            self._patiently(self._write_config)
+            return self._train()
+        except KdcoreError as error:
+            return Failed(error.code, str(error))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return Failed("disk_full", f"the worker's disk is full: {error}")
+            return Lost(f"the worker could not work: {error}")
+        except (GaveUp, StaleAttempt):
+            raise
+        except Exception as error:
+            # A mistake of ours would be the same on the next attempt: say so instead of retrying.
+            logger.exception("run %s", self._run.id)
+            return Failed("internal", f"the worker failed: {type(error).__name__}: {error}")
+
+    def _write_config(self) -> None:
+        tools = self._tools
+        config = resolve_references(
+            RUN_CONFIG.validate_python(self._run.config),
+            self._workspace,
+            tools.db,
+            tools.settings,
+            tools.store,
+        )
+        text = json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=1)
+        self._workspace.config.write_text(text + "\n", encoding="utf-8")
+
+    def _train(self) -> Outcome:
+        settings = self._tools.settings
+        settings.cache_dir.mkdir(parents=True, exist_ok=True)
+        command = trainer_command(self._workspace, settings.cache_dir, self._tools.device)
+        trainer = Trainer(command, self._workspace, settings.stop_grace_s)
+        try:
+            status = self._watch(trainer)
+            self._patiently(self._recorder.record_rest)
+        finally:
+            trainer.end()
+        return outcome_of(
+            status,
+            self._recorder.ending,
+            asked_to_stop=trainer.asked_to_stop,
+            oom_killed=trainer.oom_killed(),
+            last_words=last_lines(self._workspace.stderr),
+        )
+
+    def _watch(self, trainer: Trainer) -> int:
+        """Wait for the trainer's end, recording what it says; returns its exit status."""
+        put_off_until = 0
+        polls = 0
+        pause = threading.Event()
+        while (status := trainer.poll()) is None:
+            polls += 1
+            if self._pulse.stale:
+                raise StaleAttempt(self._run.id, self._run.attempt)
+            if self._pulse.cancelling or self._tools.leave.is_set():
+                trainer.stop()
+            try:
+                busy = polls >= put_off_until and self._recorder.record()
+            except DATABASE_AWAY as error:
+                logger.warning("recording put off, the database is away: %s", error)
+                busy, put_off_until = False, polls + round(2 / POLL_S)
+            if not busy:
+                pause.wait(POLL_S)
+        return status
+
+    # ------------------------------------------------------------------------------- the end
+
+    def _end(self, outcome: Outcome) -> list[str]:
+        run_id, attempt = self._run.id, self._run.attempt
+        logger.info("run %s: %s", run_id, type(outcome).__name__.lower())
+        match outcome:
+            case Succeeded(summary):
+                return self._succeed(summary)
+            case Failed(code, message):
+                self._change(lambda s: lifecycle.fail(s, run_id, attempt, code, message))
+                return []
+            case Stopped():
+                state = self._change(lambda s: lifecycle.stopped(s, run_id, attempt))
+            case Lost(reason):
+                limit = self._tools.settings.max_attempts_without_progress
+                state = self._change(lambda s: lifecycle.lose(s, run_id, attempt, limit, reason))
+        if state is RunState.CANCELLED:
+            self._workspace.drop_run()
+        return [run_id] if state is RunState.QUEUED else []
+
+    def _succeed(self, summary: dict[str, object]) -> list[str]:
+        run_id, attempt = self._run.id, self._run.attempt
+        try:
+            files = publish(self._workspace, run_id, self._tools.store)
+        except DiskFull as error:
+            return self._end(Failed("disk_full", str(error)))
+        except KdcoreError as error:
+            return self._end(Failed("internal", str(error)))
+        except OSError as error:
+            return self._end(Lost(f"the store is away: {error}"))
+        try:
+            queued = self._change(lambda s: _succeed(s, run_id, attempt, summary, files))
+        except StaleAttempt:
+            if not self._has_succeeded():
+                withdraw(self._workspace, run_id, self._tools.store)
+                raise
+            queued = []
+        self._workspace.drop_run()
+        return queued
+
+    def _has_succeeded(self) -> bool:
+        """Whether it was this very attempt that ended the run, its answer lost."""
+
+        def look() -> bool:
+            with self._tools.db.read() as session:
+                run = session.get(Run, self._run.id)
+                return (
+                    run is not None
+                    and run.attempt == self._run.attempt
+                    and run.state == RunState.SUCCEEDED
+                )
+
+        return self._patiently(look)
+
+    def _change(self, change: Callable[[Session], T]) -> T:
+        def work() -> T:
+            with self._tools.db.write() as session:
+                return change(session)
+
+        return self._patiently(work)
+
+
+def _succeed(
+    session: Session,
+    run_id: str,
+    attempt: int,
+    summary: dict[str, object],
+    files: list[PublishedFile],
+) -> list[str]:
+    summary = dict(summary)
+    shape = summary.pop("shape", None)
+    return lifecycle.succeed(
+        session,
+        run_id,
+        attempt,
+        result=summary,
+        shape=SHAPE.validate_python(shape) if shape is not None else None,
+        files=files,
+    )

@@ -1,0 +1,136 @@
+"""Reads a trainer's files as they grow: whole lines only, in bounded pieces; writes nothing."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.runs.record import Position, problem_with
+from kdcore.events import EVENT_TYPES, Event
+from worker.workspace import Workspace
+
+MAX_LINE_BYTES = 1 << 20
+MAX_LINES = 1000
+MAX_STDERR_BYTES = 1 << 20
+"""More of an attempt's stderr does not become log lines; the file keeps it."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Whole lines, and where the next one begins."""
+
+    lines: list[bytes]
+    offset: int
+    unreadable: int = 0
+    """Lines that were passed over: too long, or without an end in a file that is final."""
+
+
+def read_lines(path: Path, offset: int, *, final: bool) -> Lines:
+    """The next whole lines of a file from `offset`; a half line waits, unless `final`."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(MAX_LINE_BYTES)
+            end = data.rfind(b"\n") + 1
+            if end:
+                lines = data[:end].split(b"\n", MAX_LINES)
+                rest = lines.pop()
+                return Lines(lines, offset + end - len(rest))
+            if len(data) < MAX_LINE_BYTES:
+                return Lines([], offset + len(data), 1) if data and final else Lines([], offset)
+            # Passed over without being held in memory.
+            passed = len(data)
+            while data := file.read(MAX_LINE_BYTES):
+                newline = data.find(b"\n")
+                if newline >= 0:
+                    return Lines([], offset + passed + newline + 1, 1)
+                passed += len(data)
+            return Lines([], offset + passed, 1) if final else Lines([], offset)
+    except FileNotFoundError:
+        return Lines([], offset)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a trainer said between two positions."""
+
+    events: list[Event]
+    before: Position
+    after: Position
+
+    @property
+    def empty(self) -> bool:
+        return self.before == self.after
+
+
+@dataclass
+class Tail:
+    """The files of one attempt, read from a position on."""
+
+    workspace: Workspace
+    position: Position
+
+    def read(self, *, final: bool = False) -> Batch:
+        """The next batch; does not move on: `advance` does, once the batch is stored.
+
+        `final` says that nobody writes any more, so that a half line is not waited for.
+        """
+        events = read_lines(self.workspace.events, self.position.events, final=final)
+        stderr = read_lines(self.workspace.stderr, self.position.stderr, final=final)
+        found = [event for line in events.lines for event in parse_event(line)]
+        if events.unreadable:
+            found.append(_warning("a line of the trainer's events was cut or too long"))
+        found += self._stderr_lines(stderr)
+        after = replace(self.position, events=events.offset, stderr=stderr.offset)
+        return Batch(found, self.position, after)
+
+    def advance(self, batch: Batch) -> None:
+        """Go on behind a batch that is stored."""
+        self.position = batch.after
+
+    def _stderr_lines(self, stderr: Lines) -> list[Event]:
+        found = []
+        for line in stderr.lines:
+            # Of a progress bar that redraws itself, only how it looked at last.
+            text = line.decode("utf-8", "replace").rstrip("\r").rsplit("\r", 1)[-1].strip()
+            if text:
+                found.append(_warning(text))
+        if self.position.stderr >= MAX_STDERR_BYTES:
+            return []
+        if stderr.offset >= MAX_STDERR_BYTES:
+            found.append(_warning("the trainer writes very much to stderr: no more of it here"))
+        return found
+
+
+def last_lines(path: Path, lines: int = 20, size_bytes: int = 4000) -> str:
+    """The end of a text file, for people to read; empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - size_bytes))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:]).strip()
+
+
+def parse_event(line: bytes) -> list[Event]:
+    """The event on a line; a warning instead of one that cannot be stored, nothing for an empty
+    line or a type that this version does not know."""
+    if not line.strip():
+        return []
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return [_warning("a line of the trainer's events is not JSON and was passed over")]
+    if not isinstance(event, dict):
+        return [_warning("a line of the trainer's events is no event and was passed over")]
+    if event.get("type") not in EVENT_TYPES:
+        return []
+    problem = problem_with(event)
+    if problem is not None:
+        return [_warning(f"a {event['type']} event was passed over: {problem}")]
+    return [event]
+
+
+def _warning(message: str) -> Event:
+    return {"type": "log", "level": "warning", "message": message}

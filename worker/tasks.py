@@ -1,0 +1,19 @@
+"""The one task: it takes a run id and hands it to the supervisor."""
+
+from celery import Celery
+
+from app.queue import TASK, make_celery
+from app.settings import Settings
+from worker.supervisor import Supervisor
+
+
+def make_worker_app(settings: Settings, supervisor: Supervisor) -> Celery:
+    """The Celery app of one worker process."""
+    celery = make_celery(settings, patient=True)
+
+    @celery.task(name=TASK)  # type: ignore[untyped-decorator]
+    def execute(run_id: str) -> None:
+        """Carry out the run of a doorbell."""
+        supervisor.answer(run_id)
+
+    return celery

@@ -1,0 +1,108 @@
+"""The folders of one attempt; an attempt never writes into another one's.
+
+<data>/work/<run id>/attempt-<n>/
+    config.json  events.jsonl  stderr.log  inputs/  checkpoints/  model/  manifest.json
+
+So a worker that was frozen, and thawed after its run was taken back, can spoil nothing: its trainer
+writes into a folder that nobody reads any more. What a new attempt goes on from, it links.
+"""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.settings import Settings
+from app.storage import link_or_copy
+
+logger = logging.getLogger(__name__)
+
+INHERITED_FILES = ("start_eval.json",)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of one attempt."""
+
+    run_dir: Path
+    attempt: int
+
+    @classmethod
+    def of(cls, settings: Settings, run_id: str, attempt: int) -> "Workspace":
+        """The place for an attempt of a run."""
+        return cls((settings.work_dir / run_id).resolve(), attempt)
+
+    @property
+    def folder(self) -> Path:
+        """What the trainer knows as its output folder."""
+        return self.run_dir / f"attempt-{self.attempt}"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def stderr(self) -> Path:
+        return self.folder / "stderr.log"
+
+    @property
+    def inputs(self) -> Path:
+        return self.folder / "inputs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def earlier(self, attempt: int) -> "Workspace":
+        """The place of an earlier attempt of the same run."""
+        return Workspace(self.run_dir, attempt)
+
+    def create(self) -> None:
+        """Make the folder and link the newest checkpoints of the attempts before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for attempt in range(self.attempt - 1, 0, -1):
+            source = self.earlier(attempt)
+            if source.checkpoints.is_dir() and any(source.checkpoints.iterdir()):
+                self._inherit(source)
+                return
+
+    def _inherit(self, source: "Workspace") -> None:
+        partial = self.folder / "checkpoints.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for path in sorted(source.checkpoints.rglob("*")):
+            if path.is_file():
+                _link_if_there(path, partial / path.relative_to(source.checkpoints))
+        # As a whole: a trainer must never find half of what there is.
+        partial.rename(self.checkpoints)
+        for name in INHERITED_FILES:
+            _link_if_there(source.folder / name, self.folder / name)
+
+    def drop_earlier(self) -> None:
+        """Remove the folders of earlier attempts, once all of use in them is in this one."""
+        for attempt in range(1, self.attempt):
+            shutil.rmtree(self.earlier(attempt).folder, ignore_errors=True)
+
+    def drop_run(self) -> None:
+        """Remove the run's whole work folder."""
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+
+def _link_if_there(source: Path, target: Path) -> None:
+    try:
+        link_or_copy(source, target)
+    except FileNotFoundError:
+        # A stale trainer may still tidy up there. A checkpoint that is not whole is recognised.
+        logger.info("%s vanished while it was linked", source)
