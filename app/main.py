@@ -1,8 +1,10 @@
 """The web application; imports neither torch nor the worker."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
@@ -16,11 +18,13 @@ from app.middleware import BodyMiddleware, HostMiddleware, OutermostMiddleware
 from app.queue import Doorbell
 from app.runs import endpoints as runs
 from app.runs.stream import StreamHub
+from app.runs.sweeper import Sweeper
 from app.settings import Settings
 from app.storage import Store
 from app.telemetry import Telemetry
 from kdcore import __version__
 
+STOP_SWEEPER_S = 5.0
 API_ROUTERS = (
     access.router,
     runs.router,
@@ -53,10 +57,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await context.streams.start()
+        sweeper = Sweeper(context.db, context.doorbell, context.settings)
+        stop = threading.Event()
+        # A daemon: a sweep that waits for a database that is away must not hold up the end.
+        thread = threading.Thread(target=sweeper.run, args=(stop,), name="sweeper", daemon=True)
+        thread.start()
         try:
             yield
         finally:
+            stop.set()
             await context.streams.stop()
+            await to_thread.run_sync(thread.join, STOP_SWEEPER_S)
             context.doorbell.close()
             context.db.close()
 
