@@ -1828,12 +1828,13 @@ export interface components {
         };
         /**
          * RunError
-         * @description Why a run failed.
+         * @description Why a run failed or was skipped.
          */
         RunError: {
             /**
              * Code
-             * @description `config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `worker_lost`, `internal`.
+             * @description `config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `worker_lost`, `internal`;
+             *     `skipped` for a run that could not start.
              */
             code: string;
             /**
@@ -8290,10 +8291,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    /**
-                     * @example # HELP halflayer_runs Runs by state.
-                     *     halflayer_runs{state="queued"} 0.0
-                     */
+                    /** @example halflayer_runs{state="queued"} 0.0 */
                     "text/plain": string;
                 };
             };

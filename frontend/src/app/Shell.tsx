@@ -26,12 +26,12 @@ import {
 } from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet, useNavigate } from "@tanstack/react-router";
+import { useEffect } from "react";
 import { client, unwrap } from "@/api/client";
 import { isStatus } from "@/api/problem";
 import { sessionQuery, workersQuery } from "@/api/queries";
 import { LinkButton } from "@/components/LinkButton";
 import { isConnected } from "@/features/workers/state";
-import { useEffect } from "react";
 
 function NavLinks({ onNavigate }: { onNavigate?: () => void }) {
   const { data: session } = useQuery(sessionQuery);
@@ -126,8 +126,7 @@ function WorkerIndicator() {
   if (!data) return null;
   const connected = data.items.filter(isConnected);
   const busy = connected.filter((worker) => worker.state === "busy").length;
-  const label =
-    connected.length === 0 ? "no worker" : `${busy} of ${connected.length} busy`;
+  const label = connected.length === 0 ? "no worker" : `${busy} of ${connected.length} busy`;
   return (
     <LinkButton
       variant="subtle"
@@ -211,12 +210,7 @@ export function Shell() {
               <ColorSchemeMenu />
               <AccountMenu />
               {session?.scope !== "read" && (
-                <LinkButton
-                  to="/new"
-                  size="xs"
-                  ml={4}
-                  leftSection={<IconPlus size={14} />}
-                >
+                <LinkButton to="/new" size="xs" ml={4} leftSection={<IconPlus size={14} />}>
                   New run
                 </LinkButton>
               )}

@@ -1,5 +1,15 @@
 /** What is shown instead of a page: loading, an error, an address that leads nowhere. */
-import { Alert, Anchor, Button, Center, Container, Loader, Stack, Text, Title } from "@mantine/core";
+import {
+  Alert,
+  Anchor,
+  Button,
+  Center,
+  Container,
+  Loader,
+  Stack,
+  Text,
+  Title,
+} from "@mantine/core";
 import { useRouter } from "@tanstack/react-router";
 import { messageOf } from "@/api/problem";
 import { useTitle } from "@/lib/title";

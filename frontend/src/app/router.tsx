@@ -120,14 +120,7 @@ const tokensRoute = createRoute({
 
 const routeTree = rootRoute.addChildren([
   loginRoute,
-  shellRoute.addChildren([
-    runsRoute,
-    newRoute,
-    runRoute,
-    datasetsRoute,
-    workersRoute,
-    tokensRoute,
-  ]),
+  shellRoute.addChildren([runsRoute, newRoute, runRoute, datasetsRoute, workersRoute, tokensRoute]),
 ]);
 
 export function createAppRouter(queryClient: QueryClient) {

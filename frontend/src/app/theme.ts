@@ -14,6 +14,8 @@ const lake: MantineColorsTuple = [
   "#0a5c78",
 ];
 
+const ORDER = ["label", "input", "description", "error"];
+
 export const theme = createTheme({
   primaryColor: "lake",
   primaryShade: { light: 8, dark: 6 },
@@ -23,7 +25,11 @@ export const theme = createTheme({
   defaultRadius: "sm",
   focusRing: "auto",
   cursorType: "pointer",
+  respectReducedMotion: true,
   components: {
+    // Hints below the inputs keep the inputs of a row on one line.
+    TextInput: { defaultProps: { inputWrapperOrder: ORDER } },
+    Select: { defaultProps: { inputWrapperOrder: ORDER } },
     Paper: { defaultProps: { withBorder: true, p: "md" } },
     Tooltip: { defaultProps: { withArrow: true, openDelay: 200 } },
   },

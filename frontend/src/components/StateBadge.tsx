@@ -20,7 +20,11 @@ const LOOK: Record<RunState, { color: string; icon: typeof IconCheck; hint: stri
   succeeded: { color: "teal", icon: IconCheck, hint: "Done; its files can be downloaded" },
   failed: { color: "red", icon: IconX, hint: "Ended with an error" },
   cancelled: { color: "gray", icon: IconBan, hint: "Was stopped on request" },
-  skipped: { color: "gray", icon: IconPlayerSkipForward, hint: "A run that it starts from ended badly" },
+  skipped: {
+    color: "gray",
+    icon: IconPlayerSkipForward,
+    hint: "A run that it starts from ended badly",
+  },
 };
 
 export function StateBadge({ state, size = "md" }: { state: RunState; size?: "sm" | "md" | "lg" }) {

@@ -16,11 +16,7 @@ function parse(text: string): unknown {
 }
 
 /** Starts the upload; `onProgress` gets the share that has been sent, 0 to 1. */
-export function upload(
-  file: File,
-  kind: DatasetKind,
-  onProgress: (share: number) => void,
-): Upload {
+export function upload(file: File, kind: DatasetKind, onProgress: (share: number) => void): Upload {
   const request = new XMLHttpRequest();
   const promise = new Promise<Dataset>((resolve, reject) => {
     const body = new FormData();

@@ -30,7 +30,15 @@ function describe(chart: LineChart): string {
   return `Chart of ${chart.title}. ${parts.join(". ")}.`;
 }
 
-function ChartCard({ chart, view, resets }: { chart: LineChart; view: ViewOptions; resets: number }) {
+function ChartCard({
+  chart,
+  view,
+  resets,
+}: {
+  chart: LineChart;
+  view: ViewOptions;
+  resets: number;
+}) {
   const scheme = useComputedColorScheme("light");
   const figure = useMemo(() => lineFigure(chart, view, chartTheme(scheme)), [chart, view, scheme]);
   const last = chart.curves[0]?.values.findLast((value) => value !== null) ?? null;
@@ -49,7 +57,15 @@ function ChartCard({ chart, view, resets }: { chart: LineChart; view: ViewOption
   );
 }
 
-export function Curves({ run, state, loading }: { run: RunDetail; state: LiveState; loading: boolean }) {
+export function Curves({
+  run,
+  state,
+  loading,
+}: {
+  run: RunDetail;
+  state: LiveState;
+  loading: boolean;
+}) {
   const [smoothing, setSmoothing] = useState(0);
   const [log, setLog] = useState(false);
   const [resets, setResets] = useState(0);
@@ -62,7 +78,9 @@ export function Curves({ run, state, loading }: { run: RunDetail; state: LiveSta
     return (
       <Paper>
         <Text size="sm" c="dimmed" mih={60}>
-          {loading ? "Loading the curves …" : "There are no points yet; the first comes with the first logged update."}
+          {loading
+            ? "Loading the curves …"
+            : "There are no points yet; the first comes with the first logged update."}
         </Text>
       </Paper>
     );

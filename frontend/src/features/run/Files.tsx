@@ -1,5 +1,16 @@
 /** The run's files: one by one, all at once, and how to load them. */
-import { Alert, Button, Code, CopyButton, Group, Paper, Skeleton, Stack, Table, Text } from "@mantine/core";
+import {
+  Alert,
+  Button,
+  Code,
+  CopyButton,
+  Group,
+  Paper,
+  Skeleton,
+  Stack,
+  Table,
+  Text,
+} from "@mantine/core";
 import { IconDownload } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { messageOf } from "@/api/problem";

@@ -22,7 +22,11 @@ export function Lineage({ run }: { run: RunDetail }) {
     // Nearest first as they come; the reader starts at the far end.
     ...[...ancestors].reverse().sort((a, b) => ORDER[a.kind] - ORDER[b.kind]),
     run,
-    ...descendants,
+    // A teacher's prune comes before the distillation that needs both; what was made from a
+    // student stays as it comes.
+    ...(run.kind === "distill"
+      ? descendants
+      : [...descendants].sort((a, b) => ORDER[a.kind] - ORDER[b.kind])),
   ]);
   return (
     <Group gap={6} component="nav" aria-label="Lineage">
@@ -51,7 +55,7 @@ export function Lineage({ run }: { run: RunDetail }) {
                   className="link"
                   style={{ minWidth: 0 }}
                 >
-                  <Text size="sm" truncate inherit>
+                  <Text size="sm" truncate>
                     {item.name}
                   </Text>
                 </Link>

@@ -1,5 +1,14 @@
 /** The figures of a run, and what pruning did to each tensor. */
-import { Badge, Group, Paper, SegmentedControl, SimpleGrid, Stack, Table, Text } from "@mantine/core";
+import {
+  Badge,
+  Group,
+  Paper,
+  SegmentedControl,
+  SimpleGrid,
+  Stack,
+  Table,
+  Text,
+} from "@mantine/core";
 import { useState } from "react";
 import type { RunDetail } from "@/api/types";
 import { formatDuration, formatNumber, formatShort } from "@/lib/format";

@@ -1,7 +1,8 @@
 /** Which charts a run's page shows, from its curves and its result; pure. */
+
+import type { RunKind } from "@/api/types";
 import type { Curve, LineChart, Reference } from "@/charts/figures";
 import { numberOf } from "@/features/runs/labels";
-import type { RunKind } from "@/api/types";
 import { type LiveState, latest, toArrays } from "./live";
 
 const TERM_LABELS: Record<string, string> = {

@@ -50,7 +50,10 @@ function useFilters() {
 function Filters() {
   const { search, change } = useFilters();
   const [query, setQuery] = useState(search.q ?? "");
-  const apply = useDebouncedCallback((text: string) => change({ q: text.trim() || undefined }), 250);
+  const apply = useDebouncedCallback(
+    (text: string) => change({ q: text.trim() || undefined }),
+    250,
+  );
   return (
     <Group gap="xs" role="search" aria-label="Filter the runs">
       <TextInput

@@ -17,7 +17,12 @@ export function RunRow({ run }: { run: RunSummary }) {
         <Badge variant="outline" color="gray" size="sm" w={66} tt="none" style={{ flexShrink: 0 }}>
           {KIND_LABELS[run.kind]}
         </Badge>
-        <Link to="/runs/$runId" params={{ runId: run.id }} className="plain" style={{ minWidth: 0 }}>
+        <Link
+          to="/runs/$runId"
+          params={{ runId: run.id }}
+          className="plain"
+          style={{ minWidth: 0 }}
+        >
           <Text size="sm" fw={550} lineClamp={2}>
             {run.name}
           </Text>

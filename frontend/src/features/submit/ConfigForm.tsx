@@ -7,7 +7,14 @@ import { useEffect, useMemo, useRef, useState } from "react";
 import { ApiProblem, messageOf } from "@/api/problem";
 import type { Config } from "@/api/types";
 import { type Path, valueAt } from "@/lib/pointer";
-import { elementId, type PlacedProblem, parseProperty, placeProblems, toErrorTree, unsettled } from "./extraErrors";
+import {
+  elementId,
+  type PlacedProblem,
+  parseProperty,
+  placeProblems,
+  toErrorTree,
+  unsettled,
+} from "./extraErrors";
 import { fill, type Node, prepareSchema, titleInWords } from "./schema";
 import { fields, templates } from "./templates";
 import { validator } from "./validator";
@@ -45,13 +52,21 @@ function Summary({ problems, general }: { problems: PlacedProblem[]; general: st
     <Alert
       color="red"
       role="alert"
-      title={general ?? (problems.length === 1 ? "One field is wrong" : `${problems.length} fields are wrong`)}
+      title={
+        general ??
+        (problems.length === 1 ? "One field is wrong" : `${problems.length} fields are wrong`)
+      }
     >
       <List size="sm" spacing={2}>
         {problems.map((one) => (
           <List.Item key={`${one.path.join("/")}:${one.detail}`}>
             {one.path.length > 0 ? (
-              <Anchor component="button" type="button" size="sm" onClick={() => focusField(one.path)}>
+              <Anchor
+                component="button"
+                type="button"
+                size="sm"
+                onClick={() => focusField(one.path)}
+              >
                 {one.path.map((part) => titleInWords(String(part))).join(" › ")}
               </Anchor>
             ) : (

@@ -1,5 +1,17 @@
 /** A new run or pipeline: which form, where it starts, and sending it off. */
-import { Alert, Button, Group, Menu, Paper, Skeleton, Stack, Tabs, Text, TextInput, Title } from "@mantine/core";
+import {
+  Alert,
+  Button,
+  Group,
+  Menu,
+  Paper,
+  Skeleton,
+  Stack,
+  Tabs,
+  Text,
+  TextInput,
+  Title,
+} from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { IconChevronDown, IconRestore } from "@tabler/icons-react";
 import { useQueries, useQuery, useQueryClient } from "@tanstack/react-query";
@@ -22,9 +34,19 @@ const TABS: { kind: FormKind; label: string; hint: string; submit: string }[] = 
     hint: "Trains a teacher, prunes a student out of it and distils it: three linked runs.",
     submit: "Submit three runs",
   },
-  { kind: "teacher", label: "Teacher", hint: "Trains a teacher with LayerDrop.", submit: "Submit run" },
+  {
+    kind: "teacher",
+    label: "Teacher",
+    hint: "Trains a teacher with LayerDrop.",
+    submit: "Submit run",
+  },
   { kind: "prune", label: "Prune", hint: "Cuts a student out of a teacher.", submit: "Submit run" },
-  { kind: "distill", label: "Distil", hint: "Trains a student on a teacher's soft targets.", submit: "Submit run" },
+  {
+    kind: "distill",
+    label: "Distil",
+    hint: "Trains a student on a teacher's soft targets.",
+    submit: "Submit run",
+  },
 ];
 
 interface Start {
@@ -47,7 +69,8 @@ function useAddressStart(): { kind: FormKind; start: Start | undefined; error: u
     queries: (search.pipeline ? (members.data?.items ?? []) : []).map((run) => runQuery(run.id)),
   });
   const key = JSON.stringify(search);
-  const error = presets.error ?? source.error ?? members.error ?? details.find((d) => d.error)?.error;
+  const error =
+    presets.error ?? source.error ?? members.error ?? details.find((d) => d.error)?.error;
   const ready = (kind: FormKind, draft: Draft | null, note: string | null) => ({
     kind,
     start: { key, draft, note },

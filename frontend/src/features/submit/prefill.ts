@@ -9,7 +9,13 @@ export function pipelineConfig(runs: readonly RunDetail[]): Config | null {
   if (!teacher || !prune || !distill) return null;
   // The links between the three are made anew when the pipeline is submitted.
   const { kind: _pruneKind, teacher: _pruned, ...pruneOptions } = prune;
-  const { kind: _kind, teacher: _teacher, student: _student, corpus: _corpus, ...options } = distill;
+  const {
+    kind: _kind,
+    teacher: _teacher,
+    student: _student,
+    corpus: _corpus,
+    ...options
+  } = distill;
   return { teacher, prune: pruneOptions, distill: options };
 }
 

@@ -46,11 +46,11 @@ const OPTION_TITLES: Record<string, string> = {
 
 const WORDS: Record<string, string> = {
   alpha: "Weight:",
-  beta1: "β₁",
-  beta2: "β₂",
+  beta1: "Adam β₁",
+  beta2: "Adam β₂",
   ce: "soft targets",
   cos: "cosine",
-  epsilon: "ε",
+  epsilon: "Adam ε",
   id: "",
   len: "length",
   mlm: "MLM",
@@ -125,7 +125,8 @@ function prepareNode(raw: Node, root: Node): Node {
   const properties: Record<string, Node> = {};
   for (const [name, child] of Object.entries(node.properties)) {
     const own = child as Node;
-    const inherited = name in defaults ? { ...own, default: defaults[name] as Node["default"] } : own;
+    const inherited =
+      name in defaults ? { ...own, default: defaults[name] as Node["default"] } : own;
     const ready = prepareNode(inherited, root);
     properties[name] = { ...ready, title: titleInWords(own.title ?? name) };
   }

@@ -1,5 +1,15 @@
 /** How the form lays out objects, unions and fields. */
-import { Alert, Collapse, Fieldset, Select, SimpleGrid, Stack, Text, Title, UnstyledButton } from "@mantine/core";
+import {
+  Alert,
+  Collapse,
+  Fieldset,
+  Select,
+  SimpleGrid,
+  Stack,
+  Text,
+  Title,
+  UnstyledButton,
+} from "@mantine/core";
 import type {
   FieldErrorProps,
   FieldProps,
@@ -189,7 +199,6 @@ function UnionField(props: FieldProps) {
             // With the option's own words, since they change with the choice.
             [union.description, option.description].filter(Boolean).join(" ")
           }
-          inputWrapperOrder={["label", "input", "description", "error"]}
           data={options.map((one) => ({ value: tagOf(one, tag), label: one.title ?? "" }))}
           value={tagOf(option, tag)}
           onChange={choose}

@@ -85,7 +85,11 @@ function problem(path: string[], name: string, message: string): RJSFValidationE
 /** Every mistake of `data` once, at the deepest field. */
 export function findProblems(schema: Node, data: unknown): RJSFValidationError[] {
   const plain = withoutUnions(schema, data);
-  const strict = new Validator(plain as ConstructorParameters<typeof Validator>[0], "2020-12", false);
+  const strict = new Validator(
+    plain as ConstructorParameters<typeof Validator>[0],
+    "2020-12",
+    false,
+  );
   const found = new Map<string, RJSFValidationError>();
   for (const unit of strict.validate(data ?? {}).errors) {
     if (WRAPPERS.has(unit.keyword)) continue;

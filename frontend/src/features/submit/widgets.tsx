@@ -154,7 +154,12 @@ function runLabel(run: RunSummary): string {
 
 /** The field that a widget's `run_id` belongs to: `root_distill_teacher_run_id` is `teacher`. */
 export function roleOf(id: string): string {
-  return id.replace(/_run_id$/, "").split("_").at(-1) ?? "";
+  return (
+    id
+      .replace(/_run_id$/, "")
+      .split("_")
+      .at(-1) ?? ""
+  );
 }
 
 function RunWidget(props: WidgetProps) {

@@ -64,8 +64,8 @@ export function WorkersPage() {
         </Title>
         <Text size="sm" c="dimmed">
           One worker has one device and trains one run at a time. Add one with{" "}
-          <Code>halflayer worker</Code>, here or on any machine that reaches the database, the broker
-          and the store.
+          <Code>halflayer worker</Code>, here or on any machine that reaches the database, the
+          broker and the store.
         </Text>
       </div>
       {workers.error && (
