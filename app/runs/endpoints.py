@@ -1,4 +1,4 @@
-"""Runs and pipelines over HTTP: checks scopes, calls services, commits at the edge."""
+"""Runs and pipelines over HTTP: checks scopes, calls services, and commits at the edge."""
 
 import re
 from typing import Annotated
