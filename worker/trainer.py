@@ -46,6 +46,7 @@ class Trainer:
                 stdout=stderr,
                 stderr=stderr,
                 start_new_session=True,
+                env=_environment(),
             )
         self.pid = self._process.pid
         _offer_to_oom_killer(self.pid)
@@ -109,6 +110,16 @@ class Trainer:
     def _close_pipe(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables, with threads that sleep while they wait for each other.
+
+    OpenMP's threads spin by default. Where another process wants a core, each barrier then waits
+    for a thread that is not running while its fellow burns the time: a step takes several times as
+    long. A trainer shares its machine with an API and a person.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 
 
 def _offer_to_oom_killer(pid: int) -> None:
