@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
+
 from app.db import Database
 from app.queue import Doorbell
 from app.runs.lifecycle import cancel
@@ -21,7 +23,6 @@ from app.runs.states import ACTIVE, FINAL, RunState
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG, PipelineConfig
-from sqlalchemy import func, select
 
 TINY: dict[str, Any] = {
     "model": {
@@ -177,6 +178,9 @@ def test_a_pipeline_runs_from_submit_to_published_files(
     doorbell.close()
 
 
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
+)
 def test_a_worker_that_leaves_queues_its_run_and_the_next_resumes_it(
     settings: Settings, database: Database, corpus: dict[str, str]
 ) -> None:
@@ -233,6 +237,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_resumes(
     assert steps == set(range(1, max(steps) + 1)), "no gap"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_failure_is_typed_and_skips_what_waits(
     settings: Settings, database: Database, corpus: dict[str, str]
 ) -> None:

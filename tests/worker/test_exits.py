@@ -1,0 +1,64 @@
+"""What a trainer's end is taken for."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.exits import Failed, Lost, OomWatch, Outcome, Stopped, Succeeded, outcome_of
+
+RESULT = {"type": "result", "summary": {"steps": 3}, "folder": "model"}
+NAN = {"type": "failed", "code": "nan", "message": "the loss is NaN"}
+
+
+def judge(status: int, event: dict[str, Any] | None = None, **how: Any) -> Outcome:
+    defaults = {"asked_to_stop": False, "oom_killed": False, "last_words": "Traceback"}
+    return outcome_of(status, event, **(defaults | how))
+
+
+def test_a_result_is_a_success_even_if_it_was_asked_to_stop() -> None:
+    assert judge(0, RESULT, asked_to_stop=True) == Succeeded({"steps": 3})
+
+
+def test_leaving_without_a_result_is_our_mistake() -> None:
+    outcome = judge(0)
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "internal"
+    assert "Traceback" in outcome.message
+
+
+def test_a_typed_failure_keeps_its_type() -> None:
+    assert judge(1, NAN) == Failed("nan", "the loss is NaN")
+    assert judge(1, NAN, asked_to_stop=True) == Failed("nan", "the loss is NaN")
+    unknown = judge(1, {"type": "failed", "code": "witchcraft", "message": "x"})
+    assert unknown == Failed("internal", "x")
+
+
+def test_a_crash_without_words_is_internal_with_stderrs_end() -> None:
+    for status in (1, 2, -signal.SIGSEGV, -signal.SIGABRT):
+        outcome = judge(status)
+        assert isinstance(outcome, Failed)
+        assert outcome.code == ("config" if status == 2 else "internal")
+        assert "Traceback" in outcome.message
+
+
+@pytest.mark.parametrize("status", [75, -signal.SIGTERM, -signal.SIGKILL])
+def test_a_stop_is_a_stop_if_we_asked_and_a_loss_if_not(status: int) -> None:
+    assert judge(status, asked_to_stop=True) == Stopped()
+    assert isinstance(judge(status), Lost)
+
+
+def test_the_oom_killer_is_told_from_a_kill() -> None:
+    outcome = judge(-signal.SIGKILL, oom_killed=True)
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "oom_host"
+
+
+def test_the_watch_sees_any_counter_rise(tmp_path: Path) -> None:
+    counter, other = tmp_path / "memory.events", tmp_path / "vmstat"
+    counter.write_text("low 0\noom 3\noom_kill 1\n")
+    watch = OomWatch((counter, other, tmp_path / "none"))
+    assert not watch.struck()
+    counter.write_text("low 0\noom 4\noom_kill 2\n")
+    assert watch.struck()
