@@ -15,6 +15,7 @@ import type { RunDetail } from "@/api/types";
 import { type LineChart, lineFigure, type ViewOptions } from "@/charts/figures";
 import { Plot } from "@/charts/Plot";
 import { chartTheme } from "@/charts/theme";
+import { isFinal } from "@/features/runs/labels";
 import { formatNumber } from "@/lib/format";
 import { chartsFor } from "./charts";
 import type { LiveState } from "./live";
@@ -57,6 +58,12 @@ function ChartCard({
   );
 }
 
+function emptyText(run: RunDetail, loading: boolean): string {
+  if (loading) return "Loading the curves …";
+  if (isFinal(run.state)) return "The run ended before its first logged update.";
+  return "There are no points yet; the first comes with the first logged update.";
+}
+
 export function Curves({
   run,
   state,
@@ -78,9 +85,7 @@ export function Curves({
     return (
       <Paper>
         <Text size="sm" c="dimmed" mih={60}>
-          {loading
-            ? "Loading the curves …"
-            : "There are no points yet; the first comes with the first logged update."}
+          {emptyText(run, loading)}
         </Text>
       </Paper>
     );
