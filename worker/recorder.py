@@ -42,10 +42,11 @@ class Recorder:
         batch = self._tail.read(final=final)
         if batch.empty:
             return False
-        self._store(batch)
+        # Before the rows are stored: an answer lost at the commit must not lose the ending.
         for event in batch.events:
             if event["type"] in ENDINGS:
                 self.ending = event
+        self._store(batch)
         return True
 
     def record_rest(self) -> None:
@@ -66,12 +67,20 @@ class Recorder:
                     after=batch.after,
                 )
         except StaleAttempt:
-            if not self._already_stored(batch):
-                raise
-        self._tail.advance(batch)
+            self._tail.position = self._position_in_database(batch)
+        else:
+            self._tail.position = batch.after
 
-    def _already_stored(self, batch: Batch) -> bool:
-        """Whether an earlier try was committed although its answer was lost."""
+    def _position_in_database(self, batch: Batch) -> Position:
+        """Where to go on after an earlier try that was committed although its answer was lost.
+
+        That try may have stored less than this batch, to which the trainer has added since.
+        Raises StaleAttempt if the run is really lost.
+        """
+        run = self._run
         with self._db.read() as session:
-            lifecycle.look(session, self._run.id, self._run.attempt)
-            return position_of(session.get_one(Run, self._run.id)) == batch.after
+            lifecycle.look(session, run.id, run.attempt)
+            position = position_of(session.get_one(Run, run.id))
+        if position == batch.before:
+            raise StaleAttempt(run.id, run.attempt)
+        return position

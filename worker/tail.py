@@ -70,7 +70,7 @@ class Tail:
     position: Position
 
     def read(self, *, final: bool = False) -> Batch:
-        """The next batch; does not move on: `advance` does, once the batch is stored.
+        """The next batch; does not move on: set `position` once the batch is stored.
 
         `final` says that nobody writes any more, so that a half line is not waited for.
         """
@@ -82,10 +82,6 @@ class Tail:
         found += self._stderr_lines(stderr)
         after = replace(self.position, events=events.offset, stderr=stderr.offset)
         return Batch(found, self.position, after)
-
-    def advance(self, batch: Batch) -> None:
-        """Go on behind a batch that is stored."""
-        self.position = batch.after
 
     def _stderr_lines(self, stderr: Lines) -> list[Event]:
         found = []

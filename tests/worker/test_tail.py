@@ -26,7 +26,7 @@ def read_all(tail: Tail, *, final: bool = False) -> list[dict[str, object]]:
     events = []
     while not (batch := tail.read(final=final)).empty:
         events += batch.events
-        tail.advance(batch)
+        tail.position = batch.after
     return events
 
 
