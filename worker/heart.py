@@ -10,9 +10,9 @@ from sqlalchemy import update
 
 from app.db import Database, utc_now
 from app.runs import lifecycle
-from app.runs.lifecycle import StaleAttempt
 from app.runs.models import Worker
 from app.runs.states import RunState
+from app.runs.transitions import StaleAttempt
 from app.settings import Settings
 from worker.patience import DATABASE_AWAY
 

@@ -2,9 +2,9 @@
 
 from app.db import Database
 from app.runs import lifecycle
-from app.runs.lifecycle import StaleAttempt
 from app.runs.models import Run
 from app.runs.record import Position, append_events, position_of
+from app.runs.transitions import StaleAttempt
 from kdcore.events import Event
 from worker.tail import Batch, Tail
 from worker.workspace import Workspace

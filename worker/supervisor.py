@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 from app.db import Database
 from app.queue import Doorbell
 from app.runs import lifecycle
-from app.runs.lifecycle import PublishedFile, StaleAttempt
+from app.runs.lifecycle import PublishedFile
 from app.runs.models import Run
 from app.runs.states import RunState
+from app.runs.transitions import StaleAttempt
 from app.runs.validation import SHAPE
 from app.settings import Settings
 from app.storage import Store

@@ -1,45 +1,30 @@
-"""Every change of a run's state; each is one UPDATE that checks state and attempt.
+"""What happens to a run, from claim to end; the state changes in `app.runs.transitions` only.
 
 Functions flush and never commit. Where runs become queued, their ids are returned: ring for them
-after the commit. Rows are locked in the order of their creation, inputs before what starts from
-them, so that two transactions never wait for each other.
+after the commit.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
-from app.errors import Conflict, NotFound
-from app.runs.models import Artifact, Run, RunInput
-from app.runs.states import ACTIVE, ALLOWED, FINAL, HOPELESS, RunState
+from app.errors import Conflict
+from app.runs.models import Artifact, Run
+from app.runs.states import ACTIVE, FINAL, RunState
+from app.runs.transitions import (
+    Overtaken,
+    RunNotFound,
+    StaleAttempt,
+    settle_dependants,
+    transition,
+)
 from kdcore.errors import FailureCode
 from kdcore.shapes import ModelShape
 
 MAX_MESSAGE_CHARS = 8_000
-
-
-class RunNotFound(NotFound):
-    """There is no such run."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"there is no run {run_id}; it may have been deleted")
-
-
-class Overtaken(Conflict):
-    """Somebody else changed the run first."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} has just changed its state: look again and retry")
-
-
-class StaleAttempt(Exception):
-    """This attempt no longer owns its run: the run was taken back, has ended, or is gone."""
-
-    def __init__(self, run_id: str, attempt: int) -> None:
-        super().__init__(f"attempt {attempt} no longer owns run {run_id}")
 
 
 @dataclass(frozen=True)
@@ -50,95 +35,6 @@ class PublishedFile:
     size_bytes: int
     sha256: str
     storage_key: str
-
-
-def transition(
-    session: Session,
-    run_id: str,
-    *,
-    from_: RunState,
-    to: RunState,
-    fence: int,
-    only_if: tuple[ColumnElement[bool], ...] = (),
-    **values: Any,
-) -> Run:
-    """Change the state of attempt `fence` of a run; raises Overtaken if somebody was first."""
-    if to not in ALLOWED[from_]:
-        raise ValueError(f"a run cannot go from {from_} to {to}")
-    if to in FINAL:
-        values |= {"finished_at": utc_now(), "phase": None, "eta_s": None}
-    statement = (
-        update(Run)
-        .where(Run.id == run_id, Run.state == from_, Run.attempt == fence, *only_if)
-        .values(state=to, version=Run.version + 1, **values)
-        .execution_options(synchronize_session=False)
-        .returning(Run.id)
-    )
-    if session.execute(statement).one_or_none() is None:
-        raise Overtaken(run_id)
-    return session.scalars(
-        select(Run).where(Run.id == run_id), execution_options={"populate_existing": True}
-    ).one()
-
-
-# ------------------------------------------------------------------------- inputs and dependants
-
-
-def settle_dependants(session: Session, run_id: str) -> list[str]:
-    """Queue or skip what waits for `run_id`, which has just ended; returns the queued ids."""
-    queued: list[str] = []
-    ended = [run_id]
-    while ended:
-        waiting = session.scalars(
-            select(Run)
-            .join(RunInput, RunInput.run_id == Run.id)
-            .where(RunInput.input_run_id == ended.pop(), Run.state == RunState.WAITING)
-            .order_by(Run.created_at, Run.id)
-            # Locked before the other inputs are looked at: of two inputs that end at the same
-            # moment, the later one to get the lock sees both.
-            .with_for_update(of=Run),
-            execution_options={"populate_existing": True},
-        ).all()
-        for dependant in waiting:
-            state = settle(session, dependant)
-            if state is RunState.QUEUED:
-                queued.append(dependant.id)
-            elif state is RunState.SKIPPED:
-                ended.append(dependant.id)
-    return queued
-
-
-def settle(session: Session, run: Run) -> RunState:
-    """Move a locked waiting run on as its inputs allow; returns its state."""
-    inputs = session.execute(
-        select(RunInput.role, Run.id, Run.name, Run.state)
-        .join(Run, Run.id == RunInput.input_run_id)
-        .where(RunInput.run_id == run.id)
-        .order_by(RunInput.role)
-    ).all()
-    for role, input_id, name, state in inputs:
-        if RunState(state) in HOPELESS:
-            message = f"its {role}, run {input_id} ({name}), ended as {state}"
-            transition(
-                session,
-                run.id,
-                from_=RunState.WAITING,
-                to=RunState.SKIPPED,
-                fence=run.attempt,
-                error_message=message,
-            )
-            return RunState.SKIPPED
-    if all(RunState(state) is RunState.SUCCEEDED for _, _, _, state in inputs):
-        transition(
-            session,
-            run.id,
-            from_=RunState.WAITING,
-            to=RunState.QUEUED,
-            fence=run.attempt,
-            queued_at=utc_now(),
-        )
-        return RunState.QUEUED
-    return RunState.WAITING
 
 
 # ----------------------------------------------------------------------------- what people ask for

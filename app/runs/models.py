@@ -12,8 +12,8 @@ from app.db import Base, UtcDateTime, utc_now
 class Run(Base):
     """One run; the truth about its state. The queue only rings.
 
-    `state`, `attempt`, `beat` and the tail are written by `app.runs.lifecycle` and
-    `app.runs.record` only: every write there is fenced.
+    `state`, `attempt`, `beat` and the tail are written by `app.runs.transitions`, `lifecycle`
+    and `record` only: every write there is fenced.
     """
 
     __tablename__ = "runs"

@@ -14,9 +14,10 @@ from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
-from app.runs.lifecycle import MAX_MESSAGE_CHARS, StaleAttempt
+from app.runs.lifecycle import MAX_MESSAGE_CHARS
 from app.runs.models import LogLine, MetricPoint, Run
 from app.runs.states import ACTIVE
+from app.runs.transitions import StaleAttempt
 from kdcore.events import Event
 
 MAX_NAME_CHARS = 64

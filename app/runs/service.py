@@ -1,7 +1,7 @@
 """What people do with runs: submit, look, rename, cancel, delete.
 
 Functions flush and never commit; the edge commits, and rings for what `queued_ids` lists. States
-change in `app.runs.lifecycle` only.
+change in `app.runs.transitions` only.
 """
 
 from dataclasses import asdict
@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 from app.db import utc_now
 from app.errors import Conflict, FieldProblem, Invalid
 from app.ids import new_id
-from app.runs.lifecycle import RunNotFound, cancel
+from app.runs.lifecycle import cancel
 from app.runs.models import Run, RunInput
 from app.runs.states import FINAL, HOPELESS, RunState
+from app.runs.transitions import RunNotFound
 from app.runs.validation import AnyConfig, Findings, check_shapes, validate
 from kdcore.config import (
     DistillConfig,

@@ -21,11 +21,11 @@ from sse_starlette import EventSourceResponse
 
 from app.db import Database
 from app.errors import Unavailable
-from app.runs.lifecycle import RunNotFound
 from app.runs.models import LogLine, MetricPoint, Run
 from app.runs.present import run_detail
 from app.runs.schemas import EndEvent, LogEvent, MetricsEvent
 from app.runs.states import FINAL, RunState
+from app.runs.transitions import RunNotFound
 
 logger = logging.getLogger(__name__)
 

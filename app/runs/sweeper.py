@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.queue import Doorbell
-from app.runs.lifecycle import Overtaken, recover, settle
+from app.runs.lifecycle import recover
 from app.runs.models import Run, RunInput
 from app.runs.states import ACTIVE, FINAL, RunState
+from app.runs.transitions import Overtaken, settle
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)

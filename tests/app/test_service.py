@@ -9,10 +9,10 @@ from app.datasets.models import Dataset
 from app.db import Database
 from app.errors import Conflict, Invalid
 from app.runs import lifecycle, service
-from app.runs.lifecycle import RunNotFound
 from app.runs.models import LogLine, MetricPoint, Run, RunInput
 from app.runs.record import Position, append_events
 from app.runs.states import RunState
+from app.runs.transitions import RunNotFound, StaleAttempt
 from kdcore.config import RUN_CONFIG, PipelineConfig, RunCheckpoint
 from kdcore.shapes import ModelShape
 from tests.app.test_states import add_run, claim, row
@@ -225,7 +225,7 @@ def test_the_same_events_become_rows_once(database: Database) -> None:
     before, after = Position(0), Position(attempt, 50)
     with database.write() as session:
         append_events(session, run_id, attempt, events, before=before, after=after)
-    with pytest.raises(lifecycle.StaleAttempt), database.write() as session:
+    with pytest.raises(StaleAttempt), database.write() as session:
         append_events(session, run_id, attempt, events, before=before, after=after)
     assert row(database, run_id).event_seq == 1
 

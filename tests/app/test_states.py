@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.db import Database
+from app.errors import Conflict
 from app.ids import new_id
 from app.runs import lifecycle
-from app.runs.lifecycle import Overtaken, PublishedFile, StaleAttempt, transition
+from app.runs.lifecycle import PublishedFile
 from app.runs.models import Artifact, Run, RunInput
 from app.runs.states import ALLOWED, FINAL, RunState
+from app.runs.transitions import Overtaken, StaleAttempt, transition
 from kdcore.config import TeacherConfig
 
 
@@ -245,7 +247,7 @@ def test_a_race_of_cancel_and_success_has_one_honest_end(database: Database) -> 
             try:
                 with database.write() as session:
                     lifecycle.cancel(session, run_id)
-            except lifecycle.Conflict:
+            except Conflict:
                 pass
 
         def succeed(
