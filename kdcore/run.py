@@ -199,6 +199,8 @@ def _read_text(
         message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
         f"the held-out text's unigram entropy is {entropy:.3f} nats",
     )
+    # A level to draw beside the curves from the first update on.
+    place.sink.emit("metrics", step=0, values={"unigram_entropy": entropy})
     return Text(tokens, train, held_out, entropy, corpus.fingerprint)
 
 
