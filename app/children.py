@@ -13,7 +13,8 @@ from app.guardian import alive, stop_groups
 QUICK_DEATH_S = 30.0
 """A child that leaves sooner than this after its start was not well."""
 QUICK_DEATHS_ALLOWED = 3
-STOP_GRACE_S = 8.0
+STOP_GRACE_S = 15.0
+"""Long enough for a trainer to save a checkpoint."""
 LOG_TAIL_CHARS = 1500
 MAX_LOG_BYTES = 20 * 1024**2
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-GRACE_S = 8.0
+GRACE_S = 15.0
 
 
 def alive(group: int) -> bool:
