@@ -9,6 +9,7 @@ from kdcore.config import (
     DistilOptimiser,
     DistilOptions,
     DistilSchedule,
+    Evaluation,
     FreshStudent,
     HubCheckpoint,
     HubCorpus,
@@ -59,22 +60,30 @@ PUBLISHED = PipelineConfig(
     distill=DistilOptions(schedule=DistilSchedule(batch_size=25, accumulation_steps=50)),
 )
 
+# Four layers learn more than word frequencies only after some hundred updates, and then quickly:
+# small batches, a narrow feed-forward layer and a small vocabulary buy updates.
 DEMO_TEACHER = TeacherConfig(
     layer_drop=0.1,
     model=ScratchModel(
-        layers=4, hidden_size=256, heads=4, intermediate_size=1024, max_positions=128
+        layers=4,
+        hidden_size=256,
+        heads=4,
+        intermediate_size=512,
+        max_positions=128,
+        dropout=0.0,
     ),
-    tokenizer=WordPieceTokenizer(vocab_size=8192),
+    tokenizer=WordPieceTokenizer(vocab_size=4096),
     seq_len=128,
-    schedule=Schedule(epochs=1.0, batch_size=8),
-    optimiser=Optimiser(learning_rate=7e-4, warmup_fraction=0.05),
+    schedule=Schedule(epochs=1.0, max_steps=900, batch_size=4),
+    optimiser=Optimiser(learning_rate=1e-3, warmup_fraction=0.1, weight_decay=0.01),
+    evaluation=Evaluation(max_sequences=256),
 )
 DEMO = PipelineConfig(
     teacher=DEMO_TEACHER,
     distill=DistilOptions(
-        lines=DistilLines(max_tokens=128),
-        schedule=DistilSchedule(batch_size=16),
+        schedule=DistilSchedule(max_steps=120, batch_size=16),
         optimiser=DistilOptimiser(learning_rate=7e-4),
+        evaluation=Evaluation(max_sequences=256),
     ),
 )
 
