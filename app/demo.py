@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from app.client import FINAL_STATES, Client
@@ -100,30 +101,31 @@ def broken_claims(pipelines: Sequence[Pipeline]) -> list[str]:
     for each in pipelines:
         teacher, student = each.teacher["result"], each.distill["result"]
         unigram = teacher["unigram_entropy"]
-        if not teacher["eval_loss"] < unigram - WELL_BELOW_NATS:
+        if not _below(teacher["eval_loss"], unigram - WELL_BELOW_NATS):
             broken.append(
                 f"the teacher with LayerDrop {each.layer_drop} ended at "
-                f"{teacher['eval_loss']:.3f}, not {WELL_BELOW_NATS} below the unigram level "
-                f"of {unigram:.3f}"
+                f"{_loss(teacher['eval_loss'])}, not {WELL_BELOW_NATS} below the unigram level "
+                f"of {_loss(unigram)}"
             )
-        if not student["eval_loss"] < student["start_eval_loss"]:
+        if not _below(student["eval_loss"], student["start_eval_loss"]):
             broken.append(
                 f"the student with LayerDrop {each.layer_drop} ended at "
-                f"{student['eval_loss']:.3f}, not below its pruned start of "
-                f"{student['start_eval_loss']:.3f}"
+                f"{_loss(student['eval_loss'])}, not below its pruned start of "
+                f"{_loss(student['start_eval_loss'])}"
             )
     return broken
 
 
 def results_table(pipelines: Sequence[Pipeline]) -> Table:
     """The published table, and beside it what makes its figures comparable."""
-    table = Table(title="LayerDrop, then prune, then distil")
-    table.add_column("Role")
+    # Narrow enough for 80 columns; the headings break, the figures do not.
+    table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True, pad_edge=False)
+    table.add_column("Role", no_wrap=True)
     for heading in (
         "Layers", "Layer drop rate", "Train loss", "Eval loss", "Last loss", "Avg cum loss",
         "Held-out MLM loss", "Pruned start", "Unigram level",
     ):  # fmt: skip
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for each in pipelines:
         result = each.teacher["result"]
         table.add_row(
@@ -138,6 +140,11 @@ def results_table(pipelines: Sequence[Pipeline]) -> Table:
             _loss(result["start_eval_loss"]), _loss(result["unigram_entropy"]),
         )  # fmt: skip
     return table
+
+
+def _below(value: float | None, limit: float | None) -> bool:
+    """A loss that is not finite arrives as None, and is below nothing."""
+    return value is not None and limit is not None and value < limit
 
 
 def _loss(value: float | None) -> str:
@@ -187,6 +194,8 @@ def _watch(client: Client, stack: Stack, runs: list[Json]) -> None:
                 bars.show(run, label)
                 if run["state"] in FINAL_STATES:
                     left.discard(run_id)
+                    if not console.is_terminal:  # a log gets lines, as bars need a terminal
+                        console.print(f"{' '.join(label.split())}: {run['state']}")
                     _require_success(run, label)
             time.sleep(POLL_S)
 
