@@ -213,6 +213,9 @@ class ScratchModel(Settings):
     """Longest sequence that the model can read."""
     dropout: Probability = 0.1
     """Dropout rate of hidden states and attention weights."""
+    unigram_bias: bool = False
+    """Start the output bias at the log frequencies of the training text: short trainings then need
+    not spend their updates on learning how frequent each word is."""
 
     @field_validator("heads")
     @classmethod

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -94,6 +96,17 @@ def build_teacher(
             pad_token_id=pad_id,
         )
     )
+
+
+def start_at_unigram(model: MaskedLM, counts: npt.NDArray[np.int64]) -> None:
+    """Set the output bias to the log frequencies of the tokens, (vocab,) counts.
+
+    The softmax of the bias alone is then the unigram distribution; 1 is added to every count, so
+    that tokens that never occur stay finite.
+    """
+    share = (counts + 1.0) / (counts + 1.0).sum()
+    with torch.no_grad():
+        projector(model).bias.copy_(torch.from_numpy(np.log(share)))
 
 
 def build_student(

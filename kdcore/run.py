@@ -66,6 +66,7 @@ from kdcore.models import (
     position_embeddings,
     read_notes,
     shape_of,
+    start_at_unigram,
 )
 from kdcore.objectives import DistilObjective, MlmObjective, Objective
 from kdcore.prune import prune
@@ -260,6 +261,10 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
         model: MaskedLM = build_teacher(
             config.model, text.tokens.vocab_size, text.tokens.pad_id, config.seed
         )
+        if config.model.unigram_bias:
+            counts = token_counts(text.train, text.tokens.vocab_size)
+            counts[sorted(text.tokens.special_ids)] = 0  # never to be predicted
+            start_at_unigram(model, counts)
     else:
         model = load_model(start_folder)
         _check_vocabulary(model, text.tokens)

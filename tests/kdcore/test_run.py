@@ -384,3 +384,19 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     config = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path)))
     with pytest.raises(DataError, match=r"config\.json"):
         execute(config, tmp_path / "out", ListSink(), device="cpu")
+
+
+def test_unigram_bias_starts_at_the_word_frequencies(
+    corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    """Before it has learnt anything, the model is as good as knowing frequencies only."""
+    scratch = teacher_config(corpus).model.model_dump()
+    config = teacher_config(
+        corpus,
+        model=scratch | {"unigram_bias": True},
+        optimiser=Optimiser(learning_rate=1e-9),
+        schedule=Schedule(batch_size=4, max_steps=1),
+    )
+    ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    assert ended.summary is not None
+    assert ended.summary["eval_loss"] == pytest.approx(ended.summary["unigram_entropy"], abs=0.1)

@@ -1451,7 +1451,8 @@ export interface components {
              *         "intermediate_size": 3072,
              *         "layers": 4,
              *         "max_positions": 512,
-             *         "source": "scratch"
+             *         "source": "scratch",
+             *         "unigram_bias": false
              *       },
              *       "optimiser": {
              *         "beta1": 0.9,
@@ -2054,6 +2055,13 @@ export interface components {
              * @enum {string}
              */
             source: "scratch";
+            /**
+             * Unigram Bias
+             * @description Start the output bias at the log frequencies of the training text: short trainings then need
+             *     not spend their updates on learning how frequent each word is.
+             * @default false
+             */
+            unigram_bias: boolean;
         };
         /**
          * Series
@@ -2212,7 +2220,8 @@ export interface components {
              *       "intermediate_size": 3072,
              *       "layers": 4,
              *       "max_positions": 512,
-             *       "source": "scratch"
+             *       "source": "scratch",
+             *       "unigram_bias": false
              *     }
              */
             model: components["schemas"]["ScratchModel"] | components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"];
@@ -3230,12 +3239,12 @@ export interface operations {
                  *           "evaluation": {
                  *             "every_steps": null,
                  *             "mask_rate": 0.15,
-                 *             "max_sequences": null,
+                 *             "max_sequences": 256,
                  *             "seq_len": null
                  *           },
                  *           "freeze_positions": true,
                  *           "lines": {
-                 *             "max_tokens": 128,
+                 *             "max_tokens": null,
                  *             "max_unknown": 0.5,
                  *             "min_tokens": 12
                  *           },
@@ -3249,14 +3258,14 @@ export interface operations {
                  *           },
                  *           "masking": {
                  *             "mask_rate": 0.15,
-                 *             "smoothing": 0.7
+                 *             "smoothing": 0
                  *           },
                  *           "optimiser": {
                  *             "beta1": 0.9,
                  *             "beta2": 0.98,
                  *             "clip_norm": 5,
                  *             "epsilon": 0.000001,
-                 *             "learning_rate": 0.0007,
+                 *             "learning_rate": 0.0005,
                  *             "warmup_fraction": 0.05,
                  *             "weight_decay": 0
                  *           },
@@ -3269,7 +3278,7 @@ export interface operations {
                  *             "accumulation_steps": 1,
                  *             "batch_size": 16,
                  *             "epochs": 1,
-                 *             "max_steps": null
+                 *             "max_steps": 100
                  *           },
                  *           "seed": 0
                  *         },
@@ -3288,29 +3297,30 @@ export interface operations {
                  *           "evaluation": {
                  *             "every_steps": null,
                  *             "mask_rate": 0.15,
-                 *             "max_sequences": null,
+                 *             "max_sequences": 256,
                  *             "seq_len": null
                  *           },
                  *           "kind": "teacher",
                  *           "layer_drop": 0.1,
                  *           "mask_rate": 0.15,
                  *           "model": {
-                 *             "dropout": 0.1,
+                 *             "dropout": 0,
                  *             "heads": 4,
                  *             "hidden_size": 256,
-                 *             "intermediate_size": 1024,
+                 *             "intermediate_size": 512,
                  *             "layers": 4,
                  *             "max_positions": 128,
-                 *             "source": "scratch"
+                 *             "source": "scratch",
+                 *             "unigram_bias": true
                  *           },
                  *           "optimiser": {
                  *             "beta1": 0.9,
                  *             "beta2": 0.999,
                  *             "clip_norm": 1,
                  *             "epsilon": 1e-8,
-                 *             "learning_rate": 0.0007,
-                 *             "warmup_fraction": 0.05,
-                 *             "weight_decay": 0
+                 *             "learning_rate": 0.001,
+                 *             "warmup_fraction": 0.1,
+                 *             "weight_decay": 0.01
                  *           },
                  *           "precision": "auto",
                  *           "reporting": {
@@ -3319,15 +3329,15 @@ export interface operations {
                  *           },
                  *           "schedule": {
                  *             "accumulation_steps": 1,
-                 *             "batch_size": 8,
+                 *             "batch_size": 4,
                  *             "epochs": 1,
-                 *             "max_steps": null
+                 *             "max_steps": 750
                  *           },
                  *           "seed": 0,
                  *           "seq_len": 128,
                  *           "tokenizer": {
                  *             "source": "wordpiece",
-                 *             "vocab_size": 8192
+                 *             "vocab_size": 4096
                  *           }
                  *         }
                  *       },
@@ -3358,29 +3368,30 @@ export interface operations {
                      *             "evaluation": {
                      *               "every_steps": null,
                      *               "mask_rate": 0.15,
-                     *               "max_sequences": null,
+                     *               "max_sequences": 256,
                      *               "seq_len": null
                      *             },
                      *             "kind": "teacher",
                      *             "layer_drop": 0.1,
                      *             "mask_rate": 0.15,
                      *             "model": {
-                     *               "dropout": 0.1,
+                     *               "dropout": 0,
                      *               "heads": 4,
                      *               "hidden_size": 256,
-                     *               "intermediate_size": 1024,
+                     *               "intermediate_size": 512,
                      *               "layers": 4,
                      *               "max_positions": 128,
-                     *               "source": "scratch"
+                     *               "source": "scratch",
+                     *               "unigram_bias": true
                      *             },
                      *             "optimiser": {
                      *               "beta1": 0.9,
                      *               "beta2": 0.999,
                      *               "clip_norm": 1,
                      *               "epsilon": 1e-8,
-                     *               "learning_rate": 0.0007,
-                     *               "warmup_fraction": 0.05,
-                     *               "weight_decay": 0
+                     *               "learning_rate": 0.001,
+                     *               "warmup_fraction": 0.1,
+                     *               "weight_decay": 0.01
                      *             },
                      *             "precision": "auto",
                      *             "reporting": {
@@ -3389,15 +3400,15 @@ export interface operations {
                      *             },
                      *             "schedule": {
                      *               "accumulation_steps": 1,
-                     *               "batch_size": 8,
+                     *               "batch_size": 4,
                      *               "epochs": 1,
-                     *               "max_steps": null
+                     *               "max_steps": 750
                      *             },
                      *             "seed": 0,
                      *             "seq_len": 128,
                      *             "tokenizer": {
                      *               "source": "wordpiece",
-                     *               "vocab_size": 8192
+                     *               "vocab_size": 4096
                      *             }
                      *           },
                      *           "created_at": "2026-01-15T09:30:00Z",
@@ -3681,12 +3692,12 @@ export interface operations {
                      *               "evaluation": {
                      *                 "every_steps": null,
                      *                 "mask_rate": 0.15,
-                     *                 "max_sequences": null,
+                     *                 "max_sequences": 256,
                      *                 "seq_len": null
                      *               },
                      *               "freeze_positions": true,
                      *               "lines": {
-                     *                 "max_tokens": 128,
+                     *                 "max_tokens": null,
                      *                 "max_unknown": 0.5,
                      *                 "min_tokens": 12
                      *               },
@@ -3700,14 +3711,14 @@ export interface operations {
                      *               },
                      *               "masking": {
                      *                 "mask_rate": 0.15,
-                     *                 "smoothing": 0.7
+                     *                 "smoothing": 0
                      *               },
                      *               "optimiser": {
                      *                 "beta1": 0.9,
                      *                 "beta2": 0.98,
                      *                 "clip_norm": 5,
                      *                 "epsilon": 0.000001,
-                     *                 "learning_rate": 0.0007,
+                     *                 "learning_rate": 0.0005,
                      *                 "warmup_fraction": 0.05,
                      *                 "weight_decay": 0
                      *               },
@@ -3720,7 +3731,7 @@ export interface operations {
                      *                 "accumulation_steps": 1,
                      *                 "batch_size": 16,
                      *                 "epochs": 1,
-                     *                 "max_steps": null
+                     *                 "max_steps": 100
                      *               },
                      *               "seed": 0
                      *             },
@@ -3739,29 +3750,30 @@ export interface operations {
                      *               "evaluation": {
                      *                 "every_steps": null,
                      *                 "mask_rate": 0.15,
-                     *                 "max_sequences": null,
+                     *                 "max_sequences": 256,
                      *                 "seq_len": null
                      *               },
                      *               "kind": "teacher",
                      *               "layer_drop": 0.1,
                      *               "mask_rate": 0.15,
                      *               "model": {
-                     *                 "dropout": 0.1,
+                     *                 "dropout": 0,
                      *                 "heads": 4,
                      *                 "hidden_size": 256,
-                     *                 "intermediate_size": 1024,
+                     *                 "intermediate_size": 512,
                      *                 "layers": 4,
                      *                 "max_positions": 128,
-                     *                 "source": "scratch"
+                     *                 "source": "scratch",
+                     *                 "unigram_bias": true
                      *               },
                      *               "optimiser": {
                      *                 "beta1": 0.9,
                      *                 "beta2": 0.999,
                      *                 "clip_norm": 1,
                      *                 "epsilon": 1e-8,
-                     *                 "learning_rate": 0.0007,
-                     *                 "warmup_fraction": 0.05,
-                     *                 "weight_decay": 0
+                     *                 "learning_rate": 0.001,
+                     *                 "warmup_fraction": 0.1,
+                     *                 "weight_decay": 0.01
                      *               },
                      *               "precision": "auto",
                      *               "reporting": {
@@ -3770,15 +3782,15 @@ export interface operations {
                      *               },
                      *               "schedule": {
                      *                 "accumulation_steps": 1,
-                     *                 "batch_size": 8,
+                     *                 "batch_size": 4,
                      *                 "epochs": 1,
-                     *                 "max_steps": null
+                     *                 "max_steps": 750
                      *               },
                      *               "seed": 0,
                      *               "seq_len": 128,
                      *               "tokenizer": {
                      *                 "source": "wordpiece",
-                     *                 "vocab_size": 8192
+                     *                 "vocab_size": 4096
                      *               }
                      *             }
                      *           },
@@ -4169,29 +4181,30 @@ export interface operations {
                  *         "evaluation": {
                  *           "every_steps": null,
                  *           "mask_rate": 0.15,
-                 *           "max_sequences": null,
+                 *           "max_sequences": 256,
                  *           "seq_len": null
                  *         },
                  *         "kind": "teacher",
                  *         "layer_drop": 0.1,
                  *         "mask_rate": 0.15,
                  *         "model": {
-                 *           "dropout": 0.1,
+                 *           "dropout": 0,
                  *           "heads": 4,
                  *           "hidden_size": 256,
-                 *           "intermediate_size": 1024,
+                 *           "intermediate_size": 512,
                  *           "layers": 4,
                  *           "max_positions": 128,
-                 *           "source": "scratch"
+                 *           "source": "scratch",
+                 *           "unigram_bias": true
                  *         },
                  *         "optimiser": {
                  *           "beta1": 0.9,
                  *           "beta2": 0.999,
                  *           "clip_norm": 1,
                  *           "epsilon": 1e-8,
-                 *           "learning_rate": 0.0007,
-                 *           "warmup_fraction": 0.05,
-                 *           "weight_decay": 0
+                 *           "learning_rate": 0.001,
+                 *           "warmup_fraction": 0.1,
+                 *           "weight_decay": 0.01
                  *         },
                  *         "precision": "auto",
                  *         "reporting": {
@@ -4200,15 +4213,15 @@ export interface operations {
                  *         },
                  *         "schedule": {
                  *           "accumulation_steps": 1,
-                 *           "batch_size": 8,
+                 *           "batch_size": 4,
                  *           "epochs": 1,
-                 *           "max_steps": null
+                 *           "max_steps": 750
                  *         },
                  *         "seed": 0,
                  *         "seq_len": 128,
                  *         "tokenizer": {
                  *           "source": "wordpiece",
-                 *           "vocab_size": 8192
+                 *           "vocab_size": 4096
                  *         }
                  *       },
                  *       "name": "demo teacher p=0.1"
@@ -4235,29 +4248,30 @@ export interface operations {
                      *         "evaluation": {
                      *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": null,
+                     *           "max_sequences": 256,
                      *           "seq_len": null
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
                      *         "mask_rate": 0.15,
                      *         "model": {
-                     *           "dropout": 0.1,
+                     *           "dropout": 0,
                      *           "heads": 4,
                      *           "hidden_size": 256,
-                     *           "intermediate_size": 1024,
+                     *           "intermediate_size": 512,
                      *           "layers": 4,
                      *           "max_positions": 128,
-                     *           "source": "scratch"
+                     *           "source": "scratch",
+                     *           "unigram_bias": true
                      *         },
                      *         "optimiser": {
                      *           "beta1": 0.9,
                      *           "beta2": 0.999,
                      *           "clip_norm": 1,
                      *           "epsilon": 1e-8,
-                     *           "learning_rate": 0.0007,
-                     *           "warmup_fraction": 0.05,
-                     *           "weight_decay": 0
+                     *           "learning_rate": 0.001,
+                     *           "warmup_fraction": 0.1,
+                     *           "weight_decay": 0.01
                      *         },
                      *         "precision": "auto",
                      *         "reporting": {
@@ -4266,15 +4280,15 @@ export interface operations {
                      *         },
                      *         "schedule": {
                      *           "accumulation_steps": 1,
-                     *           "batch_size": 8,
+                     *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": null
+                     *           "max_steps": 750
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
                      *           "source": "wordpiece",
-                     *           "vocab_size": 8192
+                     *           "vocab_size": 4096
                      *         }
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
@@ -4528,29 +4542,30 @@ export interface operations {
                      *         "evaluation": {
                      *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": null,
+                     *           "max_sequences": 256,
                      *           "seq_len": null
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
                      *         "mask_rate": 0.15,
                      *         "model": {
-                     *           "dropout": 0.1,
+                     *           "dropout": 0,
                      *           "heads": 4,
                      *           "hidden_size": 256,
-                     *           "intermediate_size": 1024,
+                     *           "intermediate_size": 512,
                      *           "layers": 4,
                      *           "max_positions": 128,
-                     *           "source": "scratch"
+                     *           "source": "scratch",
+                     *           "unigram_bias": true
                      *         },
                      *         "optimiser": {
                      *           "beta1": 0.9,
                      *           "beta2": 0.999,
                      *           "clip_norm": 1,
                      *           "epsilon": 1e-8,
-                     *           "learning_rate": 0.0007,
-                     *           "warmup_fraction": 0.05,
-                     *           "weight_decay": 0
+                     *           "learning_rate": 0.001,
+                     *           "warmup_fraction": 0.1,
+                     *           "weight_decay": 0.01
                      *         },
                      *         "precision": "auto",
                      *         "reporting": {
@@ -4559,15 +4574,15 @@ export interface operations {
                      *         },
                      *         "schedule": {
                      *           "accumulation_steps": 1,
-                     *           "batch_size": 8,
+                     *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": null
+                     *           "max_steps": 750
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
                      *           "source": "wordpiece",
-                     *           "vocab_size": 8192
+                     *           "vocab_size": 4096
                      *         }
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
@@ -4956,29 +4971,30 @@ export interface operations {
                      *         "evaluation": {
                      *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": null,
+                     *           "max_sequences": 256,
                      *           "seq_len": null
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
                      *         "mask_rate": 0.15,
                      *         "model": {
-                     *           "dropout": 0.1,
+                     *           "dropout": 0,
                      *           "heads": 4,
                      *           "hidden_size": 256,
-                     *           "intermediate_size": 1024,
+                     *           "intermediate_size": 512,
                      *           "layers": 4,
                      *           "max_positions": 128,
-                     *           "source": "scratch"
+                     *           "source": "scratch",
+                     *           "unigram_bias": true
                      *         },
                      *         "optimiser": {
                      *           "beta1": 0.9,
                      *           "beta2": 0.999,
                      *           "clip_norm": 1,
                      *           "epsilon": 1e-8,
-                     *           "learning_rate": 0.0007,
-                     *           "warmup_fraction": 0.05,
-                     *           "weight_decay": 0
+                     *           "learning_rate": 0.001,
+                     *           "warmup_fraction": 0.1,
+                     *           "weight_decay": 0.01
                      *         },
                      *         "precision": "auto",
                      *         "reporting": {
@@ -4987,15 +5003,15 @@ export interface operations {
                      *         },
                      *         "schedule": {
                      *           "accumulation_steps": 1,
-                     *           "batch_size": 8,
+                     *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": null
+                     *           "max_steps": 750
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
                      *           "source": "wordpiece",
-                     *           "vocab_size": 8192
+                     *           "vocab_size": 4096
                      *         }
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
@@ -5620,29 +5636,30 @@ export interface operations {
                      *         "evaluation": {
                      *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": null,
+                     *           "max_sequences": 256,
                      *           "seq_len": null
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
                      *         "mask_rate": 0.15,
                      *         "model": {
-                     *           "dropout": 0.1,
+                     *           "dropout": 0,
                      *           "heads": 4,
                      *           "hidden_size": 256,
-                     *           "intermediate_size": 1024,
+                     *           "intermediate_size": 512,
                      *           "layers": 4,
                      *           "max_positions": 128,
-                     *           "source": "scratch"
+                     *           "source": "scratch",
+                     *           "unigram_bias": true
                      *         },
                      *         "optimiser": {
                      *           "beta1": 0.9,
                      *           "beta2": 0.999,
                      *           "clip_norm": 1,
                      *           "epsilon": 1e-8,
-                     *           "learning_rate": 0.0007,
-                     *           "warmup_fraction": 0.05,
-                     *           "weight_decay": 0
+                     *           "learning_rate": 0.001,
+                     *           "warmup_fraction": 0.1,
+                     *           "weight_decay": 0.01
                      *         },
                      *         "precision": "auto",
                      *         "reporting": {
@@ -5651,15 +5668,15 @@ export interface operations {
                      *         },
                      *         "schedule": {
                      *           "accumulation_steps": 1,
-                     *           "batch_size": 8,
+                     *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": null
+                     *           "max_steps": 750
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
                      *           "source": "wordpiece",
-                     *           "vocab_size": 8192
+                     *           "vocab_size": 4096
                      *         }
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
