@@ -200,8 +200,6 @@ def _read_text(
         message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
         f"the held-out text's unigram entropy is {entropy:.3f} nats",
     )
-    # A level to draw beside the curves from the first update on.
-    place.sink.emit("metrics", step=0, values={"unigram_entropy": entropy})
     return Text(tokens, train, held_out, entropy, corpus.fingerprint)
 
 
@@ -405,6 +403,10 @@ def _train(
     precision: ResolvedPrecision = (
         resume.state["precision"] if resume else pick_precision(config.precision, place.device)
     )
+    if resume is None:
+        # A level to draw beside the curves from the first update on.
+        values = {"unigram_entropy": text.unigram_entropy}
+        place.sink.emit("metrics", step=0, values=values)
     evaluation = _evaluator(model, text, precision, place)
     if start_eval is not None:
         start_eval.append(_start_eval(place.out_dir, evaluation))
