@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def tiny_pipeline() -> dict[str, Any]:
+def tiny_pipeline(teacher_steps: int = 60) -> dict[str, Any]:
     """Teacher, prune and distil on the offline sample: 2 layers of 32 become 1."""
     evaluation = {"max_sequences": 32, "every_steps": 20}
     reporting = {"log_every_steps": 2}
@@ -20,7 +20,7 @@ def tiny_pipeline() -> dict[str, Any]:
             },
             "tokenizer": {"source": "wordpiece", "vocab_size": 1000},
             "seq_len": 64,
-            "schedule": {"max_steps": 60, "batch_size": 8},
+            "schedule": {"max_steps": teacher_steps, "batch_size": 8},
             "optimiser": {"learning_rate": 0.002},
             "evaluation": evaluation,
             "reporting": reporting,

@@ -80,7 +80,8 @@ def points(page: Page) -> int:
 def test_from_the_form_to_a_student_that_fills_masks(page: Page, tmp_path: Path) -> None:
     page.get_by_role("link", name="New run").click()
     page.get_by_role("textbox", name="Name").first.fill("from the browser")
-    fill_form(page, tiny_pipeline())
+    # Long enough that the page, also of a busy machine, shows the curve before it is whole.
+    fill_form(page, tiny_pipeline(teacher_steps=700))
     page.get_by_role("button", name="Submit three runs").click()
 
     # The teacher's curve appears and grows while it trains.
