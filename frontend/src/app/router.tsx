@@ -71,6 +71,14 @@ const runsRoute = createRoute({
   component: lazyRouteComponent(() => import("@/features/runs/RunListPage"), "RunListPage"),
 });
 
+const runsAliasRoute = createRoute({
+  getParentRoute: () => shellRoute,
+  path: "/runs",
+  beforeLoad: () => {
+    throw redirect({ to: "/", replace: true });
+  },
+});
+
 const newRoute = createRoute({
   getParentRoute: () => shellRoute,
   path: "/new",
@@ -120,7 +128,15 @@ const tokensRoute = createRoute({
 
 const routeTree = rootRoute.addChildren([
   loginRoute,
-  shellRoute.addChildren([runsRoute, newRoute, runRoute, datasetsRoute, workersRoute, tokensRoute]),
+  shellRoute.addChildren([
+    runsRoute,
+    runsAliasRoute,
+    newRoute,
+    runRoute,
+    datasetsRoute,
+    workersRoute,
+    tokensRoute,
+  ]),
 ]);
 
 export function createAppRouter(queryClient: QueryClient) {
