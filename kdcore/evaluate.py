@@ -52,9 +52,12 @@ def heldout_loss(
     model: MaskedLM,
     held_out: HeldOut,
     precision: ResolvedPrecision,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> EvalResult:
-    """The mean loss over all masked positions of the split; no layer is dropped."""
+    """The mean loss over all masked positions of the split; no layer is dropped.
+
+    `on_progress` gets the number of sequences done so far.
+    """
     was_training = model.training
     model.eval()
     device, tokens = model.device, held_out.tokens
@@ -84,7 +87,7 @@ def heldout_loss(
                         logits, target, reduction="sum"
                     ).item()
             count += len(targets)
-            on_progress(len(rows) + start, len(held_out))
+            on_progress(len(rows) + start)
     finally:
         model.train(was_training)
     return EvalResult(total / max(1, count), count)

@@ -101,3 +101,34 @@ def progress_eta_s(done: float, total: float | None, elapsed_s: float) -> float 
     if not total or done <= 0:
         return None
     return max(0.0, elapsed_s * (total - done) / done)
+
+
+class Progress:
+    """The progress of one phase: emitted at its start, its end, and every half second between."""
+
+    _EVERY_S = 0.5
+
+    def __init__(self, sink: Sink, phase: str, total: int, unit: str) -> None:
+        self._sink, self._phase, self._total, self._unit = sink, phase, total, unit
+        self._start_s = self._emitted_s = time.monotonic()
+        self._emit(0)
+
+    def update(self, done: int) -> None:
+        now_s = time.monotonic()
+        if done < self._total and now_s - self._emitted_s >= self._EVERY_S:
+            self._emitted_s = now_s
+            self._emit(done)
+
+    def finish(self) -> None:
+        self._emit(self._total)
+
+    def _emit(self, done: int) -> None:
+        eta_s = progress_eta_s(done, self._total, time.monotonic() - self._start_s)
+        self._sink.emit(
+            "progress",
+            phase=self._phase,
+            done=done,
+            total=self._total,
+            unit=self._unit,
+            eta_s=eta_s,
+        )

@@ -124,8 +124,8 @@ class Training:
     """Fingerprint of everything that decides the weights; a checkpoint of another is refused."""
     sink: Sink
     should_stop: Callable[[], bool]
-    evaluate: Callable[[int], dict[str, float]] | None = None
-    """Called with the step; returns metric values."""
+    evaluate: Callable[[int], object] | None = None
+    """Called with the step; emits what it finds itself."""
     eval_every_steps: int | None = None
 
 
@@ -198,7 +198,7 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
             sink.emit("progress", phase="training", **clock.progress(done))
         every = training.eval_every_steps
         if training.evaluate and every and done % every == 0 and done < plan.total_steps:
-            sink.emit("metrics", step=done, values=training.evaluate(done))
+            training.evaluate(done)
         if done < plan.total_steps and clock.checkpoint_due():
             _save(training, done, optimiser, names, totals, clock)
     return _result(plan.total_steps, False, totals, clock)

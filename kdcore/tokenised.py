@@ -4,7 +4,6 @@ Every document becomes one line `[CLS] ids [SEP]`; lines lie back to back in `to
 `offsets.bin` says where each begins. Neither building nor reading holds more than a few MiB.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ import tokenizers
 from kdcore.cache import cached_folder
 from kdcore.corpora import CorpusText, Split
 from kdcore.errors import DataError
-from kdcore.events import Sink, progress_eta_s
+from kdcore.events import Progress, Sink
 from kdcore.tokenizers import Tokens
 
 _BATCH_CHARS = 2**19
 _CHUNK_TOKENS = 2**22
-_PROGRESS_EVERY_S = 0.5
 # Goes into the name of every entry; raise it when the same text would give other ids.
 _FORMAT_VERSION = 1
 
@@ -82,7 +80,7 @@ def _write(
     core.encode_special_tokens = True
     core.no_truncation()
     core.no_padding()
-    progress = _Progress(sink, "tokenising", corpus.size(split))
+    progress = Progress(sink, "tokenising", corpus.size(split), "documents")
     done, position = 0, 0
     offsets_file.write(np.zeros(1, np.int64).tobytes())
     for batch in _batches(corpus.documents(split)):
@@ -100,33 +98,7 @@ def _write(
         progress.update(done)
     if not position:
         raise DataError(f"the {split} split of the corpus holds no text")
-    progress.finish(done)
-
-
-class _Progress:
-    """Emits progress, at most every half second but for the first and the last."""
-
-    def __init__(self, sink: Sink, phase: str, total: int) -> None:
-        self._sink, self._phase, self._total = sink, phase, total
-        self._start_s = time.monotonic()
-        self._emitted_s = self._start_s
-        self._emit(0, total)
-
-    def _emit(self, done: int, total: int) -> None:
-        eta_s = progress_eta_s(done, total, time.monotonic() - self._start_s)
-        self._sink.emit(
-            "progress", phase=self._phase, done=done, total=total, unit="documents", eta_s=eta_s
-        )
-
-    def update(self, done: int) -> None:
-        now_s = time.monotonic()
-        if now_s - self._emitted_s >= _PROGRESS_EVERY_S:
-            self._emitted_s = now_s
-            # A document in several pieces counts more than once; the bar must not overflow.
-            self._emit(min(done, self._total), self._total)
-
-    def finish(self, done: int) -> None:
-        self._emit(done, done)
+    progress.finish()
 
 
 # ---------------------------------------------------------------------------------- statistics

@@ -1,0 +1,50 @@
+"""The text of a run: its corpus cut into tokens, and what is held out of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kdcore.batches import TokenisedSplit, pack, tokenise, unigram_entropy
+from kdcore.config import Corpus, Evaluation
+from kdcore.corpora import CorpusText, open_corpus
+from kdcore.evaluate import HeldOut
+from kdcore.place import Place
+from kdcore.tokenizers import Tokens
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus, cut into tokens."""
+
+    tokens: Tokens
+    train: TokenisedSplit
+    held_out: HeldOut
+    unigram_entropy: float
+    """Of the held-out text, in nats: what a model that knows only frequencies reaches."""
+    fingerprint: str
+
+
+def read_text(
+    corpus_config: Corpus,
+    load: Callable[[CorpusText], Tokens],
+    evaluation: Evaluation,
+    eval_seq_len: int,
+    place: Place,
+) -> Text:
+    corpus = open_corpus(corpus_config)
+    tokens = load(corpus)
+    train = tokenise(corpus, tokens, "train", place.cache_dir, place.sink)
+    validation = tokenise(corpus, tokens, "validation", place.cache_dir, place.sink)
+    held_out = HeldOut(
+        packed=pack(validation, eval_seq_len),
+        tokens=tokens,
+        mask_rate=evaluation.mask_rate,
+        max_sequences=evaluation.max_sequences,
+    )
+    entropy = unigram_entropy(validation, tokens.vocab_size, tokens.special_ids)
+    place.sink.emit(
+        "log",
+        level="info",
+        message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
+        f"the held-out text's unigram entropy is {entropy:.3f} nats",
+    )
+    return Text(tokens, train, held_out, entropy, corpus.fingerprint)

@@ -1,0 +1,144 @@
+"""A training with its surroundings: resumed from its checkpoint, evaluated, summed up."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from kdcore.checkpoint import Checkpoint, Checkpointer, sha256_of, write_json
+from kdcore.config import DistillConfig, TeacherConfig
+from kdcore.evaluate import EvalResult, heldout_loss
+from kdcore.events import Progress
+from kdcore.loop import FitResult, Training, fit
+from kdcore.machine import ResolvedPrecision, describe, pick_precision
+from kdcore.models import MaskedLM, parameter_count
+from kdcore.objectives import Objective
+from kdcore.place import Place
+from kdcore.result import Summary
+from kdcore.text import Text
+
+
+def train(
+    config: TeacherConfig | DistillConfig,
+    model: MaskedLM,
+    objective: Objective,
+    text: Text,
+    inputs: list[Path | None],
+    place: Place,
+    start_eval: list[float] | None = None,
+) -> tuple[FitResult, Callable[[int], EvalResult], ResolvedPrecision]:
+    """Fit `model`, resuming from the newest good checkpoint.
+
+    `start_eval`, if given, gets the held-out loss before the first update; a resumed run takes it
+    from its checkpoint's folder rather than measuring it again.
+    """
+    checkpointer = Checkpointer(place.out_dir / "checkpoints")
+    resume = _resume(checkpointer, place)
+    precision: ResolvedPrecision = (
+        resume.state["precision"] if resume else pick_precision(config.precision, place.device)
+    )
+    if resume is None:
+        # A level to draw beside the curves from the first update on.
+        values = {"unigram_entropy": text.unigram_entropy}
+        place.sink.emit("metrics", step=0, values=values)
+    evaluation = _evaluator(model, text, precision, place)
+    if start_eval is not None:
+        start_eval.append(_start_eval(place.out_dir, evaluation))
+    place.sink.emit(
+        "log", level="info", message=f"training on {describe(place.device)} in {precision}"
+    )
+
+    fitted = fit(
+        Training(
+            model=model,
+            objective=objective,
+            schedule=config.schedule,
+            optimiser=config.optimiser,
+            reporting=config.reporting,
+            seed=config.seed,
+            precision=precision,
+            checkpointer=checkpointer,
+            identity=_identity(config, text, inputs),
+            sink=place.sink,
+            should_stop=place.should_stop,
+            evaluate=evaluation,
+            eval_every_steps=config.evaluation.every_steps,
+        ),
+        resume,
+    )
+    if fitted.stopped:
+        place.sink.emit("stopped", step=fitted.steps)
+    return fitted, evaluation, precision
+
+
+def _evaluator(
+    model: MaskedLM, text: Text, precision: ResolvedPrecision, place: Place
+) -> Callable[[int], EvalResult]:
+    """A function that evaluates, shows its progress, and emits the metrics of a step."""
+
+    def evaluate(step: int) -> EvalResult:
+        progress = Progress(place.sink, "evaluating", len(text.held_out), "sequences")
+        result = heldout_loss(model, text.held_out, precision, progress.update)
+        place.sink.emit(
+            "metrics",
+            step=step,
+            values={"eval/loss": result.loss, "eval/perplexity": result.perplexity},
+        )
+        return result
+
+    return evaluate
+
+
+def _start_eval(out_dir: Path, evaluation: Callable[[int], EvalResult]) -> float:
+    path = out_dir / "start_eval.json"
+    if path.is_file():
+        return float(json.loads(path.read_text(encoding="utf-8"))["loss"])
+    loss = evaluation(0).loss
+    temporary = path.with_suffix(f".tmp-{os.getpid()}")
+    write_json(temporary, {"loss": loss})
+    temporary.replace(path)
+    return loss
+
+
+def _resume(checkpointer: Checkpointer, place: Place) -> Checkpoint | None:
+    resume, refused = checkpointer.load_newest()
+    for reason in refused:
+        place.sink.emit("log", level="warning", message=f"checkpoint passed over: {reason}")
+    if resume is not None:
+        place.sink.emit("log", level="info", message=f"resuming after update {resume.step}")
+    return resume
+
+
+def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Path | None]) -> str:
+    """Fingerprint of all that decides the weights; where files lie and how often is reported do
+    not."""
+    plain = config.model_dump(
+        mode="json",
+        exclude={"reporting", "evaluation", "corpus", "tokenizer", "teacher", "student"}
+        | ({"model"} if inputs[0] is not None else set()),
+    )
+    parts = [plain, text.fingerprint, text.tokens.fingerprint]
+    parts += [_weights_fingerprint(folder) for folder in inputs if folder is not None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_fingerprint(folder: Path) -> str:
+    return " ".join(sha256_of(path) for path in sorted(folder.glob("*.safetensors")))
+
+
+def trained_summary(
+    role: str, model: MaskedLM, text: Text, fitted: FitResult, final: EvalResult
+) -> Summary:
+    return {
+        "role": role,
+        "layers": model.config.num_hidden_layers,
+        "eval_loss": final.loss,
+        "eval_perplexity": final.perplexity,
+        "unigram_entropy": text.unigram_entropy,
+        "steps": fitted.steps,
+        "tokens": fitted.tokens,
+        "tokens_per_s": fitted.tokens / fitted.trained_s if fitted.trained_s > 0 else None,
+        "elapsed_s": fitted.trained_s,
+        "parameters": parameter_count(model),
+    }
