@@ -1,12 +1,12 @@
 /** Uploaded texts and tokenizers: upload, look, delete. */
-import { Alert, Badge, Group, Paper, Skeleton, Stack, Table, Text, Title } from "@mantine/core";
+import { Badge, Group, Stack, Table, Text, Title } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { client, unwrap } from "@/api/client";
-import { messageOf } from "@/api/problem";
 import { datasetsQuery, sessionQuery } from "@/api/queries";
 import type { Dataset } from "@/api/types";
 import { ConfirmButton } from "@/components/ConfirmButton";
+import { DataTable } from "@/components/DataTable";
 import { formatBytes, formatCount, formatTime } from "@/lib/format";
 import { useTitle } from "@/lib/title";
 import { UploadButton } from "./UploadButton";
@@ -96,42 +96,13 @@ export function DatasetsPage() {
           </Group>
         )}
       </Group>
-      {datasets.error && (
-        <Alert color="red" role="alert">
-          {messageOf(datasets.error)}
-        </Alert>
-      )}
-      {datasets.isPending && <Skeleton h={120} />}
-      {datasets.data && datasets.data.items.length === 0 && (
-        <Paper>
-          <Text c="dimmed" size="sm">
-            Nothing has been uploaded. Runs can use the offline sample or the HuggingFace hub
-            without an upload.
-          </Text>
-        </Paper>
-      )}
-      {datasets.data && datasets.data.items.length > 0 && (
-        <Paper p={0} className="scroll-x">
-          <Table verticalSpacing="xs" miw={760}>
-            <Table.Thead>
-              <Table.Tr>
-                <Table.Th>Name</Table.Th>
-                <Table.Th>Kind</Table.Th>
-                <Table.Th>Format</Table.Th>
-                <Table.Th>Documents</Table.Th>
-                <Table.Th>Size</Table.Th>
-                <Table.Th>Uploaded</Table.Th>
-                <Table.Th aria-label="Actions" />
-              </Table.Tr>
-            </Table.Thead>
-            <Table.Tbody>
-              {datasets.data.items.map((dataset) => (
-                <DatasetRow key={dataset.id} dataset={dataset} mayWrite={mayWrite} />
-              ))}
-            </Table.Tbody>
-          </Table>
-        </Paper>
-      )}
+      <DataTable
+        query={datasets}
+        columns={["Name", "Kind", "Format", "Documents", "Size", "Uploaded", ""]}
+        minWidth={760}
+        empty="Nothing has been uploaded. Runs can use the offline sample or the HuggingFace hub without an upload."
+        row={(dataset) => <DatasetRow key={dataset.id} dataset={dataset} mayWrite={mayWrite} />}
+      />
     </Stack>
   );
 }

@@ -9,7 +9,6 @@ import {
   NumberInput,
   Paper,
   Select,
-  Skeleton,
   Stack,
   Table,
   Text,
@@ -23,6 +22,7 @@ import { messageOf } from "@/api/problem";
 import { tokensQuery } from "@/api/queries";
 import type { CreatedToken, Scope, TokenInfo } from "@/api/types";
 import { ConfirmButton } from "@/components/ConfirmButton";
+import { DataTable } from "@/components/DataTable";
 import { formatAgo, formatTime } from "@/lib/format";
 import { useTitle } from "@/lib/title";
 
@@ -213,33 +213,13 @@ export function TokensPage() {
       </div>
       {created && <Secret token={created} onClose={() => setCreated(null)} />}
       <CreateForm onCreated={setCreated} />
-      {tokens.error && (
-        <Alert color="red" role="alert">
-          {messageOf(tokens.error)}
-        </Alert>
-      )}
-      {tokens.isPending && <Skeleton h={100} />}
-      {tokens.data && (
-        <Paper p={0} className="scroll-x">
-          <Table verticalSpacing="xs" miw={680}>
-            <Table.Thead>
-              <Table.Tr>
-                <Table.Th>Name</Table.Th>
-                <Table.Th>Scope</Table.Th>
-                <Table.Th>Created</Table.Th>
-                <Table.Th>Expires</Table.Th>
-                <Table.Th>Last used</Table.Th>
-                <Table.Th aria-label="Actions" />
-              </Table.Tr>
-            </Table.Thead>
-            <Table.Tbody>
-              {tokens.data.items.map((token) => (
-                <TokenRow key={token.id} token={token} />
-              ))}
-            </Table.Tbody>
-          </Table>
-        </Paper>
-      )}
+      <DataTable
+        query={tokens}
+        columns={["Name", "Scope", "Created", "Expires", "Last used", ""]}
+        minWidth={680}
+        empty="There are no tokens."
+        row={(token) => <TokenRow key={token.id} token={token} />}
+      />
     </Stack>
   );
 }

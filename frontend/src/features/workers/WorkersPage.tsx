@@ -1,10 +1,10 @@
 /** The workers: who is connected, on which device, with which run. */
-import { Alert, Badge, Code, Paper, Skeleton, Stack, Table, Text, Title } from "@mantine/core";
+import { Badge, Code, Stack, Table, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { messageOf } from "@/api/problem";
 import { workersQuery } from "@/api/queries";
 import type { Worker } from "@/api/types";
+import { DataTable } from "@/components/DataTable";
 import { formatAgo, formatBytes, formatTime } from "@/lib/format";
 import { useTitle } from "@/lib/title";
 
@@ -68,34 +68,13 @@ export function WorkersPage() {
           broker and the store.
         </Text>
       </div>
-      {workers.error && (
-        <Alert color="red" role="alert">
-          {messageOf(workers.error)}
-        </Alert>
-      )}
-      {workers.isPending && <Skeleton h={100} />}
-      {workers.data && workers.data.items.length > 0 && (
-        <Paper p={0} className="scroll-x">
-          <Table verticalSpacing="xs" miw={760}>
-            <Table.Thead>
-              <Table.Tr>
-                <Table.Th>Machine</Table.Th>
-                <Table.Th>State</Table.Th>
-                <Table.Th>Device</Table.Th>
-                <Table.Th>Run</Table.Th>
-                <Table.Th>Last seen</Table.Th>
-                <Table.Th>Started</Table.Th>
-                <Table.Th>Version</Table.Th>
-              </Table.Tr>
-            </Table.Thead>
-            <Table.Tbody>
-              {workers.data.items.map((worker) => (
-                <WorkerRow key={worker.id} worker={worker} />
-              ))}
-            </Table.Tbody>
-          </Table>
-        </Paper>
-      )}
+      <DataTable
+        query={workers}
+        columns={["Machine", "State", "Device", "Run", "Last seen", "Started", "Version"]}
+        minWidth={760}
+        empty="No worker has ever been connected."
+        row={(worker) => <WorkerRow key={worker.id} worker={worker} />}
+      />
     </Stack>
   );
 }
