@@ -109,4 +109,6 @@ def test_from_the_form_to_a_student_that_fills_masks(page: Page, tmp_path: Path)
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder)
     model = next(folder.rglob("config.json")).parent
+    # The lines to copy from the page name the folder that the archive unpacks to.
+    expect(page.get_by_text(f'"./{model.relative_to(folder)}"')).to_be_visible()
     assert len(guesses(model)) == 5

@@ -26,8 +26,8 @@ function snippet(run: RunDetail): string {
   return [
     "from transformers import pipeline",
     "",
-    `# the unpacked archive of run ${run.id}`,
-    `guess = pipeline("fill-mask", "./${run.id}")`,
+    "# the folder that the archive unpacks to",
+    `guess = pipeline("fill-mask", "./halflayer-${run.id}")`,
     'print(guess("The capital of France is [MASK]."))',
   ].join("\n");
 }
@@ -48,7 +48,11 @@ function Snippet({ run }: { run: RunDetail }) {
           )}
         </CopyButton>
       </Group>
-      <Code block>{code}</Code>
+      <Paper p={0}>
+        <Code block bg="transparent">
+          {code}
+        </Code>
+      </Paper>
     </div>
   );
 }
