@@ -14,6 +14,8 @@ const POLL_MS = 3000;
 const RETRY_MS = 1000;
 /** Failures of the stream in a row before the page asks in turns instead. */
 const STREAM_FAILURES = 3;
+/** Polls after which the stream gets another chance: what was in its way may be gone. */
+const POLLS_PER_STREAM = 10;
 /** A longer curve is fetched anew, sampled by the server, instead of growing without bound. */
 const RESAMPLE_POINTS = 6000;
 const LOG_PAGE = 2000;
@@ -47,6 +49,7 @@ class Feed {
 
   async run(): Promise<void> {
     let failures = 0;
+    let polls = 0;
     let loaded = false;
     while (!this.abort.signal.aborted) {
       try {
@@ -60,9 +63,11 @@ class Feed {
             failures = 0;
           });
         } else {
-          this.emit({ link: "polling" });
+          this.emit({ link: "polling", error: null });
           await this.poll();
           await this.pause(POLL_MS);
+          polls += 1;
+          if (polls % POLLS_PER_STREAM === 0) failures = STREAM_FAILURES - 1;
         }
       } catch (error) {
         if (this.abort.signal.aborted) return;
