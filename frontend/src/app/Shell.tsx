@@ -121,12 +121,20 @@ function AccountMenu() {
   );
 }
 
+function workersInWords(connected: number, busy: number): string {
+  if (connected === 0) return "no worker";
+  const workers = connected === 1 ? "worker" : "workers";
+  if (busy === 0) return `${connected} ${workers} idle`;
+  if (busy === connected) return `${connected} ${workers} busy`;
+  return `${busy} of ${connected} workers busy`;
+}
+
 function WorkerIndicator() {
   const { data } = useQuery(workersQuery);
   if (!data) return null;
   const connected = data.items.filter(isConnected);
   const busy = connected.filter((worker) => worker.state === "busy").length;
-  const label = connected.length === 0 ? "no worker" : `${busy} of ${connected.length} busy`;
+  const label = workersInWords(connected.length, busy);
   return (
     <LinkButton
       variant="subtle"
@@ -135,7 +143,6 @@ function WorkerIndicator() {
       leftSection={<IconCpu size={15} />}
       to="/workers"
       visibleFrom="xs"
-      aria-label={`Workers: ${label}`}
     >
       {label}
     </LinkButton>
@@ -218,10 +225,13 @@ export function Shell() {
           </Group>
         </Container>
       </AppShell.Header>
-      <AppShell.Navbar p="sm">
-        <Stack component="nav" aria-label="Pages" gap={4}>
-          <NavLinks onNavigate={close} />
-        </Stack>
+      <AppShell.Navbar p="sm" hiddenFrom="sm">
+        {/* Closed, it is only moved out of sight: its links must not take the focus there. */}
+        {opened && (
+          <Stack component="nav" aria-label="Pages" gap={4}>
+            <NavLinks onNavigate={close} />
+          </Stack>
+        )}
       </AppShell.Navbar>
       <AppShell.Main id="main">
         <Container size={1320} px="md" py="lg">
