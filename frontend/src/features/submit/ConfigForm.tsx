@@ -50,6 +50,7 @@ function Summary({ problems, general }: { problems: PlacedProblem[]; general: st
   if (problems.length === 0 && !general) return null;
   return (
     <Alert
+      className="problems"
       color="red"
       role="alert"
       title={
@@ -65,6 +66,8 @@ function Summary({ problems, general }: { problems: PlacedProblem[]; general: st
                 component="button"
                 type="button"
                 size="sm"
+                c="inherit"
+                underline="always"
                 onClick={() => focusField(one.path)}
               >
                 {one.path.map((part) => titleInWords(String(part))).join(" › ")}
@@ -156,11 +159,9 @@ export function ConfigForm(props: ConfigFormProps) {
       onSubmit={(event) => void send(event.formData ?? {})}
       onError={showInvalid}
     >
-      <Group mt="lg" align="flex-start" justify="space-between">
-        <div style={{ flex: 1, minWidth: 240 }}>
-          <Summary problems={[...found, ...refused]} general={general} />
-        </div>
-        <Button type="submit" loading={busy} size="md">
+      <Group className="submit-bar" align="flex-end" justify="space-between">
+        <Summary problems={[...found, ...refused]} general={general} />
+        <Button type="submit" loading={busy} size="md" ml="auto">
           {submitLabel}
         </Button>
       </Group>

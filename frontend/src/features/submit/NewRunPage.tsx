@@ -179,7 +179,7 @@ function FormPanel({ kind, start }: { kind: FormKind; start: Start }) {
       )}
       <TextInput
         label="Name"
-        description="Empty lets the server find one."
+        description="Left empty, it is named after its settings."
         maw={420}
         maxLength={200}
         value={name}

@@ -132,7 +132,7 @@ describe("the validator", () => {
     data.model = { source: "run", run_id: "NOT" };
     expect(problems(data)).toEqual([[".model.run_id", "is not written like k3v9x2m4q8zt"]]);
     data.model = { source: "run" };
-    expect(problems(data)).toEqual([[".model.run_id", "fill this in"]]);
+    expect(problems(data)).toEqual([[".model.run_id", "choose one"]]);
   });
 });
 

@@ -135,7 +135,7 @@ function prepareNode(raw: Node, root: Node): Node {
 }
 
 /** The fields that tell which run, upload or layers; each has a picker of its own. */
-const PICKERS: Record<string, string> = {
+export const PICKERS: Record<string, string> = {
   run_id: "run",
   dataset_id: "dataset",
   validation_dataset_id: "dataset",

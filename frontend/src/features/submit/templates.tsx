@@ -36,19 +36,37 @@ function PlainField({ children, hidden, id }: FieldTemplateProps) {
   );
 }
 
-function isBlock(schema: unknown): boolean {
-  if (!isRecord(schema)) return false;
-  return Array.isArray(schema.oneOf) || schema.type === "object";
+function isUnion(schema: unknown): boolean {
+  return isRecord(schema) && Array.isArray(schema.oneOf);
 }
 
-/** The fields of an object: plain ones in columns, sections and unions over the whole width. */
+function isBlock(schema: unknown): boolean {
+  return isUnion(schema) || (isRecord(schema) && schema.type === "object");
+}
+
+function mustBeChosen(schema: unknown): boolean {
+  return isUnion(schema) && isRecord(schema) && schema.default === undefined;
+}
+
+/**
+ * The fields of an object: first what a run cannot do without, then plain ones in columns, then
+ * choices and sections over the whole width.
+ */
 function Fields({ props }: { props: ObjectFieldTemplateProps }) {
   const schemas = props.schema.properties ?? {};
   const shown = props.properties.filter((property) => !property.hidden);
   const leaves = shown.filter((property) => !isBlock(schemas[property.name]));
-  const blocks = shown.filter((property) => isBlock(schemas[property.name]));
+  const needed = shown.filter((property) => mustBeChosen(schemas[property.name]));
+  const optional = shown.filter((property) => !needed.includes(property));
+  const choices = optional.filter((property) => isUnion(schemas[property.name]));
+  const sections = optional.filter(
+    (property) => isBlock(schemas[property.name]) && !choices.includes(property),
+  );
   return (
     <Stack gap="md">
+      {needed.map((property) => (
+        <div key={property.name}>{property.content}</div>
+      ))}
       {leaves.length > 0 && (
         <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }} spacing="md" verticalSpacing="sm">
           {leaves.map((property) => (
@@ -56,7 +74,7 @@ function Fields({ props }: { props: ObjectFieldTemplateProps }) {
           ))}
         </SimpleGrid>
       )}
-      {blocks.map((property) => (
+      {[...choices, ...sections].map((property) => (
         <div key={property.name}>{property.content}</div>
       ))}
     </Stack>

@@ -18,7 +18,7 @@ import {
   validationDataMerge,
 } from "@rjsf/utils";
 import { parsePointer, valueAt } from "@/lib/pointer";
-import { isInteger, type Node, withoutUnions } from "./schema";
+import { isInteger, type Node, PICKERS, withoutUnions } from "./schema";
 
 /** Keywords that only repeat what a deeper error says. */
 const WRAPPERS = new Set(["properties", "items", "prefixItems", "$ref", "anyOf", "oneOf", "allOf"]);
@@ -73,7 +73,9 @@ function missing(unit: OutputUnit, schema: Node, data: unknown): RJSFValidationE
   const value = valueAt(data, path) as Record<string, unknown> | undefined;
   return (node?.required ?? [])
     .filter((name) => value?.[name] === undefined)
-    .map((name) => problem([...path, name], "required", "fill this in"));
+    .map((name) =>
+      problem([...path, name], "required", name in PICKERS ? "choose one" : "fill this in"),
+    );
 }
 
 function problem(path: string[], name: string, message: string): RJSFValidationError {
