@@ -46,11 +46,10 @@ function isFieldProblem(value: unknown): value is FieldProblem {
   return isRecord(value) && typeof value.pointer === "string" && typeof value.detail === "string";
 }
 
-/** What to tell a person about any error. */
+/** What to tell a person about any error, as a sentence. */
 export function messageOf(error: unknown): string {
-  if (error instanceof ApiProblem) return error.detail || error.title;
-  if (error instanceof Error) return error.message;
-  return "Something went wrong.";
+  const text = error instanceof Error ? error.message : "";
+  return text ? text.charAt(0).toUpperCase() + text.slice(1) : "Something went wrong.";
 }
 
 export function isStatus(error: unknown, status: number): boolean {

@@ -31,6 +31,8 @@ export const theme = createTheme({
     TextInput: { defaultProps: { inputWrapperOrder: ORDER } },
     Select: { defaultProps: { inputWrapperOrder: ORDER } },
     Paper: { defaultProps: { withBorder: true, p: "md" } },
+    // A word cut to "ad…" says nothing; the table around it scrolls.
+    Badge: { styles: { root: { flexShrink: 0, minWidth: "max-content" } } },
     Tooltip: { defaultProps: { withArrow: true, openDelay: 200 } },
   },
 });

@@ -11,6 +11,11 @@ import { formatBytes, formatCount, formatTime } from "@/lib/format";
 import { useTitle } from "@/lib/title";
 import { UploadButton } from "./UploadButton";
 
+const FORMATS: Partial<Record<Dataset["format"], string>> = {
+  tokenizer_json: "tokenizer.json",
+  vocab_txt: "vocab.txt",
+};
+
 function DatasetRow({ dataset, mayWrite }: { dataset: Dataset; mayWrite: boolean }) {
   const queryClient = useQueryClient();
   const remove = async () => {
@@ -38,7 +43,7 @@ function DatasetRow({ dataset, mayWrite }: { dataset: Dataset; mayWrite: boolean
         </Badge>
       </Table.Td>
       <Table.Td>
-        {dataset.format}
+        {FORMATS[dataset.format] ?? dataset.format}
         {dataset.columns.length > 0 && (
           <Text size="xs" c="dimmed">
             columns: {dataset.columns.join(", ")}

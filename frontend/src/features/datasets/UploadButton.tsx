@@ -63,7 +63,7 @@ export function UploadButton({ kind, label, onUploaded, compact = false }: Uploa
           )}
         </FileButton>
       ) : (
-        <Group gap="xs" wrap="nowrap" maw={320}>
+        <Group gap="xs" wrap="nowrap" w={280} maw="100%">
           <Progress
             value={share * 100}
             animated={share >= 1}

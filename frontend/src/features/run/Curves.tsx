@@ -43,6 +43,8 @@ function ChartCard({
   const scheme = useComputedColorScheme("light");
   const figure = useMemo(() => lineFigure(chart, view, chartTheme(scheme)), [chart, view, scheme]);
   const last = chart.curves[0]?.values.findLast((value) => value !== null) ?? null;
+  // Beside a title that names no curve, a figure would belong to none.
+  const single = chart.curves.filter((curve) => !curve.heldOut).length < 2;
   return (
     <Paper p="sm" data-chart={chart.id}>
       <Group justify="space-between" gap="xs">
@@ -50,7 +52,7 @@ function ChartCard({
           {chart.title}
         </Title>
         <Text size="sm" c="dimmed" className="numeric">
-          {formatNumber(last)}
+          {single ? formatNumber(last) : ""}
         </Text>
       </Group>
       <Plot figure={figure} label={describe(chart)} height={HEIGHT} resetCount={resets} />

@@ -38,7 +38,7 @@ export function Lineage({ run }: { run: RunDetail }) {
             py={4}
             bg={item.id === run.id ? "var(--mantine-color-lake-light)" : undefined}
             aria-current={item.id === run.id ? "page" : undefined}
-            maw={340}
+            maw={{ base: "100%", sm: 420 }}
           >
             <Group gap={6} wrap="nowrap">
               <Text size="xs" c="dimmed" style={{ flexShrink: 0 }}>

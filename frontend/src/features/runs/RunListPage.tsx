@@ -60,7 +60,7 @@ function Filters() {
         aria-label="Search by name or id"
         placeholder="Search by name or id"
         size="xs"
-        w={220}
+        flex="1 1 220px"
         leftSection={<IconSearch size={14} aria-hidden />}
         value={query}
         onChange={(event) => {

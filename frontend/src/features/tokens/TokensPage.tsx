@@ -148,12 +148,13 @@ function CreateForm({ onCreated }: { onCreated: (token: CreatedToken) => void })
   );
 }
 
-function TokenRow({ token }: { token: TokenInfo }) {
+function TokenRow({ token, onRevoked }: { token: TokenInfo; onRevoked: () => void }) {
   const queryClient = useQueryClient();
   const revoke = async () => {
     await unwrap(
       client.DELETE("/api/v1/tokens/{token_id}", { params: { path: { token_id: token.id } } }),
     );
+    onRevoked();
     await queryClient.invalidateQueries({ queryKey: tokensQuery.queryKey });
   };
   return (
@@ -216,9 +217,15 @@ export function TokensPage() {
       <DataTable
         query={tokens}
         columns={["Name", "Scope", "Created", "Expires", "Last used", ""]}
-        minWidth={680}
+        minWidth={760}
         empty="There are no tokens."
-        row={(token) => <TokenRow key={token.id} token={token} />}
+        row={(token) => (
+          <TokenRow
+            key={token.id}
+            token={token}
+            onRevoked={() => token.id === created?.id && setCreated(null)}
+          />
+        )}
       />
     </Stack>
   );
