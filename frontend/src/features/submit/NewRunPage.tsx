@@ -71,11 +71,15 @@ function useAddressStart(): { kind: FormKind; start: Start | undefined; error: u
   const key = JSON.stringify(search);
   const error =
     presets.error ?? source.error ?? members.error ?? details.find((d) => d.error)?.error;
-  const ready = (kind: FormKind, draft: Draft | null, note: string | null) => ({
-    kind,
-    start: { key, draft, note },
-    error: null,
-  });
+  const ready = (kind: FormKind, draft: Draft | null, note: string | null) => {
+    const own = loadDraft(kind);
+    // Reloading, or coming back to this address, must not cost what was typed here.
+    const start =
+      own?.origin === key && note
+        ? { key, draft: own, note: `${note} With your changes from before.` }
+        : { key, draft, note };
+    return { kind, start, error: null };
+  };
 
   if (search.from) {
     if (!source.data) return { kind: search.kind ?? "teacher", start: undefined, error };
@@ -101,12 +105,14 @@ function useAddressStart(): { kind: FormKind; start: Start | undefined; error: u
   }
   const kind = search.kind ?? "pipeline";
   const reference = referenceConfig(kind, search.teacher, search.student);
-  if (reference) return ready(kind, { name: "", config: reference }, null);
+  if (reference)
+    return ready(kind, { name: "", config: reference }, "With the runs already named.");
   const draft = loadDraft(kind);
-  return ready(kind, draft, draft ? "Your draft from before." : null);
+  const note = draft ? "Your draft from before." : null;
+  return { kind, start: { key, draft, note }, error: null };
 }
 
-function PresetMenu() {
+function PresetMenu({ onChoose }: { onChoose: (kind: FormKind) => void }) {
   const presets = useQuery(presetsQuery);
   const navigate = useNavigate({ from: "/new" });
   return (
@@ -120,7 +126,10 @@ function PresetMenu() {
         {presets.data?.items.map((preset) => (
           <Menu.Item
             key={preset.id}
-            onClick={() => void navigate({ search: { kind: preset.kind, preset: preset.id } })}
+            onClick={() => {
+              onChoose(preset.kind);
+              void navigate({ search: { kind: preset.kind, preset: preset.id } });
+            }}
           >
             <Text size="sm" fw={550}>
               {preset.title}
@@ -185,7 +194,11 @@ function FormPanel({ kind, start }: { kind: FormKind; start: Start }) {
         value={name}
         onChange={(event) => {
           setName(event.currentTarget.value);
-          saveDraft(kind, { name: event.currentTarget.value, config: config ?? {} });
+          saveDraft(kind, {
+            name: event.currentTarget.value,
+            config: config ?? {},
+            origin: start.key,
+          });
         }}
       />
       <ConfigForm
@@ -193,7 +206,7 @@ function FormPanel({ kind, start }: { kind: FormKind; start: Start }) {
         initial={start.draft?.config}
         onChange={(next) => {
           setConfig(next);
-          saveDraft(kind, { name, config: next });
+          saveDraft(kind, { name, config: next, origin: start.key });
         }}
         onSubmit={(next) => submit(name, next)}
         submitLabel={tab?.submit ?? "Submit"}
@@ -208,6 +221,10 @@ export function NewRunPage() {
   const { kind, start, error } = useAddressStart();
   const [resets, setResets] = useState(0);
   const tab = TABS.find((one) => one.kind === kind);
+  const startAnew = (next: FormKind) => {
+    dropDraft(next);
+    setResets((count) => count + 1);
+  };
   return (
     <Stack gap="md" maw={1080} mx="auto">
       <Group justify="space-between">
@@ -221,14 +238,13 @@ export function NewRunPage() {
             size="xs"
             leftSection={<IconRestore size={14} />}
             onClick={() => {
-              dropDraft(kind);
-              setResets((count) => count + 1);
+              startAnew(kind);
               void navigate({ search: { kind } });
             }}
           >
             Back to the defaults
           </Button>
-          <PresetMenu />
+          <PresetMenu onChoose={startAnew} />
         </Group>
       </Group>
       <Tabs

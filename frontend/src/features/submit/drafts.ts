@@ -5,6 +5,8 @@ import { isRecord } from "@/lib/pointer";
 export interface Draft {
   name: string;
   config: Config;
+  /** The address at which it was typed: there it wins over the preset or run that one began with. */
+  origin?: string;
 }
 
 const key = (kind: FormKind) => `halflayer.draft.${kind}`;
@@ -14,7 +16,11 @@ export function loadDraft(kind: FormKind): Draft | null {
   try {
     const held: unknown = JSON.parse(window.localStorage.getItem(key(kind)) ?? "null");
     if (!isRecord(held) || !isRecord(held.config)) return null;
-    return { name: typeof held.name === "string" ? held.name : "", config: held.config };
+    return {
+      name: typeof held.name === "string" ? held.name : "",
+      config: held.config,
+      origin: typeof held.origin === "string" ? held.origin : undefined,
+    };
   } catch {
     return null;
   }
