@@ -16,6 +16,7 @@ import { useQuery } from "@tanstack/react-query";
 import { messageOf } from "@/api/problem";
 import { artifactsQuery } from "@/api/queries";
 import type { RunDetail } from "@/api/types";
+import { isFinal } from "@/features/runs/labels";
 import { formatBytes } from "@/lib/format";
 
 function fileUrl(id: string, path: string): string {
@@ -64,7 +65,9 @@ export function Files({ run }: { run: RunDetail }) {
     return (
       <Paper>
         <Text size="sm" c="dimmed">
-          Files appear when the run has succeeded.
+          {isFinal(run.state)
+            ? "Only runs that have succeeded have files."
+            : "Files appear when the run has succeeded."}
         </Text>
       </Paper>
     );

@@ -11,6 +11,7 @@ import {
 } from "@mantine/core";
 import { useState } from "react";
 import type { RunDetail } from "@/api/types";
+import { isFinal } from "@/features/runs/labels";
 import { formatDuration, formatNumber, formatShort } from "@/lib/format";
 import { isRecord } from "@/lib/pointer";
 import { type PruneReport, pruneReport } from "./pruneReport";
@@ -120,7 +121,9 @@ export function PruneReportPanel({ run }: { run: RunDetail }) {
     return (
       <Group>
         <Text size="sm" c="dimmed">
-          The list of tensors appears when the run has succeeded.
+          {isFinal(run.state)
+            ? "The run ended before it copied a tensor."
+            : "The list of tensors appears when the run has succeeded."}
         </Text>
       </Group>
     );

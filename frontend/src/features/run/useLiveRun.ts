@@ -77,6 +77,7 @@ class Feed {
           return;
         }
         failures += 1;
+        if (failures < STREAM_FAILURES) this.emit({ link: "loading" });
         await this.pause(RETRY_MS * Math.min(8, 2 ** failures));
       }
     }
