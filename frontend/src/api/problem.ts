@@ -1,4 +1,5 @@
 /** The server's errors (RFC 9457 problem+json) as one exception; pure. */
+import { sentence } from "@/lib/format";
 import { isRecord } from "@/lib/pointer";
 
 export interface FieldProblem {
@@ -49,7 +50,7 @@ function isFieldProblem(value: unknown): value is FieldProblem {
 /** What to tell a person about any error, as a sentence. */
 export function messageOf(error: unknown): string {
   const text = error instanceof Error ? error.message : "";
-  return text ? text.charAt(0).toUpperCase() + text.slice(1) : "Something went wrong.";
+  return sentence(text || "something went wrong");
 }
 
 export function isStatus(error: unknown, status: number): boolean {

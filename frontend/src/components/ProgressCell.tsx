@@ -2,12 +2,12 @@
 import { Group, Progress, Text } from "@mantine/core";
 import type { RunSummary } from "@/api/types";
 import { etaText, isFinal, percent, progressText } from "@/features/runs/labels";
-import { elapsedSeconds, formatDuration } from "@/lib/format";
+import { elapsedSeconds, formatDuration, sentence } from "@/lib/format";
 
 function restText(run: RunSummary): string {
   if (run.state === "waiting") return "waits for its inputs";
   if (run.state === "queued") return run.attempt > 0 ? "waits to resume" : "waits for a worker";
-  if (run.state === "failed") return run.error?.message ?? "failed";
+  if (run.state === "failed") return sentence(run.error?.message ?? "failed");
   if (run.state === "skipped") return "an input did not succeed";
   const elapsed = elapsedSeconds(run.started_at, run.finished_at);
   if (isFinal(run.state)) return elapsed === null ? "" : `took ${formatDuration(elapsed)}`;

@@ -1,6 +1,7 @@
 /** Why a run failed, and what one can do about it. */
 import { Alert, Code, Text } from "@mantine/core";
 import type { RunDetail } from "@/api/types";
+import { sentence } from "@/lib/format";
 
 const ADVICE: Record<string, { title: string; advice: string }> = {
   config: {
@@ -44,7 +45,7 @@ export function Failure({ run }: { run: RunDetail }) {
   return (
     <Alert color="red" title={known?.title ?? "The run failed"} role="alert">
       <Text size="sm" style={{ whiteSpace: "pre-wrap" }}>
-        {run.error.message}
+        {sentence(run.error.message)}
       </Text>
       {known && (
         <Text size="sm" mt={6}>

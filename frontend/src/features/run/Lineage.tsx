@@ -2,7 +2,6 @@
 import { Group, Paper, Text } from "@mantine/core";
 import { IconArrowRight } from "@tabler/icons-react";
 import { Link } from "@tanstack/react-router";
-import { Fragment } from "react";
 import type { LineageRun, RunDetail } from "@/api/types";
 import { StateBadge } from "@/components/StateBadge";
 import { KIND_LABELS } from "@/features/runs/labels";
@@ -31,14 +30,15 @@ export function Lineage({ run }: { run: RunDetail }) {
   return (
     <Group gap={6} component="nav" aria-label="Lineage">
       {items.map((item, index) => (
-        <Fragment key={item.id}>
-          {index > 0 && <IconArrowRight size={14} aria-hidden />}
+        <Group key={item.id} gap={6} wrap="nowrap" miw={0} maw="100%">
+          {index > 0 && <IconArrowRight size={14} aria-hidden style={{ flexShrink: 0 }} />}
           <Paper
             px={8}
             py={4}
             bg={item.id === run.id ? "var(--mantine-color-lake-light)" : undefined}
             aria-current={item.id === run.id ? "page" : undefined}
-            maw={{ base: "100%", sm: 420 }}
+            miw={0}
+            maw={420}
           >
             <Group gap={6} wrap="nowrap">
               <Text size="xs" c="dimmed" style={{ flexShrink: 0 }}>
@@ -63,7 +63,7 @@ export function Lineage({ run }: { run: RunDetail }) {
               <StateBadge state={item.state} size="sm" />
             </Group>
           </Paper>
-        </Fragment>
+        </Group>
       ))}
     </Group>
   );

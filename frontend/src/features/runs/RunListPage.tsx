@@ -60,7 +60,7 @@ function Filters() {
         aria-label="Search by name or id"
         placeholder="Search by name or id"
         size="xs"
-        flex="1 1 220px"
+        w={{ base: "100%", xs: 220 }}
         leftSection={<IconSearch size={14} aria-hidden />}
         value={query}
         onChange={(event) => {
