@@ -35,6 +35,16 @@ describe("lineFigure", () => {
     expect(figure.layout.yaxis).toMatchObject({ type: "log" });
     expect(lineFigure(chart, view, theme)).toEqual(figure);
   });
+  it("marks whole updates only, also while there are few", () => {
+    const view = { smoothing: 0, log: false };
+    expect(lineFigure(chart, view, theme).layout.xaxis).toMatchObject({ dtick: 1 });
+    const steps = [100, 200, 300];
+    const long = {
+      ...chart,
+      curves: [{ name: "loss", label: "training", steps, values: [3, 2, 1] }],
+    };
+    expect(lineFigure(long, view, theme).layout.xaxis).toMatchObject({ dtick: undefined });
+  });
 });
 
 describe("smooth", () => {

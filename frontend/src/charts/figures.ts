@@ -39,6 +39,7 @@ export interface Figure {
 }
 
 const RAW_OPACITY = 0.28;
+const FEW_UPDATES = 8;
 
 function curveTraces(curve: Curve, color: string, view: ViewOptions): Data[] {
   const base = {
@@ -84,9 +85,7 @@ function curveTraces(curve: Curve, color: string, view: ViewOptions): Data[] {
 }
 
 /** A line over the whole width at a value to compare with. */
-function referenceTrace(reference: Reference, curves: Curve[], color: string): Data {
-  const steps = curves.flatMap((curve) => curve.steps);
-  const last = steps.reduce((most, step) => Math.max(most, step), 1);
+function referenceTrace(reference: Reference, last: number, color: string): Data {
   return {
     type: "scatter",
     mode: "lines",
@@ -101,12 +100,15 @@ function referenceTrace(reference: Reference, curves: Curve[], color: string): D
 /** Plotly's figure of a line chart over updates. */
 export function lineFigure(chart: LineChart, view: ViewOptions, theme: ChartTheme): Figure {
   const palette = theme.palette;
+  const last = chart.curves
+    .flatMap((curve) => curve.steps)
+    .reduce((most, step) => Math.max(most, step), 1);
   const data = [
     ...chart.curves.flatMap((curve, index) =>
       curveTraces(curve, palette[index % palette.length] ?? theme.text, view),
     ),
     ...(chart.references ?? []).map((reference, index) =>
-      referenceTrace(reference, chart.curves, index === 0 ? theme.muted : theme.text),
+      referenceTrace(reference, last, index === 0 ? theme.muted : theme.text),
     ),
   ];
   const shown = data.filter((trace) => trace.showlegend !== false).length;
@@ -130,6 +132,8 @@ export function lineFigure(chart: LineChart, view: ViewOptions, theme: ChartThem
         zeroline: false,
         rangemode: "tozero",
         tickformat: "~s",
+        // Left alone, Plotly would mark half updates while there are few.
+        dtick: last < FEW_UPDATES ? 1 : undefined,
         hoverformat: ",d",
       },
       yaxis: {
