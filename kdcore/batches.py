@@ -7,6 +7,7 @@ Arrays are numpy's, ids int64.
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from kdcore.tokenizers import Tokens
 
 __all__ = [
     "IGNORED",
+    "Batch",
     "Ids",
     "Lines",
     "Packed",
@@ -50,6 +52,52 @@ def rng(seed: int, stream: str, *counters: int) -> np.random.Generator:
     packed = struct.pack(f">QQ{len(name)}s{len(counters)}q", seed, len(name), name, *counters)
     key = np.frombuffer(hashlib.blake2b(packed, digest_size=16).digest(), np.dtype("<u8"))
     return np.random.Generator(np.random.Philox(key=key))
+
+
+# -------------------------------------------------------------------------------------- batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Masked sequences; all arrays are (sequences, longest)."""
+
+    ids: Ids
+    attention_mask: Ids
+    """1 at tokens, 0 at padding, which is at the end of each sequence only."""
+    labels: Ids
+    """-100 where nothing is to be predicted."""
+
+    @property
+    def lengths(self) -> Ids:
+        """Tokens of each sequence, padding left out."""
+        return np.asarray(self.attention_mask.sum(axis=1))
+
+    @property
+    def tokens(self) -> int:
+        return int(self.attention_mask.sum())
+
+    @property
+    def labelled(self) -> int:
+        return int((self.labels != IGNORED).sum())
+
+    def parts(self, tokens_at_once: int) -> Iterator["Batch"]:
+        """The batch in runs of whole sequences of at most so many tokens, at least one sequence."""
+        start, tokens = 0, 0
+        for row, length in enumerate(self.lengths):
+            if row > start and tokens + length > tokens_at_once:
+                yield self._rows(start, row)
+                start, tokens = row, 0
+            tokens += int(length)
+        yield self._rows(start, len(self.ids))
+
+    def _rows(self, start: int, stop: int) -> "Batch":
+        rows = slice(start, stop)
+        return Batch(self.ids[rows], self.attention_mask[rows], self.labels[rows])
+
+    def flat(self) -> tuple[Ids, Ids]:
+        """(ids, labels), both (tokens,): sequences back to back without padding."""
+        real = self.attention_mask.astype(bool)
+        return self.ids[real], self.labels[real]
 
 
 # ------------------------------------------------------------------------------------- packed

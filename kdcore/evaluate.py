@@ -11,15 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kdcore.batches import Packed, mask_uniform, rng
+from kdcore.batches import IGNORED, Batch, Packed, mask_uniform, rng
+from kdcore.encoder import Rows, last_hidden, projection
+from kdcore.fused import Mix, fused_loss
 from kdcore.machine import ResolvedPrecision
-from kdcore.models import MaskedLM, head, last_hidden
+from kdcore.models import MaskedLM
 from kdcore.tokenizers import Tokens
 
 _MASK_SEED = 20_191_108
 _CHUNK = 32
 """Sequences masked together; fixed, so that the masks do not depend on a batch size."""
-_LOGITS_AT_ONCE = 1 << 25
+_TOKENS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,16 @@ def heldout_loss(
                 rate=held_out.mask_rate,
                 rng=rng(_MASK_SEED, "heldout", start),
             )
-            where = torch.from_numpy(np.flatnonzero(labels != -100)).to(device)
-            targets = torch.from_numpy(labels[labels != -100]).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                hidden = last_hidden(model, torch.from_numpy(ids).to(device), None)
-                hidden = hidden.flatten(0, 1)[where]
-                at_once = max(1, _LOGITS_AT_ONCE // tokens.vocab_size)
-                for part, target in zip(
-                    torch.split(hidden, at_once), torch.split(targets, at_once), strict=True
-                ):
-                    logits = head(model, part).float()
-                    total += torch.nn.functional.cross_entropy(
-                        logits, target, reduction="sum"
-                    ).item()
-            count += len(targets)
+            whole = Batch(ids, np.ones_like(ids), labels)
+            for part in whole.parts(_TOKENS_AT_ONCE):
+                flat_ids, flat_labels = part.flat()
+                wanted = np.flatnonzero(flat_labels != IGNORED)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    sequences = Rows.of(flat_ids, part.lengths, device)
+                    student = projection(model, last_hidden(model, sequences, wanted=wanted))
+                    _, sums = fused_loss(student, None, flat_labels[wanted], Mix(mlm=1.0))
+                total += sums["mlm"].item()
+            count += whole.labelled
             on_progress(len(rows) + start)
     finally:
         model.train(was_training)

@@ -30,10 +30,14 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
     return divergence / max(1, student_logits.shape[0]) * temperature**2
 
 
+def cosine_distance(student_hidden: Tensor, teacher_hidden: Tensor) -> Tensor:
+    """1 - cosine of (positions, hidden) pairs, as (positions,)."""
+    return 1.0 - F.cosine_similarity(student_hidden.float(), teacher_hidden.float(), dim=-1)
+
+
 def cosine_loss(student_hidden: Tensor, teacher_hidden: Tensor) -> Tensor:
     """1 - cosine of (positions, hidden) pairs, mean over positions."""
-    cosine = F.cosine_similarity(student_hidden.float(), teacher_hidden.float(), dim=-1)
-    return (1.0 - cosine).sum() / max(1, student_hidden.shape[0])
+    return cosine_distance(student_hidden, teacher_hidden).sum() / max(1, student_hidden.shape[0])
 
 
 def mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -4,20 +4,29 @@ import ctypes
 import platform
 import sys
 import time
+from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 
 from kdcore.config import Precision
 from kdcore.errors import ConfigError
+from kdcore.shapes import ModelShape
 
 ResolvedPrecision = Literal["fp32", "bf16"]
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _GIB = 1 << 30
+_TOKENS_AT_ONCE = {"cpu": 1 << 11, "cuda": 1 << 15}
 
 
-def keep_freed_memory() -> None:
+def prepare_process() -> None:
+    """Set this process up for training; to be called once, before the first large tensor."""
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
     """Tell glibc not to return large freed blocks to the kernel.
 
     A training step frees and takes the same large tensors again and again; by default each of
@@ -71,6 +80,35 @@ def _gemm_s(dtype: torch.dtype) -> float:
         torch.nn.functional.linear(left, right)
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had: the device's, or the host's within its container's limit."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")
+        return free if limit == "max" else min(free, int(limit) - int(used))
+    except (OSError, ValueError):
+        return free
+
+
+def pick_tokens_at_once(shape: ModelShape, device: torch.device) -> int:
+    """How many tokens should go through a model of `shape` at once while it trains.
+
+    As many as make the matrix products fast, or as fit half of the free memory beside the
+    gradients and AdamW's two moments; at least 256.
+    """
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    # Kept for the gradient: about 12 vectors of the hidden size and 3 of the inner one a layer,
+    # and the attention weights with their dropout.
+    vectors = shape.layers * (12 * hidden + 3 * inner + 2 * shape.heads * shape.max_positions)
+    parameters = (shape.vocab_size or 0) * hidden + shape.layers * (4 * hidden + 2 * inner) * hidden
+    room = free_bytes(device) / 2 - 3 * 4 * parameters
+    fitting = max(256, int(room / (4 * vectors)))
+    return min(_TOKENS_AT_ONCE[device.type], 1 << (fitting.bit_length() - 1))
 
 
 def synchronize(device: torch.device) -> None:

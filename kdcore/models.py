@@ -55,12 +55,6 @@ def position_embeddings(model: MaskedLM) -> nn.Embedding:
     return cast(nn.Embedding, backbone(model).embeddings.position_embeddings)  # type: ignore[union-attr]
 
 
-def last_hidden(model: MaskedLM, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Last hidden states (batch, tokens, hidden); `attention_mask` None means no padding."""
-    output = backbone(model)(input_ids=input_ids, attention_mask=attention_mask)
-    return cast(Tensor, output.last_hidden_state)
-
-
 def head_transform(model: MaskedLM, hidden: Tensor) -> Tensor:
     """The MLM head up to its projector: (..., hidden) to (..., hidden)."""
     if isinstance(model, BertForMaskedLM):
@@ -71,11 +65,6 @@ def head_transform(model: MaskedLM, hidden: Tensor) -> Tensor:
 def projector(model: MaskedLM) -> nn.Linear:
     """The MLM head's last layer, hidden to vocabulary; its weight is tied to the embeddings."""
     return cast(nn.Linear, model.get_output_embeddings())
-
-
-def head(model: MaskedLM, hidden: Tensor) -> Tensor:
-    """Logits (..., vocab) of hidden states (..., hidden)."""
-    return cast(Tensor, projector(model)(head_transform(model, hidden)))
 
 
 def build_teacher(

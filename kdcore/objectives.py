@@ -1,22 +1,24 @@
-"""From text to named loss terms: masked language modelling, and distillation.
+"""From text to a loss: masked language modelling, and distillation.
 
-An objective knows its batches and its terms; the loop in `kdcore.loop` mixes the terms by one
-weighted sum and knows nothing else of them. Every batch is a function of (config, seed, step).
+An objective knows its batches, its terms and how they are weighted; the loop in `kdcore.loop` knows
+nothing else of them. Every batch is a function of (config, seed, epoch, index).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from kdcore import losses
 from kdcore.batches import (
+    IGNORED,
+    Batch,
+    Ids,
     Lines,
     Packed,
     epoch_order,
@@ -27,40 +29,39 @@ from kdcore.batches import (
     rng,
 )
 from kdcore.config import DistillConfig, TeacherConfig
-from kdcore.layerdrop import layers_active, only_layers
-from kdcore.models import MaskedLM, head, last_hidden
+from kdcore.encoder import Rows, last_hidden, projection, to_device
+from kdcore.fused import Mix, fused_loss
+from kdcore.layerdrop import layers_active
+from kdcore.models import MaskedLM
 from kdcore.tokenizers import Tokens
 
-Terms = dict[str, Tensor]
-"""Named scalar losses; each is a mean over the positions that it looks at."""
 
-LOGITS_AT_ONCE = 1 << 26
-"""Logits of more than this many elements are computed, and computed again for the gradient, in
-chunks of this size: memory then grows with the chunk and not with the batch."""
+@dataclass(frozen=True)
+class Losses:
+    """Of a part of a batch: its share of the batch's means, so that the parts' sum is theirs."""
+
+    total: Tensor
+    """The weighted sum that is minimised, with its graph."""
+    terms: dict[str, Tensor]
+    """Each term by name, unweighted and without a graph."""
 
 
 class Objective(ABC):
     """What the loop needs of a training goal."""
 
-    weights: dict[str, float]
-    """The weighted sum that is minimised, by name of the term."""
     batches_per_epoch: int
 
     @abstractmethod
-    def terms(self, epoch: int, index: int, step: int) -> tuple[Terms, int]:
-        """The terms of batch `index` of `epoch`, and its number of non-padding tokens."""
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Batch `index` of `epoch`; touches no device and may be called from another thread."""
 
-    def for_update(self, step: int) -> AbstractContextManager[None]:
-        """Holds for all batches of one update."""
-        return nullcontext()
+    @abstractmethod
+    def losses(self, part: Batch, whole: Batch, step: int) -> Losses:
+        """The losses of a part of the batch `whole`, in update `step`."""
 
     def facts(self, step: int) -> dict[str, float]:
         """Further numbers to plot beside the losses."""
         return {}
-
-
-def _to(device: torch.device, array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
 class MlmObjective(Objective):
@@ -69,10 +70,9 @@ class MlmObjective(Objective):
     def __init__(
         self, config: TeacherConfig, model: MaskedLM, tokens: Tokens, packed: Packed
     ) -> None:
-        self.weights = {"mlm": 1.0}
         self.batches_per_epoch = -(-len(packed) // config.schedule.batch_size)
         self._config, self._model, self._tokens, self._packed = config, model, tokens, packed
-        self._order: Callable[[int], np.ndarray] = lru_cache(maxsize=2)(
+        self._order: Callable[[int], Ids] = lru_cache(maxsize=2)(
             lambda epoch: epoch_order(len(packed), config.seed, epoch)
         )
 
@@ -80,13 +80,10 @@ class MlmObjective(Objective):
         layers = self._model.config.num_hidden_layers
         return layers_active(layers, self._config.layer_drop, self._config.seed, step)
 
-    def for_update(self, step: int) -> AbstractContextManager[None]:
-        return only_layers(self._model, self._active(step))
-
     def facts(self, step: int) -> dict[str, float]:
         return {"layers_active": float(len(self._active(step)))} if self._config.layer_drop else {}
 
-    def terms(self, epoch: int, index: int, step: int) -> tuple[Terms, int]:
+    def batch(self, epoch: int, index: int) -> Batch:
         size = self._config.schedule.batch_size
         rows = self._order(epoch)[index * size : (index + 1) * size]
         ids, labels = mask_uniform(
@@ -97,14 +94,19 @@ class MlmObjective(Objective):
             rate=self._config.mask_rate,
             rng=rng(self._config.seed, "mask", epoch, index),
         )
-        device = self._model.device
-        # Found on the host: the device need not be asked how many positions there are.
-        positions = _to(device, np.flatnonzero(labels != -100))
-        targets = _to(device, labels[labels != -100])
-        hidden = last_hidden(self._model, _to(device, ids), None)
-        # Only masked positions have a label, so only they go through the head.
-        logits = head(self._model, hidden.flatten(0, 1)[positions])
-        return {"mlm": losses.mlm_loss(logits, targets)}, ids.size
+        return Batch(ids, np.ones_like(ids), labels)
+
+    def losses(self, part: Batch, whole: Batch, step: int) -> Losses:
+        ids, labels = part.flat()
+        rows = Rows.of(ids, part.lengths, self._model.device)
+        # Only masked positions have a label, so only they go through the last layer and the head.
+        wanted = np.flatnonzero(labels != IGNORED)
+        hidden = last_hidden(self._model, rows, self._active(step), wanted)
+        count = max(1, whole.labelled)
+        total, sums = fused_loss(
+            projection(self._model, hidden), None, labels[wanted], Mix(mlm=1.0 / count)
+        )
+        return Losses(total, {"mlm": sums["mlm"] / count})
 
 
 class DistilObjective(Objective):
@@ -117,31 +119,25 @@ class DistilObjective(Objective):
         teacher: MaskedLM,
         tokens: Tokens,
         lines: Lines,
-        counts: np.ndarray,
+        counts: npt.NDArray[np.int64],
     ) -> None:
-        loss = config.loss
-        weights = {
-            "ce": loss.alpha_ce,
-            "mlm": loss.alpha_mlm,
-            "cos": loss.alpha_cos,
-            "mse": loss.alpha_mse,
-        }
-        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self._config, self._student, self._teacher = config, student, teacher
         self._tokens, self._lines, self._counts = tokens, lines, counts
-        self._grouped: Callable[[int], list[np.ndarray]] = lru_cache(maxsize=2)(
+        self._grouped: Callable[[int], list[Ids]] = lru_cache(maxsize=2)(
             lambda epoch: length_grouped_batches(
                 lines.lengths, config.schedule.batch_size, config.seed, epoch
             )
         )
         self.batches_per_epoch = len(self._grouped(0))
 
-    def terms(self, epoch: int, index: int, step: int) -> tuple[Terms, int]:
+    def batch(self, epoch: int, index: int) -> Batch:
         rows = self._grouped(epoch)[index]
-        ids, attention = pad_lines([self._lines.get(int(row)) for row in rows], self._tokens.pad_id)
+        ids, attention_mask = pad_lines(
+            [self._lines.get(int(row)) for row in rows], self._tokens.pad_id
+        )
         masked, labels = mask_smoothed(
             ids,
-            attention,
+            attention_mask,
             counts=self._counts,
             smoothing=self._config.masking.smoothing,
             rate=self._config.masking.mask_rate,
@@ -150,87 +146,45 @@ class DistilObjective(Objective):
             vocab_size=self._tokens.vocab_size,
             rng=rng(self._config.seed, "mask", epoch, index),
         )
-        device = self._student.device
-        padding_free = bool(attention.all())
-        inputs = _to(device, masked)
-        mask = None if padding_free else _to(device, attention)
+        return Batch(masked, attention_mask, labels)
+
+    def losses(self, part: Batch, whole: Batch, step: int) -> Losses:
+        loss = self._config.loss
+        ids, labels = part.flat()
+        rows = Rows.of(ids, part.lengths, self._student.device)
+        soft = bool(loss.alpha_ce or loss.alpha_mse)
+        labelled = max(1, whole.labelled)
+        looked_at = labelled if loss.positions == "masked" else whole.tokens
+        only_labelled = loss.positions == "masked" or not (soft or loss.alpha_cos)
+        wanted = np.flatnonzero(labels != IGNORED) if only_labelled else None
         with torch.no_grad():
-            teacher_hidden = last_hidden(self._teacher, inputs, mask).flatten(0, 1)
-        student_hidden = last_hidden(self._student, inputs, mask).flatten(0, 1)
-        labelled = labels.ravel() != -100
-        soft = labelled if self._config.loss.positions == "masked" else attention.ravel() != 0
-        terms: Terms = {}
-        if "cos" in self.weights:
-            where = _to(device, np.flatnonzero(soft))
-            terms["cos"] = losses.cosine_loss(student_hidden[where], teacher_hidden[where])
-        terms |= self._logit_terms(student_hidden, teacher_hidden, labels.ravel(), soft)
-        return terms, int(attention.sum())
-
-    def _logit_terms(
-        self, student_hidden: Tensor, teacher_hidden: Tensor, labels: np.ndarray, soft: np.ndarray
-    ) -> Terms:
-        """The terms that need logits, by chunks of positions if they are many.
-
-        Hidden states: (batch * tokens, hidden). Sums over positions are taken by chunk and divided
-        by the number of all positions at the end, so the chunk size changes rounding only.
-        """
-        needed = soft | (labels != -100) if "mlm" in self.weights else soft
-        if not {"ce", "mse"} & self.weights.keys():
-            needed = labels != -100
-        positions = np.flatnonzero(needed)
-        soft_count, label_count = int(soft.sum()), int((labels != -100).sum())
-        at_once = max(1, LOGITS_AT_ONCE // self._tokens.vocab_size)
-        chunks = np.array_split(positions, max(1, -(-len(positions) // at_once)))
-        device = student_hidden.device
-        totals: Terms = {}
-        for chunk in chunks:
-            where = _to(device, chunk)
-            picked = (
-                _to(device, np.flatnonzero(soft[chunk])),
-                _to(device, np.flatnonzero(labels[chunk] != -100)),
-                _to(device, labels[chunk][labels[chunk] != -100]),
+            teacher_hidden = last_hidden(self._teacher, rows, wanted=wanted)
+        student_hidden = last_hidden(self._student, rows, wanted=wanted)
+        labels = labels if wanted is None else labels[wanted]
+        total = torch.zeros((), device=student_hidden.device)
+        terms: dict[str, Tensor] = {}
+        if loss.alpha_cos:
+            distance = losses.cosine_distance(student_hidden, teacher_hidden).sum() / looked_at
+            total = total + loss.alpha_cos * distance
+            terms["cos"] = distance.detach().double()
+        if soft or loss.alpha_mlm:
+            if not soft and wanted is None:
+                at = np.flatnonzero(labels != IGNORED)
+                student_hidden, labels = student_hidden[to_device(at, rows.ids.device)], labels[at]
+            mix = Mix(
+                mlm=loss.alpha_mlm / labelled,
+                ce=loss.alpha_ce / looked_at,
+                mse=loss.alpha_mse / looked_at,
+                temperature=loss.temperature,
             )
-            arguments = (student_hidden[where], teacher_hidden[where], *picked)
-            sums = (
-                self._chunk_sums(*arguments)
-                if len(chunks) == 1
-                else cast(
-                    Terms,
-                    checkpoint(
-                        self._chunk_sums,
-                        *arguments,
-                        use_reentrant=False,
-                        preserve_rng_state=False,  # the head has no dropout
-                    ),
-                )
+            teacher = None
+            if soft:
+                with torch.no_grad():
+                    teacher = projection(self._teacher, teacher_hidden)
+            fused, sums = fused_loss(
+                projection(self._student, student_hidden), teacher, labels, mix
             )
-            totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
-        counts = {"mlm": label_count, "ce": soft_count, "mse": soft_count}
-        return {name: total / max(1, counts[name]) for name, total in totals.items()}
-
-    def _chunk_sums(
-        self,
-        student_hidden: Tensor,
-        teacher_hidden: Tensor,
-        soft: Tensor,
-        labelled: Tensor,
-        labels: Tensor,
-    ) -> Terms:
-        """Sums over the positions of one chunk of each term that needs logits."""
-        sums: Terms = {}
-        student_logits = head(self._student, student_hidden)
-        if {"ce", "mse"} & self.weights.keys():
-            with torch.no_grad():
-                teacher_logits = head(self._teacher, teacher_hidden)
-            # The usual case needs no copy: all positions of the chunk are looked at.
-            whole = len(soft) == len(student_logits)
-            ours = student_logits if whole else student_logits[soft]
-            theirs = teacher_logits if whole else teacher_logits[soft]
-            if "ce" in self.weights:
-                mean = losses.soft_target_loss(ours, theirs, self._config.loss.temperature)
-                sums["ce"] = mean * len(soft)
-            if "mse" in self.weights:
-                sums["mse"] = losses.mse_loss(ours, theirs) * len(soft)
-        if "mlm" in self.weights:
-            sums["mlm"] = losses.mlm_loss(student_logits[labelled], labels) * len(labelled)
-        return sums
+            total = total + fused
+            counts = {"mlm": labelled, "ce": looked_at, "mse": looked_at}
+            terms |= {name: value / counts[name] for name, value in sums.items()}
+        return Losses(total, terms)

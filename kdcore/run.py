@@ -21,7 +21,7 @@ from kdcore.config import (
 )
 from kdcore.errors import DataError
 from kdcore.events import Sink
-from kdcore.machine import describe, keep_freed_memory, pick_device
+from kdcore.machine import describe, pick_device, prepare_process
 from kdcore.models import (
     MaskedLM,
     build_student,
@@ -58,7 +58,7 @@ def execute(
 
     Emits the events of `kdcore.events`; raises a KdcoreError that says what to do.
     """
-    keep_freed_memory()
+    prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     out_dir.mkdir(parents=True, exist_ok=True)
     place = Place(

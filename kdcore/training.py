@@ -11,8 +11,8 @@ from kdcore.config import DistillConfig, TeacherConfig
 from kdcore.evaluate import EvalResult, heldout_loss
 from kdcore.events import Progress
 from kdcore.loop import FitResult, Training, fit
-from kdcore.machine import ResolvedPrecision, describe, pick_precision
-from kdcore.models import MaskedLM, parameter_count
+from kdcore.machine import ResolvedPrecision, describe, pick_precision, pick_tokens_at_once
+from kdcore.models import MaskedLM, parameter_count, shape_of
 from kdcore.objectives import Objective
 from kdcore.place import Place
 from kdcore.result import Summary
@@ -38,6 +38,11 @@ def train(
     precision: ResolvedPrecision = (
         resume.state["precision"] if resume else pick_precision(config.precision, place.device)
     )
+    tokens_at_once = (
+        resume.state["tokens_at_once"]
+        if resume
+        else pick_tokens_at_once(shape_of(model), place.device)
+    )
     if resume is None:
         # A level to draw beside the curves from the first update on.
         values = {"unigram_entropy": text.unigram_entropy}
@@ -58,6 +63,7 @@ def train(
             reporting=config.reporting,
             seed=config.seed,
             precision=precision,
+            tokens_at_once=tokens_at_once,
             checkpointer=checkpointer,
             identity=_identity(config, text, inputs),
             sink=place.sink,

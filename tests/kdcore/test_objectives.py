@@ -62,7 +62,9 @@ def test_mlm_terms_are_the_loss_of_the_whole_model(text) -> None:  # type: ignor
     config = TeacherConfig(model=TINY, seq_len=32, schedule=Schedule(batch_size=3))
     model = teacher_of(tokens)
     packed = pack(split, 32)
-    terms, count = MlmObjective(config, model, tokens, packed).terms(epoch=0, index=0, step=0)
+    objective = MlmObjective(config, model, tokens, packed)
+    batch = objective.batch(epoch=0, index=0)
+    losses = objective.losses(batch, batch, step=0)
     order = objectives_module.epoch_order(len(packed), config.seed, 0)[:3]
     ids, labels = mask_uniform(
         packed[order].astype(np.int64),
@@ -73,8 +75,9 @@ def test_mlm_terms_are_the_loss_of_the_whole_model(text) -> None:  # type: ignor
         rng=rng(config.seed, "mask", 0, 0),
     )
     whole = model(input_ids=torch.from_numpy(ids), labels=torch.from_numpy(labels)).loss
-    torch.testing.assert_close(terms["mlm"], whole)
-    assert count == 3 * 32
+    torch.testing.assert_close(losses.total, whole)
+    torch.testing.assert_close(losses.terms["mlm"].float(), whole.detach())
+    assert batch.tokens == 3 * 32
 
 
 def reference_terms(config, student, teacher, tokens, text_lines, counts):  # type: ignore[no-untyped-def]
@@ -133,7 +136,7 @@ def test_distil_terms_and_gradients_are_the_recipes(  # type: ignore[no-untyped-
 ) -> None:
     tokens, split = text
     if chunked:
-        monkeypatch.setattr(objectives_module, "LOGITS_AT_ONCE", 7 * tokens.vocab_size)
+        monkeypatch.setattr("kdcore.fused.LOGITS_AT_ONCE", 7 * tokens.vocab_size)
     ce, mlm, cos, mse = weights
     config = DistillConfig(
         teacher=FolderCheckpoint(path="unused"),
@@ -149,18 +152,25 @@ def test_distil_terms_and_gradients_are_the_recipes(  # type: ignore[no-untyped-
     text_lines = lines(split, tokens, DistilOptions().lines, 64)
     counts = token_counts(split, tokens.vocab_size)
     objective = DistilObjective(config, student, teacher, tokens, text_lines, counts)
-    terms, count = objective.terms(epoch=0, index=0, step=0)
+    batch = objective.batch(epoch=0, index=0)
+    # In parts of two lines or so, the sums over which must be those of the batch.
+    parts = list(batch.parts(40)) if chunked else [batch]
+    losses = [objective.losses(part, batch, step=0) for part in parts]
     expected = reference_terms(config, student, teacher, tokens, text_lines, counts)
-    assert set(terms) == {n for n, w in zip(("ce", "mlm", "cos", "mse"), weights, strict=True) if w}
-    for name, term in terms.items():
-        torch.testing.assert_close(term, expected[name], rtol=2e-5, atol=1e-6)
+    asked = dict(zip(("ce", "mlm", "cos", "mse"), weights, strict=True))
+    asked = {name: weight for name, weight in asked.items() if weight}
+    assert set(losses[0].terms) == set(asked)
+    for name in asked:
+        term = sum(part.terms[name] for part in losses)
+        torch.testing.assert_close(term.float(), expected[name].detach(), rtol=2e-5, atol=1e-6)
+    total = sum(part.total for part in losses)
+    theirs = sum(weight * expected[name] for name, weight in asked.items())
+    torch.testing.assert_close(total, theirs, rtol=2e-5, atol=1e-6)
     trained = list(student.parameters())
-    loss = sum(objective.weights[name] * term for name, term in terms.items())
-    theirs = sum(objective.weights[name] * expected[name] for name in terms)
-    ours_grads = torch.autograd.grad(loss, trained, allow_unused=True)
+    ours_grads = torch.autograd.grad(total, trained, allow_unused=True)
     their_grads = torch.autograd.grad(theirs, trained, allow_unused=True)
     for q, ours, reference in zip(trained, ours_grads, their_grads, strict=True):
         # A parameter that a term does not reach has no gradient, or a zero one.
         ours, reference = (0 * p if g is None else g for p, g in ((q, ours), (q, reference)))
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-5)
-    assert count > 0
+    assert len(parts) > 1 or not chunked

@@ -5,7 +5,7 @@ import torch
 
 from kdcore.config import EveryOther, Explicit, FirstK, LastK, PruneOptions, ScratchModel, Spread
 from kdcore.errors import ConfigError
-from kdcore.models import MaskedLM, build_teacher, head, last_hidden
+from kdcore.models import MaskedLM, build_teacher
 from kdcore.prune import prune
 from kdcore.shapes import layers_to_keep
 
@@ -25,7 +25,7 @@ def teacher() -> MaskedLM:
 def outputs(model: MaskedLM) -> torch.Tensor:
     ids = torch.arange(1, 25).reshape(2, 12)
     with torch.no_grad():
-        return head(model, last_hidden(model.eval(), ids, None))
+        return model.eval()(input_ids=ids).logits
 
 
 @pytest.mark.parametrize(

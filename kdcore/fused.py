@@ -1,0 +1,230 @@
+"""The loss terms that need logits, with their gradients in closed form; `losses` is its plain twin.
+
+Logits are made by chunks of positions and turned, where they lie, into the gradient of the weighted
+sum of the terms, from which the gradients of the hidden states and of the projector follow at once.
+So nothing as wide as the vocabulary outlives its chunk, and no logit is computed twice.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdcore.masking import IGNORED
+
+LOGITS_AT_ONCE = 1 << 24
+"""Logits of one chunk: 64 MiB in fp32, of student and teacher each."""
+_CACHED_ROWS = 1024
+"""Vocabulary entries of a chunk that a CPU works on at a time, to stay within its cache."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Hidden states and the projector that makes logits of them."""
+
+    hidden: Tensor
+    """(positions, hidden)"""
+    weight: Tensor
+    """(vocab, hidden)"""
+    bias: Tensor
+    """(vocab,)"""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How the terms are weighted; each weight is already divided by the positions that count."""
+
+    mlm: float = 0.0
+    """Of the cross-entropy, in nats, summed over labelled positions."""
+    ce: float = 0.0
+    """Of T^2 * KL(teacher_T || student_T), summed over all positions (Hinton et al. 2015)."""
+    mse: float = 0.0
+    """Of the logits' squared error, summed over all positions and the vocabulary."""
+    temperature: float = 1.0
+
+
+def fused_loss(
+    student: Projection,
+    teacher: Projection | None,
+    labels: npt.NDArray[np.int64],
+    mix: Mix,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum, with gradients for `student`, and the sum of each weighted term without.
+
+    `labels`: (positions,) ids on the host, -100 where none is to be predicted; they alone count for
+    `mlm`, all positions for `ce` and `mse`, which need the teacher. Under autocast the matrix
+    products are in its type, all else in fp32.
+    """
+    total, sums = _FusedLoss.apply(  # type: ignore[no-untyped-call]
+        student.hidden, student.weight, student.bias, teacher, labels, mix
+    )
+    names = [name for name in ("mlm", "ce", "mse") if getattr(mix, name) > 0]
+    return total, {name: sums[("mlm", "ce", "mse").index(name)] for name in names}
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        teacher: Projection | None,
+        labels: npt.NDArray[np.int64],
+        mix: Mix,
+    ) -> tuple[Tensor, Tensor]:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        with torch.autocast(kind, enabled=False):
+            work = _Work(Projection(hidden, weight, bias), teacher, mix, dtype)
+            if any(ctx.needs_input_grad):
+                work.want_gradients()
+            for chunk in _chunks(labels, weight.shape[0]):
+                work.add(chunk, labels[chunk])
+        ctx.gradients = work.gradients
+        weights = torch.tensor([mix.mlm, mix.ce, mix.mse], dtype=torch.float64)
+        total = (work.sums * weights.to(hidden.device)).sum().to(work.precise)
+        ctx.mark_non_differentiable(work.sums)
+        return total, work.sums
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight, d_bias = (each * gradient.to(each.dtype) for each in ctx.gradients)
+        return d_hidden, d_weight, d_bias, None, None, None
+
+
+def _chunks(labels: npt.NDArray[np.int64], vocab: int) -> Iterator[slice]:
+    size = max(1, LOGITS_AT_ONCE // vocab)
+    size = size // 64 * 64 or size
+    for start in range(0, len(labels), size):
+        yield slice(start, min(start + size, len(labels)))
+
+
+class _Work:
+    """The sums and gradients of the chunks so far.
+
+    Logits are (vocab, positions): a product with the vocabulary in front runs half as fast again
+    as one with it behind, whose rows are no multiple of a cache line apart.
+    """
+
+    def __init__(
+        self, student: Projection, teacher: Projection | None, mix: Mix, dtype: torch.dtype
+    ) -> None:
+        self._student, self._teacher, self._mix = student, teacher, mix
+        self._soft = mix.ce > 0 or mix.mse > 0
+        self._weight = student.weight.detach().to(dtype)
+        self._teacher_weight = teacher.weight.to(dtype) if teacher and self._soft else None
+        self.precise = torch.promote_types(student.weight.dtype, torch.float32)
+        device = student.hidden.device
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.gradients: tuple[Tensor, Tensor, Tensor] | None = None
+        self._rows = _CACHED_ROWS if device.type == "cpu" else len(self._weight)
+
+    def want_gradients(self) -> None:
+        student = self._student
+        self.gradients = (
+            torch.empty_like(student.hidden),
+            torch.zeros_like(student.weight),
+            torch.zeros_like(student.bias),
+        )
+
+    def add(self, chunk: slice, labels: npt.NDArray[np.int64]) -> None:
+        """Add the chunk's sums and, if they are wanted, its gradients."""
+        device = self._student.hidden.device
+        hidden = self._student.hidden[chunk].detach().to(self._weight.dtype)
+        at = np.flatnonzero(labels != IGNORED)
+        where = torch.from_numpy(at).to(device, non_blocking=True)
+        ids = torch.from_numpy(labels[at]).to(device, non_blocking=True)
+        logits = self._logits(hidden, self._weight, self._student.bias)
+        if self._soft:
+            labelled = logits[:, where] if self._mix.mlm and len(at) else None
+            self._soften(logits, chunk)
+            if labelled is not None:
+                logits.index_add_(1, where, self._harden(labelled, ids))
+        else:
+            whole = len(at) == logits.shape[1]
+            logits = self._harden(logits if whole else logits[:, where], ids)
+            if not whole:
+                every = logits.new_zeros(len(logits), len(labels))
+                logits = every.index_copy_(1, where, logits)
+        if self.gradients is not None:
+            d_hidden, d_weight, d_bias = self.gradients
+            gradient = logits.to(self._weight.dtype)
+            d_hidden[chunk] = gradient.t() @ self._weight
+            if d_weight.dtype == gradient.dtype:
+                d_weight.addmm_(gradient, hidden)
+            else:
+                d_weight += gradient @ hidden
+            d_bias += logits.sum(1).to(d_bias.dtype)
+
+    def _logits(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        logits = (weight @ hidden.t()).to(self.precise)
+        return logits.add_(bias.detach().to(self.precise)[:, None])
+
+    def _harden(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Adds the cross-entropy's sum; the logits become its weighted gradient."""
+        each = torch.arange(len(ids), device=ids.device)
+        peak = logits.amax(0)
+        truth = logits[ids, each] - peak
+        logits.sub_(peak).exp_()
+        total = logits.sum(0)
+        self.sums[0] += (total.log() - truth).sum()
+        logits.mul_(self._mix.mlm / total)
+        logits[ids, each] -= self._mix.mlm
+        return logits
+
+    def _soften(self, student: Tensor, chunk: slice) -> None:
+        """Adds the sums of the terms against the teacher's logits.
+
+        The student's logits become the terms' weighted gradient.
+        """
+        assert self._teacher is not None
+        assert self._teacher_weight is not None
+        mix = self._mix
+        teacher = self._logits(
+            self._teacher.hidden[chunk].to(self._teacher_weight.dtype),
+            self._teacher_weight,
+            self._teacher.bias,
+        )
+        difference = student - teacher if mix.mse else None
+        if difference is not None:
+            self.sums[2] += difference.square().sum(0).double().sum()
+        if mix.ce:
+            self._divergence(student, teacher)
+        else:
+            student.zero_()
+        if difference is not None:
+            student.add_(difference, alpha=2.0 * mix.mse)
+
+    def _divergence(self, student: Tensor, teacher: Tensor) -> None:
+        """Adds the KL divergence's sum; the student's logits become its weighted gradient.
+
+        Works on some vocabulary entries at a time, which then stay in the cache.
+        """
+        temperature, both = self._mix.temperature, (student, teacher)
+        parts = [slice(i, i + self._rows) for i in range(0, len(student), self._rows)]
+        peaks = [torch.stack([x[part].amax(0) for part in parts]).amax(0) for x in both]
+        totals = torch.zeros(3, student.shape[1], dtype=torch.float64, device=student.device)
+        for part in parts:
+            ours, theirs = (
+                x[part].sub_(peak).mul_(1.0 / temperature)
+                for x, peak in zip(both, peaks, strict=True)
+            )
+            difference = theirs - ours
+            totals[0] += ours.exp_().sum(0)
+            totals[1] += theirs.exp_().sum(0)
+            totals[2] += difference.mul_(theirs).sum(0)
+        student_total, teacher_total, cross = totals
+        divergence = cross / teacher_total - teacher_total.log() + student_total.log()
+        # T^2 keeps soft-target gradients on the scale of the hard loss.
+        self.sums[1] += divergence.sum() * temperature**2
+        factor = self._mix.ce * temperature
+        ours_factor, theirs_factor = (
+            (factor / total).to(student.dtype) for total in (student_total, -teacher_total)
+        )
+        for part in parts:
+            student[part].mul_(ours_factor).addcmul_(teacher[part], theirs_factor)

@@ -1,0 +1,100 @@
+"""What a training adds up as it goes: its losses, its tokens, its time."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcore.config import Reporting
+from kdcore.events import progress_eta_s
+
+PROGRESS_EVERY_S = 1.0
+
+
+@dataclass
+class Totals:
+    """Running sums on the device; read only when something is logged or saved."""
+
+    since_log: dict[str, Tensor] = field(default_factory=dict)
+    since_start: dict[str, Tensor] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+    logged_step: int = 0
+    tokens: int = 0
+    trained_s: float = 0.0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        self.last = values
+        for sums in (self.since_log, self.since_start):
+            for name, value in values.items():
+                sums[name] = sums[name] + value if name in sums else value.clone()
+
+    def as_state(self) -> dict[str, Any]:
+        """JSON of the sums; Python writes a float so that it reads back bit for bit."""
+        return {
+            "since_log": {name: value.item() for name, value in self.since_log.items()},
+            "since_start": {name: value.item() for name, value in self.since_start.items()},
+            "last": {name: value.item() for name, value in self.last.items()},
+            "logged_step": self.logged_step,
+            "tokens": self.tokens,
+            "trained_s": self.trained_s,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> "Totals":
+        def tensors(values: dict[str, float]) -> dict[str, Tensor]:
+            return {
+                name: torch.tensor(value, dtype=torch.float64, device=device)
+                for name, value in values.items()
+            }
+
+        return cls(
+            since_log=tensors(state["since_log"]),
+            since_start=tensors(state["since_start"]),
+            last=tensors(state["last"]),
+            logged_step=state["logged_step"],
+            tokens=state["tokens"],
+            trained_s=state["trained_s"],
+        )
+
+
+class Clock:
+    """Wall time of one `fit`: what is due, and the ETA."""
+
+    def __init__(
+        self, first_step: int, total_steps: int, trained_before_s: float, reporting: Reporting
+    ) -> None:
+        now = time.monotonic()
+        self._first, self._total, self._before_s = first_step, total_steps, trained_before_s
+        self._reporting = reporting
+        self._start = self._last_progress = self._last_checkpoint = self._last_log = now
+        self._logged_tokens: int | None = None
+
+    def trained_s(self) -> float:
+        return self._before_s + time.monotonic() - self._start
+
+    def progress_due(self, done: int) -> bool:
+        return done in (self._first + 1, self._total) or (
+            time.monotonic() - self._last_progress >= PROGRESS_EVERY_S
+        )
+
+    def progress(self, done: int) -> dict[str, Any]:
+        self._last_progress = time.monotonic()
+        eta_s = progress_eta_s(
+            done - self._first, self._total - self._first, self._last_progress - self._start
+        )
+        return {"done": done, "total": self._total, "unit": "updates", "eta_s": eta_s}
+
+    def checkpoint_due(self) -> bool:
+        return time.monotonic() - self._last_checkpoint >= self._reporting.checkpoint_every_s
+
+    def checkpoint_saved(self) -> None:
+        self._last_checkpoint = time.monotonic()
+
+    def tokens_per_s(self, tokens: int) -> float | None:
+        """Throughput since the last call; None at the first, which has nothing to compare."""
+        now = time.monotonic()
+        before, self._logged_tokens = self._logged_tokens, tokens
+        elapsed_s, self._last_log = now - self._last_log, now
+        return None if before is None or elapsed_s <= 0 else (tokens - before) / elapsed_s
