@@ -16,7 +16,8 @@ export npm_config_update_notifier := false
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help demo up test check lint types contracts generated frontend-check docker-check \
-	setup setup-dev frontend format openapi lock clean
+	bench bench-sweeps bench-overhead bench-startup bench-threads \
+	setup setup-dev setup-bench frontend format openapi lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,7 +32,7 @@ up: setup frontend ## Serve Halflayer on this machine
 
 # ------------------------------------------------------------------------------- for developers
 
-test: setup-dev frontend ## All tests (ARGS='tests/app -k runs' for some)
+test: setup-dev setup-bench frontend ## All tests (ARGS='tests/app -k runs' for some)
 	$(PY) -m pytest $(ARGS)
 
 check: lint types contracts generated frontend-check docker-check test ## What CI runs
@@ -61,6 +62,21 @@ docker-check: setup-dev
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@scripts/check-compose
 
+bench: setup setup-bench ## kdcore against the plain recipe (ARGS='--shape demo --only distill')
+	@$(PY) -m benchmarks.bench $(ARGS)
+
+bench-sweeps: setup ## How kdcore's cost grows; draws docs/performance-sweeps.svg
+	@$(PY) -m benchmarks.sweeps --svg docs/performance-sweeps.svg $(ARGS)
+
+bench-overhead: setup ## What logging, events and checkpoints cost
+	@$(PY) -m benchmarks.overhead $(ARGS)
+
+bench-startup: setup ## Time to the first update, and to tokenise a corpus
+	@$(PY) -m benchmarks.startup $(ARGS)
+
+bench-threads: setup ## What the settings of threads and allocator are worth
+	@$(PY) -m benchmarks.threads $(ARGS)
+
 format: setup-dev frontend/node_modules/.stamp ## Format and sort everything
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -81,6 +97,7 @@ clean: ## Remove everything that make made, but no data
 
 setup: $(VENV)/.stamp-run
 setup-dev: $(VENV)/.stamp-dev
+setup-bench: build/bench/site/.stamp
 frontend: frontend/dist/index.html
 
 $(PY): | scripts/make-venv
@@ -93,6 +110,11 @@ $(VENV)/.stamp-run: requirements.lock pyproject.toml | $(PY)
 
 $(VENV)/.stamp-dev: requirements-dev.lock $(VENV)/.stamp-run
 	$(PIP) install --quiet -r requirements-dev.lock
+	@touch $@
+
+# Only the reference of the benchmarks sees this folder.
+build/bench/site/.stamp: benchmarks/requirements.txt $(VENV)/.stamp-run
+	$(PIP) install --quiet --upgrade --no-deps --target build/bench/site -r $<
 	@touch $@
 
 # A virtual environment comes first: where Node is missing, it is installed into it.

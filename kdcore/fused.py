@@ -139,9 +139,12 @@ class _Work:
         at = np.flatnonzero(labels != IGNORED)
         where = torch.from_numpy(at).to(device, non_blocking=True)
         ids = torch.from_numpy(labels[at]).to(device, non_blocking=True)
-        logits = self._logits(hidden, self._weight, self._student.bias)
+        temperature = self._mix.temperature if self._soft else 1.0
+        logits = self._logits(hidden, self._weight, self._student.bias, temperature)
         if self._soft:
-            labelled = logits[:, where] if self._mix.mlm and len(at) else None
+            labelled = None
+            if self._mix.mlm and len(at):
+                labelled = logits[:, where].mul_(temperature)
             self._soften(logits, chunk)
             if labelled is not None:
                 logits.index_add_(1, where, self._harden(labelled, ids))
@@ -161,9 +164,10 @@ class _Work:
                 d_weight += gradient @ hidden
             d_bias += logits.sum(1).to(d_bias.dtype)
 
-    def _logits(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        logits = (weight @ hidden.t()).to(self.precise)
-        return logits.add_(bias.detach().to(self.precise)[:, None])
+    def _logits(self, hidden: Tensor, weight: Tensor, bias: Tensor, temperature: float) -> Tensor:
+        """Logits (vocab, positions) over the temperature; the short factors are divided by it."""
+        logits = (weight @ (hidden / temperature).t()).to(self.precise)
+        return logits.add_((bias.detach().to(self.precise) / temperature)[:, None])
 
     def _harden(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Adds the cross-entropy's sum; the logits become its weighted gradient."""
@@ -180,7 +184,7 @@ class _Work:
     def _soften(self, student: Tensor, chunk: slice) -> None:
         """Adds the sums of the terms against the teacher's logits.
 
-        The student's logits become the terms' weighted gradient.
+        The student's logits, over the temperature, become the terms' weighted gradient.
         """
         assert self._teacher is not None
         assert self._teacher_weight is not None
@@ -189,8 +193,9 @@ class _Work:
             self._teacher.hidden[chunk].to(self._teacher_weight.dtype),
             self._teacher_weight,
             self._teacher.bias,
+            mix.temperature,
         )
-        difference = student - teacher if mix.mse else None
+        difference = (student - teacher).mul_(mix.temperature) if mix.mse else None
         if difference is not None:
             self.sums[2] += difference.square().sum(0).double().sum()
         if mix.ce:
@@ -203,17 +208,15 @@ class _Work:
     def _divergence(self, student: Tensor, teacher: Tensor) -> None:
         """Adds the KL divergence's sum; the student's logits become its weighted gradient.
 
-        Works on some vocabulary entries at a time, which then stay in the cache.
+        Both are over the temperature. Works on some vocabulary entries at a time, which then stay
+        in the cache.
         """
         temperature, both = self._mix.temperature, (student, teacher)
         parts = [slice(i, i + self._rows) for i in range(0, len(student), self._rows)]
         peaks = [torch.stack([x[part].amax(0) for part in parts]).amax(0) for x in both]
         totals = torch.zeros(3, student.shape[1], dtype=torch.float64, device=student.device)
         for part in parts:
-            ours, theirs = (
-                x[part].sub_(peak).mul_(1.0 / temperature)
-                for x, peak in zip(both, peaks, strict=True)
-            )
+            ours, theirs = (x[part].sub_(peak) for x, peak in zip(both, peaks, strict=True))
             difference = theirs - ours
             totals[0] += ours.exp_().sum(0)
             totals[1] += theirs.exp_().sum(0)

@@ -107,9 +107,11 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
                 sink.emit("progress", phase="training", **clock.progress(done))
             every = training.eval_every_steps
             if training.evaluate and every and done % every == 0 and done < plan.total_steps:
-                training.evaluate(done)
+                with clock.paused():
+                    training.evaluate(done)
             if done < plan.total_steps and clock.checkpoint_due():
-                _save(training, done, optimiser, names, totals, clock)
+                with clock.paused():
+                    _save(training, done, optimiser, names, totals, clock)
     return _result(plan.total_steps, False, totals, clock)
 
 

@@ -1,6 +1,8 @@
 """What a training adds up as it goes: its losses, its tokens, its time."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,11 +70,22 @@ class Clock:
         now = time.monotonic()
         self._first, self._total, self._before_s = first_step, total_steps, trained_before_s
         self._reporting = reporting
-        self._start = self._last_progress = self._last_checkpoint = self._last_log = now
+        self._start = self._last_progress = self._last_checkpoint = now
+        self._paused_s, self._logged_s = 0.0, trained_before_s
         self._logged_tokens: int | None = None
 
     def trained_s(self) -> float:
-        return self._before_s + time.monotonic() - self._start
+        """Seconds spent on updates, those of earlier attempts included."""
+        return self._before_s + time.monotonic() - self._start - self._paused_s
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile does not count as training: an evaluation, a checkpoint."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused_s += time.monotonic() - start
 
     def progress_due(self, done: int) -> bool:
         return done in (self._first + 1, self._total) or (
@@ -94,7 +107,7 @@ class Clock:
 
     def tokens_per_s(self, tokens: int) -> float | None:
         """Throughput since the last call; None at the first, which has nothing to compare."""
-        now = time.monotonic()
+        trained_s = self.trained_s()
         before, self._logged_tokens = self._logged_tokens, tokens
-        elapsed_s, self._last_log = now - self._last_log, now
+        elapsed_s, self._logged_s = trained_s - self._logged_s, trained_s
         return None if before is None or elapsed_s <= 0 else (tokens - before) / elapsed_s
