@@ -1,0 +1,1 @@
+"""What the figures of README.md and docs/performance.md come from; one command each."""

@@ -1,0 +1,146 @@
+"""Time from starting a trainer to its first update, and the time to tokenise a corpus.
+
+The trainer is started as the worker starts it, on the demo's teacher with its corpus cached. What
+its events tell splits the time: imports, reading the text, building the model, the first update.
+The text to tokenise is as large as WikiText-2's training split: the sample, repeated and cut.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import BUILD, CACHE, ROOT, SHAPES, shape
+from kdcore.config import FileCorpus, SampleCorpus
+from kdcore.corpora import open_corpus
+from kdcore.events import ListSink
+from kdcore.tokenised import tokenise
+from kdcore.tokenizers import load_tokenizer
+from worker.trainer import Trainer, trainer_command
+from worker.workspace import Workspace
+
+FIRST_UPDATE_GOAL_S, TOKENISING_GOAL_S = 5.0, 20.0
+WIKITEXT_2_BYTES = 10_800_000
+_GIVE_UP_S = 300.0
+
+
+def _events(workspace: Workspace) -> list[dict[str, Any]]:
+    if not workspace.events.exists():
+        return []
+    lines = workspace.events.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _is_first_update(event: dict[str, Any]) -> bool:
+    training = event["type"] == "progress" and event["phase"] == "training"
+    return training and int(event["done"]) >= 1
+
+
+def first_update(shape_name: str, device: str) -> dict[str, float]:
+    """Seconds from the trainer's start to each of its first events."""
+    config = shape(shape_name).teacher
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        workspace = Workspace(Path(folder), attempt=1)
+        workspace.create()
+        workspace.config.write_text(config.model_dump_json(), encoding="utf-8")
+        start_s = time.time()
+        trainer = Trainer(trainer_command(workspace, CACHE, device), workspace, stop_grace_s=1.0)
+        try:
+            while not any(map(_is_first_update, _events(workspace))):
+                if trainer.poll() is not None or time.time() - start_s > _GIVE_UP_S:
+                    raise RuntimeError(workspace.stderr.read_text(encoding="utf-8"))
+                time.sleep(0.01)
+        finally:
+            trainer.kill()
+            trainer.end()
+        events = _events(workspace)
+    at = {
+        "started": next(e for e in events if e["type"] == "started"),
+        "text read": next(e for e in events if "training tokens" in e.get("message", "")),
+        "model ready": next(e for e in events if e.get("message", "").startswith("training on")),
+        "first update": next(filter(_is_first_update, events)),
+    }
+    return {name: event["time_s"] - start_s for name, event in at.items()}
+
+
+def import_times() -> dict[str, float]:
+    """Seconds to import each of the big parts after the one before, in one fresh process."""
+    modules = ("kdcore.cli", "torch", "transformers", "kdcore.models", "kdcore.run")
+    code = (
+        "import importlib, json, time\n"
+        "found, start = {}, time.perf_counter()\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    now = time.perf_counter()\n"
+        "    found[name], start = now - start, now\n"
+        "print(json.dumps(found))\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    times: dict[str, float] = json.loads(done.stdout)
+    return times
+
+
+def tokenising(size_bytes: int, vocab_size: int) -> dict[str, float]:
+    """Seconds to tokenise so much of the sample; training the vocabulary is not part of it."""
+    sample = open_corpus(SampleCorpus())
+    sink = ListSink()
+    wordpiece = shape("published").teacher.tokenizer.model_copy(update={"vocab_size": vocab_size})
+    tokens = load_tokenizer(wordpiece, sample, CACHE, sink, None)
+    documents = [" ".join(document.split()) for document in sample.documents("train")]
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        path = Path(folder) / "text.txt"
+        written = 0
+        with open(path, "w", encoding="utf-8") as file:
+            while written < size_bytes:
+                for document in documents:
+                    written += file.write(document + "\n")
+                    if written >= size_bytes:
+                        break
+        corpus = open_corpus(FileCorpus(path=str(path), validation_path=str(path)))
+        start_s = time.perf_counter()
+        split = tokenise(corpus, tokens, "train", Path(folder), sink)
+        elapsed_s = time.perf_counter() - start_s
+        count = len(split.tokens)
+        del split
+    return {"bytes": float(written), "tokens": float(count), "elapsed_s": elapsed_s}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="demo")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--bytes", type=int, default=WIKITEXT_2_BYTES)
+    parser.add_argument("--vocab-size", type=int, default=30_522)
+    options = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    first_update(options.shape, options.device)  # fills the cache
+    runs = [first_update(options.shape, options.device) for _ in range(options.repeats)]
+    best = min(runs, key=lambda run: run["first update"])
+    imports = import_times()
+    for name, at_s in best.items():
+        print(f"{at_s:6.2f} s  {name}")
+    for name, took_s in imports.items():
+        print(f"{took_s:6.2f} s  import {name}")
+    text = tokenising(options.bytes, options.vocab_size)
+    print(f"{text['elapsed_s']:6.2f} s  to tokenise {text['bytes'] / 1e6:.1f} MB")
+    figures = {
+        "first_update_s": best,
+        "first_update_all_s": [run["first update"] for run in runs],
+        "first_update_goal_s": FIRST_UPDATE_GOAL_S,
+        "imports_s": imports,
+        "tokenising": text,
+        "tokenising_goal_s": TOKENISING_GOAL_S,
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
