@@ -3,10 +3,15 @@
     python -m kdcore teacher --layer-drop 0.1 --out runs/teacher
     python -m kdcore prune --teacher.source folder --teacher.path runs/teacher/model --out runs/cut
     python -m kdcore run --config config.json --out runs/any
+    python -m kdcore standby
 
 The flags of `teacher`, `prune` and `distill` are the fields of `kdcore.config`. Exit status: 0 the
 result is in OUT/model; 75 stopped on request, a checkpoint was saved and the same command goes on
 from there; 1 failed; 2 the flags are wrong.
+
+`standby` loads the libraries, which takes seconds, and waits for one line of JSON on standard
+input: `arguments` as they would stand on the command line, and `output`, the file for what is
+printed.
 """
 
 import faulthandler
@@ -200,8 +205,13 @@ def _die_with_parent() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Parse `arguments` (without the program's name) and carry out the run."""
     faulthandler.enable()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["standby"]:
+        arguments = _stand_by()
+        if arguments is None:
+            return 0
     try:
-        cli = CliApp.run(_Cli, cli_args=sys.argv[1:] if arguments is None else arguments)
+        cli = CliApp.run(_Cli, cli_args=arguments)
         command = get_subcommand(cli)
         config = _config_of(command)
     except ValidationError as error:
@@ -227,6 +237,21 @@ def main(arguments: list[str] | None = None) -> int:
         if terminal:
             terminal.close()
         jsonl.close()
+
+
+def _stand_by() -> list[str] | None:
+    """The arguments to go on with; None if nobody needs this process any more."""
+    import kdcore.run  # noqa: F401, PLC0415 - this is what there is to wait for
+
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return None
+    request = json.loads(line)
+    output = os.open(request["output"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    return list(request["arguments"])
 
 
 def _config_of(command: object) -> RunConfig:

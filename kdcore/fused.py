@@ -17,7 +17,9 @@ from torch import Tensor
 from kdcore.masking import IGNORED
 
 LOGITS_AT_ONCE = 1 << 24
-"""Logits of one chunk: 64 MiB in fp32, of student and teacher each."""
+"""Logits of one chunk on a CPU: 64 MiB in fp32, of student and teacher each."""
+_GPU_FACTOR = 8
+"""A GPU wants larger products, and has the memory for them."""
 _CACHED_ROWS = 1024
 """Vocabulary entries of a chunk that a CPU works on at a time, to stay within its cache."""
 
@@ -83,7 +85,7 @@ class _FusedLoss(torch.autograd.Function):
             work = _Work(Projection(hidden, weight, bias), teacher, mix, dtype)
             if any(ctx.needs_input_grad):
                 work.want_gradients()
-            for chunk in _chunks(labels, weight.shape[0]):
+            for chunk in _chunks(labels, weight.shape[0], kind):
                 work.add(chunk, labels[chunk])
         ctx.gradients = work.gradients
         weights = torch.tensor([mix.mlm, mix.ce, mix.mse], dtype=torch.float64)
@@ -97,8 +99,9 @@ class _FusedLoss(torch.autograd.Function):
         return d_hidden, d_weight, d_bias, None, None, None
 
 
-def _chunks(labels: npt.NDArray[np.int64], vocab: int) -> Iterator[slice]:
-    size = max(1, LOGITS_AT_ONCE // vocab)
+def _chunks(labels: npt.NDArray[np.int64], vocab: int, kind: str) -> Iterator[slice]:
+    at_once = LOGITS_AT_ONCE * (1 if kind == "cpu" else _GPU_FACTOR)
+    size = max(1, at_once // vocab)
     size = size // 64 * 64 or size
     for start in range(0, len(labels), size):
         yield slice(start, min(start + size, len(labels)))

@@ -9,16 +9,9 @@ import json
 from pathlib import Path
 from typing import TypeAlias, cast
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -31,10 +24,10 @@ from transformers import (
 
 from kdcore.config import FolderCheckpoint, HubCheckpoint, RunCheckpoint, ScratchModel
 from kdcore.errors import DataError
-from kdcore.hub import require_hub
 from kdcore.shapes import ModelShape
 
 MaskedLM: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
+_MODEL_FILES = ["*.json", "model*.safetensors", "vocab.txt"]
 NOTES_FILE = "halflayer.json"
 """What Halflayer knows of a checkpoint beyond its weights: how it was made, its tokenizer."""
 
@@ -179,30 +172,14 @@ def checkpoint_folder(checkpoint: FolderCheckpoint | HubCheckpoint | RunCheckpoi
         if not (folder / "config.json").is_file():
             raise DataError(f"{folder} holds no config.json: it is not a model folder")
         return folder
-    return _download(checkpoint)
+    # Costs a second, which runs that never ask the hub should not pay.
+    from kdcore.hub import hub_files  # noqa: PLC0415
 
-
-def _download(checkpoint: HubCheckpoint) -> Path:
-    require_hub(
-        f"the model '{checkpoint.name}'",
+    remedy = (
         "Train a teacher from scratch, start from an earlier run, or give a local folder on the "
-        "command line.",
+        "command line."
     )
-    try:
-        return Path(
-            snapshot_download(
-                checkpoint.name,
-                revision=checkpoint.revision,
-                allow_patterns=["*.json", "model*.safetensors", "vocab.txt"],
-            )
-        )
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise DataError(
-            f"the hub has no model '{checkpoint.name}' (revision "
-            f"{checkpoint.revision or 'default'}) that this machine may read"
-        ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise DataError(f"the model '{checkpoint.name}' cannot be downloaded: {error}") from error
+    return hub_files(checkpoint.name, checkpoint.revision, _MODEL_FILES, remedy)
 
 
 def load_model(folder: Path) -> MaskedLM:

@@ -19,6 +19,7 @@ from worker.patience import DATABASE_AWAY, GaveUp, Patience
 from worker.roll import sign_in, sign_out
 from worker.supervisor import Supervisor, Tools
 from worker.tasks import make_worker_app
+from worker.trainer import Standby
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +55,22 @@ def serve(settings: Settings, device: Device) -> int:
     except GaveUp:
         return 1
     heart = Heart(db, worker_id, settings)
-    tools = Tools(settings, db, Store(settings), doorbell, heart, worker_id, device.id, leave)
+    standby = Standby()
+    tools = Tools(
+        settings, db, Store(settings), doorbell, heart, worker_id, device.id, leave, standby
+    )
     sweeper = threading.Thread(
         target=Sweeper(db, doorbell, settings).run, args=(leave,), name="sweeper", daemon=True
     )
     logger.info("worker %s on %s (%s)", worker_id, device.id, device.name)
+    standby.prepare()
     heart.start()
     sweeper.start()
     try:
         status = _answer_doorbells(settings, Supervisor(tools), worker_id, leave)
     finally:
         leave.set()
+        standby.close()
         heart.stop()
         sweeper.join()
         _sign_out(db, worker_id)

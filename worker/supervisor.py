@@ -33,12 +33,14 @@ from worker.patience import DATABASE_AWAY, GaveUp, Patience
 from worker.publish import publish, withdraw
 from worker.recorder import Recorder
 from worker.tail import last_lines
-from worker.trainer import Trainer, trainer_command
+from worker.trainer import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.25
+PREPARE_NEXT_S = 5.0
+"""A run's own start shall not share the machine with the loading of the next one's libraries."""
 
 T = TypeVar("T")
 
@@ -56,6 +58,8 @@ class Tools:
     device: str
     leave: threading.Event
     """Set when the worker shall leave: checkpoint, queue the run again, be gone."""
+    standby: Standby | None = None
+    """Keeps the next trainer's process ready; None starts each one anew."""
 
 
 class Supervisor:
@@ -149,9 +153,11 @@ class Attempt:
         settings = self._tools.settings
         settings.cache_dir.mkdir(parents=True, exist_ok=True)
         command = trainer_command(self._workspace, settings.cache_dir, self._tools.device)
-        trainer = Trainer(command, self._workspace, settings.stop_grace_s)
+        standby = self._tools.standby
+        trainer = Trainer(command, self._workspace, settings.stop_grace_s, standby)
         try:
             status = self._watch(trainer)
+            self._prepare_next()
             self._patiently(self._recorder.record_rest)
         finally:
             trainer.end()
@@ -170,6 +176,8 @@ class Attempt:
         pause = threading.Event()
         while (status := trainer.poll()) is None:
             polls += 1
+            if polls == PREPARE_NEXT_S / POLL_S:
+                self._prepare_next()
             if self._pulse.stale:
                 raise StaleAttempt(self._run.id, self._run.attempt)
             if self._pulse.cancelling or self._tools.leave.is_set():
@@ -182,6 +190,10 @@ class Attempt:
             if not busy:
                 pause.wait(POLL_S)
         return status
+
+    def _prepare_next(self) -> None:
+        if self._tools.standby is not None and not self._tools.leave.is_set():
+            self._tools.standby.prepare()
 
     # ------------------------------------------------------------------------------- the end
 

@@ -1,27 +1,33 @@
 """One trainer process: started in its own session, watched, stopped; knows no database.
 
+A process that has loaded the libraries stands by for the next run, since loading takes seconds.
 The trainer holds the reading end of a pipe whose writing end is ours alone: when this process is
 gone, however it went, the pipe ends and the trainer leaves.
 """
 
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from worker.exits import OomWatch
 from worker.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+_KDCORE = [sys.executable, "-m", "kdcore"]
+
 
 def trainer_command(workspace: Workspace, cache_dir: Path, device: str) -> list[str]:
     """The command that carries out the run whose config lies in the workspace."""
     return [
-        *(sys.executable, "-m", "kdcore", "run"),
+        *(*_KDCORE, "run"),
         *("--config", str(workspace.config)),
         *("--out", str(workspace.folder)),
         *("--events", str(workspace.events)),
@@ -32,22 +38,75 @@ def trainer_command(workspace: Workspace, cache_dir: Path, device: str) -> list[
     ]
 
 
-class Trainer:
-    """A running trainer."""
+class Standby:
+    """Keeps one process ready to become the next trainer."""
 
-    def __init__(self, command: list[str], workspace: Workspace, stop_grace_s: float) -> None:
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Start a process if none is ready."""
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        if self._process is None:
+            self._process = _start([*_KDCORE, "standby"], None)
+
+    def take(self, command: list[str], output: Path) -> "subprocess.Popen[bytes] | None":
+        """The process that stood by, now carrying out `command`; None if there is none."""
+        process = self._process
+        if process is None or command[: len(_KDCORE)] != _KDCORE:
+            return None
+        request = {"arguments": command[len(_KDCORE) :], "output": str(output)}
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+        except OSError:  # it is gone
+            self.close()
+            return None
+        self._process = None
+        return process
+
+    def close(self) -> None:
+        """Send away whoever stands by."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            with suppress(OSError):  # what could not be written to it
+                assert process.stdin is not None
+                process.stdin.close()
+
+
+def _start(command: list[str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        env=_environment(),
+    )
+
+
+class Trainer:
+    """A running trainer; the process that stands by becomes it, if there is one."""
+
+    def __init__(
+        self,
+        command: list[str],
+        workspace: Workspace,
+        stop_grace_s: float,
+        standby: Standby | None = None,
+    ) -> None:
         self._grace_s = stop_grace_s
         self._kill_at_s: float | None = None
         self._oom = OomWatch()
-        with open(workspace.stderr, "ab") as stderr:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=stderr,
-                stderr=stderr,
-                start_new_session=True,
-                env=_environment(),
-            )
+        ready = standby.take(command, workspace.stderr.resolve()) if standby else None
+        if ready is None:
+            with open(workspace.stderr, "ab") as stderr:
+                ready = _start(command, stderr)
+        self._process = ready
         self.pid = self._process.pid
         _offer_to_oom_killer(self.pid)
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from worker.trainer import trainer_command
+from worker.trainer import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
 
 
@@ -32,3 +32,57 @@ def test_the_trainer_leaves_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     while os.waitpid(pid, os.WNOHANG)[0] == 0:
         assert time.monotonic() < deadline + 20, "the trainer outlives its supervisor"
         time.sleep(0.1)
+
+
+def wait_for_end(trainer: Trainer) -> int:
+    deadline = time.monotonic() + 90
+    while (status := trainer.poll()) is None:
+        assert time.monotonic() < deadline, "the trainer did not end"
+        time.sleep(0.05)
+    return status
+
+
+def test_the_process_that_stood_by_becomes_the_trainer(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, 1)
+    workspace.create()
+    workspace.config.write_text(json.dumps({"kind": "teacher", "layer_drop": 2.0}))
+    command = trainer_command(workspace, tmp_path / "cache", "cpu")
+    standby = Standby()
+    standby.prepare()
+    assert standby._process is not None
+    waiting = standby._process.pid
+    standby.prepare()
+    assert standby._process.pid == waiting, "one is enough"
+    trainer = Trainer(command, workspace, 1.0, standby)
+    assert trainer.pid == waiting
+    assert wait_for_end(trainer) == 2
+    assert "layer_drop: Input should be less than 1" in workspace.stderr.read_text()
+    # Nobody stands by now: the next one is started anew, and does the same.
+    again = Trainer(command, workspace, 1.0, standby)
+    assert again.pid != waiting
+    assert wait_for_end(again) == 2
+
+
+def test_one_who_died_standing_by_is_replaced(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, 1)
+    workspace.create()
+    workspace.config.write_text("{}")
+    standby = Standby()
+    standby.prepare()
+    assert standby._process is not None
+    dead = standby._process
+    dead.kill()
+    dead.wait()
+    trainer = Trainer(trainer_command(workspace, tmp_path, "cpu"), workspace, 1.0, standby)
+    assert trainer.pid != dead.pid
+    assert wait_for_end(trainer) == 2
+
+
+def test_who_stands_by_leaves_with_the_worker() -> None:
+    standby = Standby()
+    standby.prepare()
+    process = standby._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(90) == 0
