@@ -72,11 +72,24 @@ def peak_rss_of(pid: int) -> int:
     return int(lines[0][1]) * 1024 if lines else 0
 
 
+def _oom_kills() -> int:
+    """How often the kernel killed a process for memory since the machine started."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+_OOM_KILLS_BEFORE = _oom_kills()
+
+
 def _reason(status: int, stderr: str) -> str:
     tail = stderr.strip().splitlines()[-1:] or ["no message"]
     lacking = ("can't allocate memory", "out of memory", "MemoryError")
     if status == -9:
-        return "killed, most likely for lack of memory"
+        oom = _oom_kills() > _OOM_KILLS_BEFORE
+        return "killed by the kernel for lack of memory" if oom else "killed by somebody"
     if any(words in stderr for words in lacking):
         return f"out of memory: {tail[0]}"
     return f"ended with status {status}: {tail[0]}"
