@@ -96,7 +96,7 @@ PRESETS: tuple[Preset, ...] = (
         id="published",
         title="The published experiment",
         description="Four layers of 768 on WikiText-2, every other layer kept, one epoch each; "
-        "needs the hub, and better a GPU.",
+        "needs a GPU to be quick, and the hub, or the text and the tokenizer as uploads.",
         config=PUBLISHED,
     ),
     Preset(

@@ -26,6 +26,10 @@ export interface LineChart {
   references?: Reference[];
   /** Whether a logarithmic axis can make sense. */
   canBeLog?: boolean;
+  /** How the values are written at the axis, by d3's format; else as they are. */
+  yFormat?: string;
+  /** Whether only whole values have a meaning. */
+  yWhole?: boolean;
 }
 
 export interface ViewOptions {
@@ -142,7 +146,8 @@ export function lineFigure(chart: LineChart, view: ViewOptions, theme: ChartThem
         gridcolor: theme.grid,
         zeroline: false,
         automargin: true,
-        tickformat: "~g",
+        tickformat: chart.yFormat ?? "~g",
+        dtick: chart.yWhole && !view.log ? 1 : undefined,
         exponentformat: "power",
       },
     },

@@ -105,10 +105,10 @@ export function chartsFor(kind: RunKind, state: LiveState, result: Result): Line
     .map((name) => single(state, name, name, name));
   return [
     ...lossCharts(kind, state, result),
-    single(state, "lr", "Learning rate", "learning rate"),
+    { ...single(state, "lr", "Learning rate", "learning rate"), yFormat: ".1e" },
     single(state, "tokens_per_s", "Throughput", "tokens per second"),
     single(state, "grad_norm", "Gradient norm", "before clipping"),
-    single(state, "layers_active", "Active layers", "layers in the update"),
+    { ...single(state, "layers_active", "Active layers", "layers in the update"), yWhole: true },
     ...others,
   ].filter((chart) => chart.curves.length > 0);
 }
