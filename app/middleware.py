@@ -33,8 +33,6 @@ SECURITY_HEADERS = {
 UPLOAD_PATH = "/api/v1/datasets"
 MULTIPART_SLACK_BYTES = 64 * 1024
 """Room for the multipart framing and the small fields around an uploaded file."""
-# The rest of a refused body would otherwise be read to its end, which may never come.
-HANG_UP = {"Connection": "close"}
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -125,31 +123,44 @@ class BodyMiddleware:
         declared = headers.get("content-length", "0")
         if refusal is None and declared.isdecimal() and int(declared[:20]) > limit_bytes:
             refusal = (413, _too_large(limit_bytes))
+        body = _Body(receive, limit_bytes, ended=not _has_body(headers))
+
+        async def send_or_hang_up(message: Message) -> None:
+            if message["type"] == "http.response.start" and not body.ended:
+                # The server would read the rest of the body to its end, which may never come.
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
         if refusal is not None:
             status, detail = refusal
-            await problem_response(status, detail, headers=HANG_UP)(scope, receive, send)
+            await problem_response(status, detail)(scope, body.receive, send_or_hang_up)
             return
-        await self.app(scope, _counted(receive, limit_bytes), send)
+        await self.app(scope, body.receive, send_or_hang_up)
 
 
-def _counted(receive: Receive, limit_bytes: int) -> Receive:
-    received_bytes = 0
+class _Body:
+    """A request's body on its way in; raises once it is longer than `limit_bytes`."""
 
-    async def counting_receive() -> Message:
-        nonlocal received_bytes
-        message = await receive()
+    def __init__(self, receive: Receive, limit_bytes: int, ended: bool) -> None:
+        self._receive, self._limit_bytes, self._received_bytes = receive, limit_bytes, 0
+        self.ended = ended
+
+    async def receive(self) -> Message:
+        message = await self._receive()
         if message["type"] == "http.request":
-            received_bytes += len(message.get("body", b""))
-            if received_bytes > limit_bytes:
-                raise HTTPException(413, _too_large(limit_bytes), HANG_UP)
+            self._received_bytes += len(message.get("body", b""))
+            if self._received_bytes > self._limit_bytes:
+                raise HTTPException(413, _too_large(self._limit_bytes))
+            self.ended = not message.get("more_body", False)
         return message
 
-    return counting_receive
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 def _refuse_type(method: str, headers: Headers, upload: bool) -> tuple[int, str] | None:
-    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    if method not in BODY_METHODS or not has_body:
+    if method not in BODY_METHODS or not _has_body(headers):
         return None
     sent = headers.get("content-type", "").partition(";")[0].strip().lower()
     wanted = "multipart/form-data" if upload else "application/json"

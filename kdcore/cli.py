@@ -17,6 +17,7 @@ printed.
 import faulthandler
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -195,8 +196,9 @@ def _die_with_parent() -> None:
     """Leave at once when standard input ends: whoever held the other end is gone."""
 
     def watch() -> None:
-        while os.read(0, 4096):
-            pass
+        end = select.poll()
+        end.register(0, 0)  # nothing but the hang-up, which is always reported
+        end.poll()
         os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
@@ -208,8 +210,6 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["standby"]:
         arguments = _stand_by()
-        if arguments is None:
-            return 0
     try:
         cli = CliApp.run(_Cli, cli_args=arguments)
         command = get_subcommand(cli)
@@ -239,14 +239,12 @@ def main(arguments: list[str] | None = None) -> int:
         jsonl.close()
 
 
-def _stand_by() -> list[str] | None:
-    """The arguments to go on with; None if nobody needs this process any more."""
-    import kdcore.run  # noqa: F401, PLC0415 - this is what there is to wait for
+def _stand_by() -> list[str]:
+    """The arguments to go on with; leaves when nobody needs this process any more."""
+    _die_with_parent()
+    import kdcore.run  # noqa: F401, PLC0415 - this is what takes the time
 
-    line = sys.stdin.buffer.readline()
-    if not line:
-        return None
-    request = json.loads(line)
+    request = json.loads(sys.stdin.buffer.readline())
     output = os.open(request["output"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for stream in (1, 2):
         os.dup2(output, stream)

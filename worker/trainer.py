@@ -49,7 +49,7 @@ class Standby:
         if self._process is not None and self._process.poll() is not None:
             self.close()
         if self._process is None:
-            self._process = _start([*_KDCORE, "standby"], None)
+            self._process = _start([*_KDCORE, "standby"], subprocess.DEVNULL)
 
     def take(self, command: list[str], output: Path) -> "subprocess.Popen[bytes] | None":
         """The process that stood by, now carrying out `command`; None if there is none."""
@@ -78,7 +78,7 @@ class Standby:
                 process.stdin.close()
 
 
-def _start(command: list[str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
+def _start(command: list[str], output: IO[bytes] | int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -247,3 +247,18 @@ def test_an_endless_body_is_cut_off_while_it_arrives(live: Live) -> None:
         assert response.headers["content-type"] == "application/problem+json"
     assert sent_bytes < 100_000_000
     assert live.client.get("/healthz").status_code == 200
+
+
+def test_whoever_is_refused_before_the_body_ends_is_hung_up_on(live: Live) -> None:
+    """A file just over its limit is refused by the upload itself, within the body's own limit."""
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+
+    def body() -> Iterator[bytes]:
+        yield part + b"y" * 3_020_000
+        time.sleep(1.0)
+        yield b"y"
+
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    response = live.client.post("/api/v1/datasets", content=body(), headers=kind)
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from worker.trainer import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
 
@@ -78,11 +80,14 @@ def test_one_who_died_standing_by_is_replaced(tmp_path: Path) -> None:
     assert wait_for_end(trainer) == 2
 
 
-def test_who_stands_by_leaves_with_the_worker() -> None:
+@pytest.mark.parametrize("waited_s", [1.0, 15.0])
+def test_who_stands_by_leaves_with_the_worker(waited_s: float) -> None:
     standby = Standby()
     standby.prepare()
     process = standby._process
     assert process is not None
     assert process.stdin is not None
+    time.sleep(waited_s)
+    assert process.poll() is None
     process.stdin.close()
-    assert process.wait(90) == 0
+    assert process.wait(5) == 1
