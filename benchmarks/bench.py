@@ -171,7 +171,7 @@ def _prepare(shape: str, work: Path, updates: int) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for, stage by stage."""
-    stages = [options.only] if options.only else list(STAGES)
+    stages = options.only or list(STAGES)
     quick = ["--quick"] if options.shape == "tiny" else []
     BUILD.mkdir(parents=True, exist_ok=True)
     with _work_folder() as work, progress_line() as steps:
@@ -233,7 +233,7 @@ def main() -> None:
     )
     parser.add_argument("--shape", choices=SHAPES, default="published")
     parser.add_argument("--rounds", type=int, default=3, help="measured updates of each (3)")
-    parser.add_argument("--only", choices=STAGES)
+    parser.add_argument("--only", choices=STAGES, nargs="+")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="also write the JSON here")
     options = parser.parse_args()

@@ -5,7 +5,6 @@ sum of the terms, from which the gradients of the hidden states and of the proje
 So nothing as wide as the vocabulary outlives its chunk, and no logit is computed twice.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,18 +53,35 @@ def fused_loss(
     teacher: Projection | None,
     labels: npt.NDArray[np.int64],
     mix: Mix,
+    in_place: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, with gradients for `student`, and the sum of each weighted term without.
 
     `labels`: (positions,) ids on the host, -100 where none is to be predicted; they alone count for
     `mlm`, all positions for `ce` and `mse`, which need the teacher. Under autocast the matrix
     products are in its type, all else in fp32.
+
+    `in_place` adds the gradients of the projector's weight and bias to their `.grad` at once, as
+    `total.backward()` would, to which only the hidden states' are then left: that spares a tensor
+    as large as the projector and three passes over it.
     """
+    weight, bias = student.weight, student.bias
+    into = None
+    if in_place and torch.is_grad_enabled():
+        into = (own_gradient(weight), own_gradient(bias))
+        weight, bias = weight.detach(), bias.detach()
     total, sums = _FusedLoss.apply(  # type: ignore[no-untyped-call]
-        student.hidden, student.weight, student.bias, teacher, labels, mix
+        student.hidden, weight, bias, teacher, labels, mix, into
     )
     names = [name for name in ("mlm", "ce", "mse") if getattr(mix, name) > 0]
     return total, {name: sums[("mlm", "ce", "mse").index(name)] for name in names}
+
+
+def own_gradient(parameter: Tensor) -> Tensor:
+    """The `.grad` of a parameter to add to; zeros if it has none yet."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -78,15 +94,15 @@ class _FusedLoss(torch.autograd.Function):
         teacher: Projection | None,
         labels: npt.NDArray[np.int64],
         mix: Mix,
+        into: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         with torch.autocast(kind, enabled=False):
             work = _Work(Projection(hidden, weight, bias), teacher, mix, dtype)
             if any(ctx.needs_input_grad):
-                work.want_gradients()
-            for chunk in _chunks(labels, weight.shape[0], kind):
-                work.add(chunk, labels[chunk])
+                work.want_gradients(into)
+            work.add_all(labels)
         ctx.gradients = work.gradients
         weights = torch.tensor([mix.mlm, mix.ce, mix.mse], dtype=torch.float64)
         total = (work.sums * weights.to(hidden.device)).sum().to(work.precise)
@@ -95,16 +111,11 @@ class _FusedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight, d_bias = (each * gradient.to(each.dtype) for each in ctx.gradients)
-        return d_hidden, d_weight, d_bias, None, None, None
-
-
-def _chunks(labels: npt.NDArray[np.int64], vocab: int, kind: str) -> Iterator[slice]:
-    at_once = LOGITS_AT_ONCE * (1 if kind == "cpu" else _GPU_FACTOR)
-    size = max(1, at_once // vocab)
-    size = size // 64 * 64 or size
-    for start in range(0, len(labels), size):
-        yield slice(start, min(start + size, len(labels)))
+        wanted = zip(ctx.gradients, ctx.needs_input_grad[:3], strict=True)
+        return (
+            *(each * gradient.to(each.dtype) if needed else None for each, needed in wanted),
+            *(None, None, None, None),
+        )
 
 
 class _Work:
@@ -125,17 +136,24 @@ class _Work:
         device = student.hidden.device
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.gradients: tuple[Tensor, Tensor, Tensor] | None = None
-        self._rows = _CACHED_ROWS if device.type == "cpu" else len(self._weight)
+        vocab, cpu = len(self._weight), device.type == "cpu"
+        self._rows = _CACHED_ROWS if cpu else vocab
+        size = max(1, LOGITS_AT_ONCE * (1 if cpu else _GPU_FACTOR) // vocab)
+        self._size = size // 64 * 64 or size
 
-    def want_gradients(self) -> None:
-        student = self._student
-        self.gradients = (
-            torch.empty_like(student.hidden),
-            torch.zeros_like(student.weight),
-            torch.zeros_like(student.bias),
-        )
+    def want_gradients(self, into: tuple[Tensor, Tensor] | None) -> None:
+        """From now on; the projector's are added to those in `into`, if given."""
+        hidden, *projector = vars(self._student).values()
+        d_weight, d_bias = into or (torch.zeros_like(each) for each in projector)
+        self.gradients = (torch.empty_like(hidden), d_weight, d_bias)
 
-    def add(self, chunk: slice, labels: npt.NDArray[np.int64]) -> None:
+    def add_all(self, labels: npt.NDArray[np.int64]) -> None:
+        """Add all positions, a chunk at a time."""
+        for start in range(0, len(labels), self._size):
+            chunk = slice(start, min(start + self._size, len(labels)))
+            self._add(chunk, labels[chunk])
+
+    def _add(self, chunk: slice, labels: npt.NDArray[np.int64]) -> None:
         """Add the chunk's sums and, if they are wanted, its gradients."""
         device = self._student.hidden.device
         hidden = self._student.hidden[chunk].detach().to(self._weight.dtype)
@@ -169,7 +187,10 @@ class _Work:
 
     def _logits(self, hidden: Tensor, weight: Tensor, bias: Tensor, temperature: float) -> Tensor:
         """Logits (vocab, positions) over the temperature; the short factors are divided by it."""
-        logits = (weight @ (hidden / temperature).t()).to(self.precise)
+        # Blocks of one size, however long the chunk, so that freed ones fit the next.
+        block = torch.empty(len(weight) * self._size, dtype=weight.dtype, device=weight.device)
+        logits = block[: len(weight) * len(hidden)].view(len(weight), len(hidden))
+        logits = torch.mm(weight, (hidden / temperature).t(), out=logits).to(self.precise)
         return logits.add_((bias.detach().to(self.precise) / temperature)[:, None])
 
     def _harden(self, logits: Tensor, ids: Tensor) -> Tensor:

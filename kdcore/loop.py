@@ -54,7 +54,7 @@ class Training:
     evaluate: Callable[[int], object] | None = None
     """Called with the step; emits what it finds itself."""
     eval_every_steps: int | None = None
-    tokens_at_once: int = 1 << 12
+    tokens_at_once: int = 1 << 10
     """Batches of more tokens go through the model in parts; memory grows with this, and no more."""
 
 
@@ -163,13 +163,13 @@ def gradients(
             draw = rng(training.seed, "dropout", epoch, index, number)
             torch.manual_seed(int(draw.integers(1 << 62)))
             with torch.autocast(kind, torch.bfloat16, enabled=training.precision == "bf16"):
-                losses = objective.losses(part, batch, step)
-            (losses.total * share).backward()  # type: ignore[no-untyped-call]
+                losses = objective.losses(part, batch, step, share)
+            losses.total.backward()  # type: ignore[no-untyped-call]
             parts = {"loss": losses.total.detach()}
             if len(losses.terms) > 1:
                 parts |= {f"loss/{name}": term for name, term in losses.terms.items()}
             for name, term in parts.items():
-                mean = term.double() * share
+                mean = term.double()
                 values[name] = values[name] + mean if name in values else mean
     return Update(values, tokens)
 

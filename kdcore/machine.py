@@ -18,7 +18,7 @@ ResolvedPrecision = Literal["fp32", "bf16"]
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _GIB = 1 << 30
-_TOKENS_AT_ONCE = {"cpu": 1 << 11, "cuda": 1 << 15}
+_TOKENS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 15}
 
 
 def prepare_process() -> None:

@@ -41,7 +41,7 @@ class Losses:
     """Of a part of a batch: its share of the batch's means, so that the parts' sum is theirs."""
 
     total: Tensor
-    """The weighted sum that is minimised, with its graph."""
+    """The weighted sum that is minimised, to go backward from."""
     terms: dict[str, Tensor]
     """Each term by name, unweighted and without a graph."""
 
@@ -56,8 +56,12 @@ class Objective(ABC):
         """Batch `index` of `epoch`; touches no device and may be called from another thread."""
 
     @abstractmethod
-    def losses(self, part: Batch, whole: Batch, step: int) -> Losses:
-        """The losses of a part of the batch `whole`, in update `step`."""
+    def losses(self, part: Batch, whole: Batch, step: int, share: float = 1.0) -> Losses:
+        """The losses of a part of the batch `whole`, in update `step`, times `share`.
+
+        They must be gone backward from, with a gradient of 1: the output projection's gradient is
+        added to its `.grad` here already, all others are added then.
+        """
 
     def facts(self, step: int) -> dict[str, float]:
         """Further numbers to plot beside the losses."""
@@ -96,17 +100,17 @@ class MlmObjective(Objective):
         )
         return Batch(ids, np.ones_like(ids), labels)
 
-    def losses(self, part: Batch, whole: Batch, step: int) -> Losses:
+    def losses(self, part: Batch, whole: Batch, step: int, share: float = 1.0) -> Losses:
         ids, labels = part.flat()
         rows = Rows.of(ids, part.lengths, self._model.device)
         # Only masked positions have a label, so only they go through the last layer and the head.
         wanted = np.flatnonzero(labels != IGNORED)
-        hidden = last_hidden(self._model, rows, self._active(step), wanted)
-        count = max(1, whole.labelled)
+        hidden = last_hidden(self._model, rows, self._active(step), wanted, in_place=True)
+        mix = Mix(mlm=share / max(1, whole.labelled))
         total, sums = fused_loss(
-            projection(self._model, hidden), None, labels[wanted], Mix(mlm=1.0 / count)
+            projection(self._model, hidden), None, labels[wanted], mix, in_place=True
         )
-        return Losses(total, {"mlm": sums["mlm"] / count})
+        return Losses(total, {"mlm": sums["mlm"] * mix.mlm})
 
 
 class DistilObjective(Objective):
@@ -148,7 +152,7 @@ class DistilObjective(Objective):
         )
         return Batch(masked, attention_mask, labels)
 
-    def losses(self, part: Batch, whole: Batch, step: int) -> Losses:
+    def losses(self, part: Batch, whole: Batch, step: int, share: float = 1.0) -> Losses:
         loss = self._config.loss
         ids, labels = part.flat()
         rows = Rows.of(ids, part.lengths, self._student.device)
@@ -159,12 +163,13 @@ class DistilObjective(Objective):
         wanted = np.flatnonzero(labels != IGNORED) if only_labelled else None
         with torch.no_grad():
             teacher_hidden = last_hidden(self._teacher, rows, wanted=wanted)
-        student_hidden = last_hidden(self._student, rows, wanted=wanted)
+        student_hidden = last_hidden(self._student, rows, wanted=wanted, in_place=True)
         labels = labels if wanted is None else labels[wanted]
         total = torch.zeros((), device=student_hidden.device)
         terms: dict[str, Tensor] = {}
         if loss.alpha_cos:
-            distance = losses.cosine_distance(student_hidden, teacher_hidden).sum() / looked_at
+            distances = losses.cosine_distance(student_hidden, teacher_hidden)
+            distance = distances.sum() * (share / looked_at)
             total = total + loss.alpha_cos * distance
             terms["cos"] = distance.detach().double()
         if soft or loss.alpha_mlm:
@@ -172,9 +177,9 @@ class DistilObjective(Objective):
                 at = np.flatnonzero(labels != IGNORED)
                 student_hidden, labels = student_hidden[to_device(at, rows.ids.device)], labels[at]
             mix = Mix(
-                mlm=loss.alpha_mlm / labelled,
-                ce=loss.alpha_ce / looked_at,
-                mse=loss.alpha_mse / looked_at,
+                mlm=share * loss.alpha_mlm / labelled,
+                ce=share * loss.alpha_ce / looked_at,
+                mse=share * loss.alpha_mse / looked_at,
                 temperature=loss.temperature,
             )
             teacher = None
@@ -182,9 +187,9 @@ class DistilObjective(Objective):
                 with torch.no_grad():
                     teacher = projection(self._teacher, teacher_hidden)
             fused, sums = fused_loss(
-                projection(self._student, student_hidden), teacher, labels, mix
+                projection(self._student, student_hidden), teacher, labels, mix, in_place=True
             )
             total = total + fused
             counts = {"mlm": labelled, "ce": looked_at, "mse": looked_at}
-            terms |= {name: value / counts[name] for name, value in sums.items()}
+            terms |= {name: value * (share / counts[name]) for name, value in sums.items()}
         return Losses(total, terms)

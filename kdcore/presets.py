@@ -76,7 +76,7 @@ DEMO_TEACHER = TeacherConfig(
     ),
     tokenizer=WordPieceTokenizer(vocab_size=4096),
     seq_len=128,
-    schedule=Schedule(epochs=1.0, max_steps=650, batch_size=4),
+    schedule=Schedule(epochs=1.0, max_steps=850, batch_size=4),
     optimiser=Optimiser(learning_rate=1e-3, warmup_fraction=0.1, weight_decay=0.01),
     evaluation=Evaluation(max_sequences=256),
 )
@@ -86,7 +86,7 @@ DEMO = PipelineConfig(
         # Within so few updates a student that is asked for rare words more often learns little
         # but that they are frequent, and its held-out loss, of uniform masks, rises.
         masking=DistilMasking(smoothing=0.0),
-        schedule=DistilSchedule(max_steps=70, batch_size=16),
+        schedule=DistilSchedule(max_steps=80, batch_size=16),
         evaluation=Evaluation(max_sequences=256),
     ),
 )

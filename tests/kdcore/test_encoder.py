@@ -69,3 +69,15 @@ def test_nothing_is_dropped_in_evaluation_and_something_in_training(model: Maske
     assert not torch.allclose(first, last_hidden(model, rows))
     torch.manual_seed(0)
     torch.testing.assert_close(first, last_hidden(model, rows), rtol=0, atol=0)
+
+
+def test_in_place_the_embeddings_get_the_same_gradient(model: MaskedLM) -> None:
+    ids = np.random.default_rng(1).integers(1, 61, int(LENGTHS.sum()))
+    rows = Rows.of(ids, LENGTHS, CPU)
+    words = model.get_input_embeddings().weight
+    last_hidden(model, rows).square().sum().backward()
+    assert words.grad is not None
+    plain, words.grad = words.grad, None
+    for _ in range(2):
+        last_hidden(model, rows, in_place=True).square().sum().backward()
+    torch.testing.assert_close(words.grad, 2 * plain)

@@ -3278,7 +3278,7 @@ export interface operations {
                  *             "accumulation_steps": 1,
                  *             "batch_size": 16,
                  *             "epochs": 1,
-                 *             "max_steps": 70
+                 *             "max_steps": 80
                  *           },
                  *           "seed": 0
                  *         },
@@ -3331,7 +3331,7 @@ export interface operations {
                  *             "accumulation_steps": 1,
                  *             "batch_size": 4,
                  *             "epochs": 1,
-                 *             "max_steps": 650
+                 *             "max_steps": 850
                  *           },
                  *           "seed": 0,
                  *           "seq_len": 128,
@@ -3402,7 +3402,7 @@ export interface operations {
                      *               "accumulation_steps": 1,
                      *               "batch_size": 4,
                      *               "epochs": 1,
-                     *               "max_steps": 650
+                     *               "max_steps": 850
                      *             },
                      *             "seed": 0,
                      *             "seq_len": 128,
@@ -3731,7 +3731,7 @@ export interface operations {
                      *                 "accumulation_steps": 1,
                      *                 "batch_size": 16,
                      *                 "epochs": 1,
-                     *                 "max_steps": 70
+                     *                 "max_steps": 80
                      *               },
                      *               "seed": 0
                      *             },
@@ -3784,7 +3784,7 @@ export interface operations {
                      *                 "accumulation_steps": 1,
                      *                 "batch_size": 4,
                      *                 "epochs": 1,
-                     *                 "max_steps": 650
+                     *                 "max_steps": 850
                      *               },
                      *               "seed": 0,
                      *               "seq_len": 128,
@@ -4215,7 +4215,7 @@ export interface operations {
                  *           "accumulation_steps": 1,
                  *           "batch_size": 4,
                  *           "epochs": 1,
-                 *           "max_steps": 650
+                 *           "max_steps": 850
                  *         },
                  *         "seed": 0,
                  *         "seq_len": 128,
@@ -4282,7 +4282,7 @@ export interface operations {
                      *           "accumulation_steps": 1,
                      *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": 650
+                     *           "max_steps": 850
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
@@ -4576,7 +4576,7 @@ export interface operations {
                      *           "accumulation_steps": 1,
                      *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": 650
+                     *           "max_steps": 850
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
@@ -5005,7 +5005,7 @@ export interface operations {
                      *           "accumulation_steps": 1,
                      *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": 650
+                     *           "max_steps": 850
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
@@ -5670,7 +5670,7 @@ export interface operations {
                      *           "accumulation_steps": 1,
                      *           "batch_size": 4,
                      *           "epochs": 1,
-                     *           "max_steps": 650
+                     *           "max_steps": 850
                      *         },
                      *         "seed": 0,
                      *         "seq_len": 128,
