@@ -5,7 +5,7 @@ call, and scales by the default intervals:
 
     share = metrics_s / (log_every_steps * update_s)     one point of every curve
           + progress_s / max(PROGRESS_EVERY_S, update_s) the progress event
-          + save_s / checkpoint_every_s                  a checkpoint
+          + save_s / max(checkpoint_every_s, save_s / CHECKPOINT_SHARE)  a checkpoint
 
 each `_s` the median time of one call, `update_s` the median time of an update without them.
 """
@@ -23,7 +23,7 @@ from benchmarks.shapes import BUILD, CACHE, SHAPES, shape
 from kdcore.config import Evaluation, Reporting
 from kdcore.events import JsonlSink
 from kdcore.run import execute
-from kdcore.tally import PROGRESS_EVERY_S
+from kdcore.tally import CHECKPOINT_SHARE, PROGRESS_EVERY_S
 
 GOAL = 0.01
 
@@ -89,7 +89,8 @@ def measure(shape_name: str, updates: int, device: str) -> dict[str, Any]:
     parts = {
         "metrics": metrics_s / (default.log_every_steps * update_s),
         "progress": progress_s / max(PROGRESS_EVERY_S, update_s),
-        "checkpoints": (save_s + event_s) / default.checkpoint_every_s,
+        "checkpoints": (save_s + event_s)
+        / max(default.checkpoint_every_s, save_s / CHECKPOINT_SHARE),
     }
     return {
         "shape": shape_name,

@@ -330,7 +330,8 @@ class Reporting(Settings):
     log_every_steps: Annotated[int, Field(ge=1, json_schema_extra=_unit("updates"))] = 10
     """One point of every curve after this many updates."""
     checkpoint_every_s: Annotated[float, Field(ge=0, json_schema_extra=_unit("seconds"))] = 120.0
-    """Save a checkpoint to resume from after this time; 0 saves after every update."""
+    """Save a checkpoint to resume from after this time, or later where saving would take more than
+    1 % of the run; 0 saves after every update."""
 
 
 Precision = Literal["auto", "fp32", "bf16"]

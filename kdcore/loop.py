@@ -110,7 +110,7 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
                 with clock.paused():
                     training.evaluate(done)
             if done < plan.total_steps and clock.checkpoint_due():
-                with clock.paused():
+                with clock.saving():
                     _save(training, done, optimiser, names, totals, clock)
     return _result(plan.total_steps, False, totals, clock)
 
@@ -246,7 +246,6 @@ def _save(
             "totals": totals.as_state(),
         },
     )
-    clock.checkpoint_saved()
     training.sink.emit("checkpoint", step=done, path=f"{path.parent.name}/{path.name}")
 
 

@@ -13,6 +13,8 @@ from kdcore.config import Reporting
 from kdcore.events import progress_eta_s
 
 PROGRESS_EVERY_S = 1.0
+CHECKPOINT_SHARE = 0.01
+"""Of a run's time; where saving takes long, checkpoints are fewer than asked for."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Clock:
         self._first, self._total, self._before_s = first_step, total_steps, trained_before_s
         self._reporting = reporting
         self._start = self._last_progress = self._last_checkpoint = now
-        self._paused_s, self._logged_s = 0.0, trained_before_s
+        self._paused_s, self._save_s, self._logged_s = 0.0, 0.0, trained_before_s
         self._logged_tokens: int | None = None
 
     def trained_s(self) -> float:
@@ -100,10 +102,19 @@ class Clock:
         return {"done": done, "total": self._total, "unit": "updates", "eta_s": eta_s}
 
     def checkpoint_due(self) -> bool:
-        return time.monotonic() - self._last_checkpoint >= self._reporting.checkpoint_every_s
+        every_s = self._reporting.checkpoint_every_s
+        if every_s:
+            every_s = max(every_s, self._save_s / CHECKPOINT_SHARE)
+        return time.monotonic() - self._last_checkpoint >= every_s
 
-    def checkpoint_saved(self) -> None:
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around the saving of a checkpoint, from which the next one's time is reckoned."""
+        start = time.monotonic()
+        with self.paused():
+            yield
         self._last_checkpoint = time.monotonic()
+        self._save_s = self._last_checkpoint - start
 
     def tokens_per_s(self, tokens: int) -> float | None:
         """Throughput since the last call; None at the first, which has nothing to compare."""

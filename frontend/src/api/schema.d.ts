@@ -1727,7 +1727,8 @@ export interface components {
         Reporting: {
             /**
              * Checkpoint Every S
-             * @description Save a checkpoint to resume from after this time; 0 saves after every update.
+             * @description Save a checkpoint to resume from after this time, or later where saving would take more than
+             *     1 % of the run; 0 saves after every update.
              * @default 120
              */
             checkpoint_every_s: number;
