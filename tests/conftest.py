@@ -8,6 +8,7 @@ template makes that cheap. What a machine lacks is skipped in so many words, and
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from sqlalchemy import create_engine
 # Tiny models gain nothing from threads, and lose much where another process wants the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
+# Who is started in the background of a script ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import app.datasets.models
 import app.runs.models
