@@ -22,8 +22,6 @@ from sqlalchemy import create_engine
 # Tiny models gain nothing from threads, and lose much where another process wants the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
-# Who is started in the background of a script ignores Ctrl-C, and so would all that tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import app.datasets.models
 import app.runs.models
@@ -34,6 +32,9 @@ from app.settings import Settings
 from tests.fixtures.missing import skip_or_fail
 from tests.fixtures.postgres import PostgresMissing, PostgresServer, running_postgres
 from tests.fixtures.tether import Tether, tether
+
+# Who is started in the background of a script ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATABASES = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 _numbers = itertools.count()
