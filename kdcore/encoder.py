@@ -17,6 +17,7 @@ from transformers import BertForMaskedLM
 
 from kdcore.attention import Layout, attention, dropout
 from kdcore.fused import Projection, own_gradient
+from kdcore.machine import to_device
 from kdcore.models import MaskedLM, backbone, encoder, head_transform, projector
 
 Indices = npt.NDArray[np.int64]
@@ -39,14 +40,6 @@ class Rows:
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         places = np.arange(len(ids)) - starts
         return cls(to_device(ids, device), to_device(places, device), tuple(lengths.tolist()))
-
-
-def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """A host array as a tensor on `device`; the host does not wait for the copy."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def last_hidden(

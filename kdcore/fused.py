@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kdcore.machine import to_device
 from kdcore.masking import IGNORED
 
 LOGITS_AT_ONCE = 1 << 24
@@ -158,8 +159,7 @@ class _Work:
         device = self._student.hidden.device
         hidden = self._student.hidden[chunk].detach().to(self._weight.dtype)
         at = np.flatnonzero(labels != IGNORED)
-        where = torch.from_numpy(at).to(device, non_blocking=True)
-        ids = torch.from_numpy(labels[at]).to(device, non_blocking=True)
+        where, ids = to_device(at, device), to_device(labels[at], device)
         temperature = self._mix.temperature if self._soft else 1.0
         logits = self._logits(hidden, self._weight, self._student.bias, temperature)
         if self._soft:

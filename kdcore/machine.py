@@ -5,10 +5,13 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
+from torch import Tensor
 
 from kdcore.config import Precision
 from kdcore.errors import ConfigError
@@ -22,13 +25,9 @@ _TOKENS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 15}
 
 
 def prepare_process() -> None:
-    """Set this process up for training; to be called once, before the first large tensor."""
-    _keep_freed_memory()
+    """Set this process up for training: glibc shall not return large freed blocks to the kernel.
 
-
-def _keep_freed_memory() -> None:
-    """Tell glibc not to return large freed blocks to the kernel.
-
+    To be called before the first large tensor.
     A training step frees and takes the same large tensors again and again; by default each of
     them is a fresh mapping whose pages fault in one by one. A no-op where the C library is another.
     """
@@ -109,6 +108,14 @@ def pick_tokens_at_once(shape: ModelShape, device: torch.device) -> int:
     room = free_bytes(device) / 2 - 3 * 4 * parameters
     fitting = max(256, int(room / (4 * vectors)))
     return min(_TOKENS_AT_ONCE[device.type], 1 << (fitting.bit_length() - 1))
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A host array as a tensor on `device`; the host does not wait for the copy."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def synchronize(device: torch.device) -> None:

@@ -29,9 +29,10 @@ from kdcore.batches import (
     rng,
 )
 from kdcore.config import DistillConfig, TeacherConfig
-from kdcore.encoder import Rows, last_hidden, projection, to_device
+from kdcore.encoder import Rows, last_hidden, projection
 from kdcore.fused import Mix, fused_loss
 from kdcore.layerdrop import layers_active
+from kdcore.machine import to_device
 from kdcore.models import MaskedLM
 from kdcore.tokenizers import Tokens
 
