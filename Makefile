@@ -16,7 +16,7 @@ export npm_config_update_notifier := false
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help demo up test check lint types contracts generated frontend-check docker-check \
-	bench bench-sweeps bench-overhead bench-startup bench-threads \
+	bench bench-profile bench-sweeps bench-overhead bench-startup bench-threads \
 	setup setup-dev setup-bench frontend format openapi lock clean
 
 help: ## This list
@@ -64,6 +64,9 @@ docker-check: setup-dev
 
 bench: setup setup-bench ## kdcore against the plain recipe (ARGS='--shape demo --only distill')
 	@$(PY) -m benchmarks.bench $(ARGS)
+
+bench-profile: setup ## What an update's time goes into, and the bound that this sets
+	@$(PY) -m benchmarks.breakdown $(ARGS)
 
 bench-sweeps: setup ## How kdcore's cost grows; draws docs/performance-sweeps.svg
 	@$(PY) -m benchmarks.sweeps --svg docs/performance-sweeps.svg $(ARGS)
