@@ -15,7 +15,7 @@ export npm_config_update_notifier := false
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check lint types contracts generated frontend-check docker-check \
+.PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check \
 	bench bench-profile bench-sweeps bench-overhead bench-startup bench-threads \
 	setup setup-dev setup-bench frontend format openapi lock clean
 
@@ -34,6 +34,9 @@ up: setup frontend ## Serve Halflayer on this machine
 
 test: setup-dev setup-bench frontend ## All tests (ARGS='tests/app -k runs' for some)
 	$(PY) -m pytest $(ARGS)
+
+faults: setup-dev ## Break an installation on purpose, count what is lost (ARGS='--short --only kills')
+	@$(PY) -m tests.faults $(ARGS)
 
 check: lint types contracts generated frontend-check docker-check test ## What CI runs
 

@@ -1,0 +1,1 @@
+"""Breaks a whole installation on purpose, and counts what was lost: `make faults`."""
