@@ -162,6 +162,9 @@ def _has_body(headers: Headers) -> bool:
 def _refuse_type(method: str, headers: Headers, upload: bool) -> tuple[int, str] | None:
     if method not in BODY_METHODS or not _has_body(headers):
         return None
+    # A packed body could be small on its way in and endless when unpacked.
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        return 415, "Send the body as it is, without a Content-Encoding."
     sent = headers.get("content-type", "").partition(";")[0].strip().lower()
     wanted = "multipart/form-data" if upload else "application/json"
     if sent == wanted:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.context import Context, Ctx
 from app.datasets import service
+from app.datasets.check import check_file
 from app.datasets.schemas import DatasetInfo, DatasetKind, DatasetList
 from app.datasets.upload import Received, receive
 from app.errors import DiskFull, FieldProblem, Invalid
@@ -118,7 +119,7 @@ def _keep(ctx: Context, dataset_id: str, incoming: Path, received: Received) -> 
     filename = received.filename or ""
     name = _name(received.fields.get("name", ""), filename)
     format = service.format_of_upload(kind, filename)
-    facts = service.check_file(received, format)
+    facts = check_file(received.path, format)
     received.path.rename(incoming / service.FILE_NAMES[format])
     fsync_folder(incoming)
     folder = ctx.settings.uploads_dir / dataset_id

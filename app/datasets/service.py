@@ -1,4 +1,4 @@
-"""Uploaded texts and tokenizers: checks, keeps, lists and deletes them; knows no HTTP."""
+"""Uploaded texts and tokenizers: keeps, lists and deletes them; knows no HTTP."""
 
 import json
 import shutil
@@ -8,17 +8,15 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.datasets.check import Facts
 from app.datasets.models import Dataset
 from app.datasets.schemas import DatasetFormat, DatasetInfo, DatasetKind
-from app.datasets.tokenizer_files import check_tokenizer_json, check_vocab_txt
 from app.datasets.upload import Received
 from app.db import utc_now
-from app.errors import Conflict, FieldProblem, Invalid, NotFound, Unsupported
+from app.errors import Conflict, NotFound, Unsupported
 from app.runs.models import Run
 from app.runs.states import FINAL
 from app.settings import Settings
-from kdcore.corpora import inspect_file
-from kdcore.errors import DataError
 
 FILE_NAMES: dict[DatasetFormat, str] = {
     "txt": "data.txt",
@@ -59,27 +57,6 @@ def format_of_upload(kind: DatasetKind, filename: str) -> DatasetFormat:
     return known[suffix]
 
 
-def check_file(received: Received, format: DatasetFormat) -> tuple[int | None, list[str]]:
-    """Documents and text columns of a stored file; raises Invalid or Unsupported, in words."""
-    if received.size_bytes == 0:
-        raise Invalid("The file is empty.", [FieldProblem("/file", "the file is empty")])
-    if format == "tokenizer_json":
-        check_tokenizer_json(received.path)
-        return None, []
-    if format == "vocab_txt":
-        check_vocab_txt(received.path)
-        return None, []
-    if format != "parquet" and _is_binary(received.path):
-        raise Unsupported("This file is binary, not text.")
-    try:
-        facts = inspect_file(received.path, format)
-    except DataError as error:
-        # The file has our own name on disk; people know it by theirs.
-        words = str(error).replace(received.path.name, "the file")
-        raise Invalid(words, [FieldProblem("/file", words)]) from error
-    return facts.documents, facts.columns
-
-
 def add_dataset(
     session: Session,
     dataset_id: str,
@@ -87,7 +64,7 @@ def add_dataset(
     kind: DatasetKind,
     format: DatasetFormat,
     received: Received,
-    facts: tuple[int | None, list[str]],
+    facts: Facts,
 ) -> Dataset:
     """The row of a dataset whose file is checked and in its place."""
     documents, columns = facts
@@ -160,8 +137,3 @@ def _mentions(node: Any, dataset_id: str) -> bool:
             return True
         return any(_mentions(value, dataset_id) for value in node.values())
     return False
-
-
-def _is_binary(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return b"\0" in file.read(1 << 16)
