@@ -44,10 +44,11 @@ def get_principal(
         return _check(ctx, bearer.credentials, "api")
     if cookie:
         principal = _check(ctx, cookie, "session")
-        # A browser attaches the cookie by itself, so a write must also prove which page sent it.
-        # A bearer token is attached by nobody but its holder and needs no such proof.
-        if request.method not in SAFE_METHODS:
-            require_same_origin(request, allow_unknown=False)
+        # A browser attaches the cookie by itself, so the request must also prove which page sent
+        # it; of a read it is enough that no other page did. (Another port of the same host is
+        # another page, but to SameSite the same site: a notebook server, say.) A bearer token is
+        # attached by nobody but its holder and needs no such proof.
+        require_same_origin(request, allow_unknown=request.method in SAFE_METHODS)
         return principal
     raise Unauthenticated(
         "Sign in with the link that the server printed, or send 'Authorization: Bearer hl_...'."
@@ -73,13 +74,14 @@ def needs_admin(principal: CurrentPrincipal) -> Principal:
 
 
 def require_same_origin(request: Request, *, allow_unknown: bool) -> None:
-    """Refuse a write that a page of another origin sent; raises Forbidden.
+    """Refuse what a page of another origin sent; raises Forbidden.
 
     `allow_unknown` lets requests pass that name no origin at all, as command-line tools send them.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
-        if site != "same-origin":
+        # "none": a person typed the address or opened a bookmark. No write comes about so.
+        if site != "same-origin" and (site != "none" or request.method not in SAFE_METHODS):
             raise Forbidden("A page of another site may not do this.")
         return
     origin = request.headers.get("origin")

@@ -157,7 +157,27 @@ def test_a_write_with_a_cookie_must_come_from_our_own_page(
     body = {"name": "x"}
     response = api.client.post("/api/v1/tokens", json=body, headers=headers)
     assert response.status_code == (201 if allowed else 403)
-    assert api.client.get("/api/v1/runs", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"origin": "http://127.0.0.1"}, True),
+        ({}, True),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "http://127.0.0.1:9999"}, False),
+    ],
+)
+def test_a_page_elsewhere_cannot_read_with_the_cookie(
+    api: Api, headers: dict[str, str], allowed: bool
+) -> None:
+    sign_in(api)
+    response = api.client.get("/api/v1/runs", headers=headers)
+    assert response.status_code == (200 if allowed else 403)
 
 
 def test_another_sites_page_cannot_sign_a_browser_in(api: Api) -> None:
