@@ -112,6 +112,16 @@ def list_tokens(session: Session) -> list[ApiToken]:
     return list(session.scalars(rows))
 
 
+def live_ids(session: Session, token_ids: set[str]) -> set[str]:
+    """Those of `token_ids` that still open something."""
+    found: set[str] = set()
+    ordered = sorted(token_ids)
+    for start in range(0, len(ordered), 500):  # databases limit the parameters of a statement
+        some = ordered[start : start + 500]
+        found.update(session.scalars(select(ApiToken.id).where(ApiToken.id.in_(some), _live())))
+    return found
+
+
 def revoke(session: Session, token_id: str) -> ApiToken:
     """Make a credential useless at once; doing it twice is fine. Raises NotFound."""
     row = session.get(ApiToken, token_id)

@@ -26,6 +26,8 @@ MAX_COLUMNS = 1000
 MAX_EXPANSION = 200
 """A Parquet file whose text is so many times larger than itself (and not small) is refused."""
 _FREE_EXPANSION = 64 * 2**20
+_FREE_ROWS = 2**20
+"""More rows than this, and than the file has bytes, are refused: empty ones cost a bit each."""
 _CHUNK_BYTES = 2**18
 _SPACES = (" ", "\t", "\n", "\u00a0", "\u3000")
 
@@ -217,9 +219,11 @@ def _parquet_values(path: Path, column: str) -> Iterator[str | None]:
         # As a dictionary, a long value that is repeated in every row is held once.
         file = pq.ParquetFile(path, memory_map=True, read_dictionary=[column])
         _refuse_bomb(path, _declared_bytes(file, column), limit)
-        size = 0
+        size, rows = 0, 0
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
             values = batch.column(0)
+            rows += len(values)
+            _refuse_rows(path, rows)
             lengths = pc.binary_length(values.dictionary).take(values.indices)
             batch_bytes = pc.sum(lengths).as_py() or 0
             size += batch_bytes
@@ -247,6 +251,11 @@ def _refuse_bomb(path: Path, size: int, limit: int) -> None:
             f"{path.name} unpacks to more than {limit // 2**20:,} MiB of text, over "
             f"{MAX_EXPANSION} times its own size: that is no prose"
         )
+
+
+def _refuse_rows(path: Path, rows: int) -> None:
+    if rows > max(_FREE_ROWS, path.stat().st_size):
+        raise DataError(f"{path.name} claims more rows than it has bytes: that is no prose")
 
 
 def _json_values(path: Path, column: str) -> Iterator[str | None]:
