@@ -44,7 +44,7 @@ def make_context(settings: Settings) -> Context:
         db=db,
         doorbell=Doorbell(settings),
         store=Store(settings),
-        streams=StreamHub(db),
+        streams=StreamHub(db, settings),
         telemetry=Telemetry(),
     )
 

@@ -4,12 +4,14 @@ Pure ASGI, so that bodies are counted while they arrive and nothing is held in m
 """
 
 import logging
+import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
 from app.errors import problem_response
 from app.telemetry import Telemetry
 
@@ -34,10 +36,13 @@ UPLOAD_PATH = "/api/v1/datasets"
 MULTIPART_SLACK_BYTES = 64 * 1024
 """Room for the multipart framing and the small fields around an uploaded file."""
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+UNNOTED = frozenset({"healthz", "readyz", "prometheus_metrics"})
+"""Asked every few seconds by machines: written down only when something is wrong."""
+access_logger = logging.getLogger("app.requests")
 
 
 class OutermostMiddleware:
-    """Security headers on every response, request times, and words instead of a bare 500."""
+    """Security headers on every response, request times and log, words instead of a bare 500."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self.app = app
@@ -47,14 +52,25 @@ class OutermostMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # Ours, never the client's: it must be one of a kind, and harmless in a log.
+        request_id = secrets.token_hex(8)
+        with logs.bound(request_id=request_id):
+            await self._serve(scope, receive, send, request_id)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started_s = time.perf_counter()
+        answered_s: float | None = None
         status = 0
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered_s
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    # Open for hours, by intent: what counts is how soon it began.
+                    answered_s = time.perf_counter() - started_s
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 if scope["path"].startswith("/api/"):
@@ -67,13 +83,36 @@ class OutermostMiddleware:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if status:
                 raise  # half a response is out: only a broken connection tells the client so
-            response = problem_response(500, "The server made a mistake; its log says which.")
+            response = problem_response(
+                500, f"The server made a mistake; its log says which, at request {request_id}."
+            )
             await response(scope, receive, send_with_headers)
         finally:
             # The operation's name; a route's path lacks the prefix of the routers around it.
             route = getattr(scope.get("route"), "name", None)
             elapsed_s = time.perf_counter() - started_s
-            self.telemetry.observe(scope["method"], route, status, elapsed_s)
+            self.telemetry.observe(scope["method"], route, status, answered_s or elapsed_s)
+            _note(scope, route, status, elapsed_s)
+
+
+def _note(scope: Scope, route: str | None, status: int, elapsed_s: float) -> None:
+    """One line for the log; a status of 0 is a client that left before it was answered."""
+    level = logging.DEBUG if route in UNNOTED and status < 400 else logging.INFO
+    # As it was sent, still percent-encoded, and without the query: both may hold anything.
+    path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+    access_logger.log(
+        level,
+        "%s %s %d",
+        scope["method"],
+        path,
+        status,
+        extra={
+            "route": route or "none",
+            "status": status,
+            "ms": round(1000 * elapsed_s, 1),
+            "client": scope["client"][0] if scope.get("client") else "",
+        },
+    )
 
 
 class HostMiddleware:

@@ -1,22 +1,69 @@
 """Serves the application with uvicorn, as the settings say: `python -m app.serve`."""
 
-import uvicorn
+import asyncio
+import resource
+import socket
+import sys
+from contextlib import suppress
 
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from app import logs
 from app.main import create_app
+from app.runs.stream import StreamHub
 from app.settings import Settings
+
+
+class Connection(H11Protocol):
+    """Tells every request how to cut its connection off; see `app.runs.sse`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by asyncio."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "cut_off": transport.abort}
+
+
+class Server(uvicorn.Server):
+    """Ends the live streams first: they never end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, streams: StreamHub) -> None:
+        super().__init__(config)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn when it shall leave."""
+        self._streams.close()
+        await super().shutdown(sockets)
 
 
 def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = Settings()
-    uvicorn.run(
-        create_app(settings),
+    logs.configure(settings.log_format, "api")
+    _open_many_files()
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
+        http=Connection,
         server_header=False,
-        # Event streams never end by themselves; they must not hold up the server's end.
+        log_config=None,
+        access_log=False,  # `app.middleware` writes a line with more in it
         timeout_graceful_shutdown=2,
     )
+    server = Server(config, app.state.context.streams)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(1)
+
+
+def _open_many_files() -> None:
+    """A live stream is an open file; the usual soft limit of 1,024 would be reached first."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

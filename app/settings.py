@@ -2,9 +2,12 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogFormat = Literal["text", "json"]
 
 
 class Settings(BaseSettings):
@@ -15,13 +18,18 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("data")
-    """Folder for the database, uploads, run folders and artifacts; shared by all workers."""
+    """Folder for the database, uploads, run folders and artifacts. All hosts share it, unless
+    `storage_url` names a store that they share instead; then each has one of its own."""
     database_url: str = ""
     """SQLAlchemy URL; empty means SQLite in the data folder."""
     broker_url: str = "redis://127.0.0.1:6379/0"
     """Redis or Valkey that carries the doorbells."""
     storage_url: str = ""
-    """fsspec URL of the artifact store; empty means a folder in the data folder."""
+    """fsspec URL of the store, such as s3://bucket/halflayer; empty means a folder in the data
+    folder. In a store that is no folder lie uploads and copies of checkpoints too, so that hosts
+    need share nothing else."""
+    mirror_every_s: float = Field(default=30.0, ge=0)
+    """A checkpoint is copied to such a store at most this often."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -34,6 +42,12 @@ class Settings(BaseSettings):
     """Largest upload."""
     max_body_bytes: int = 2 * 1024**2
     """Largest body of any other request."""
+    max_streams: int = Field(default=5_000, ge=0)
+    """Pages and tools that may watch runs live at once, for each API process; others get 503."""
+    stream_patience_s: float = Field(default=120.0, gt=0)
+    """A live stream whose reader has taken nothing for this long is cut off."""
+    log_format: LogFormat = "text"
+    """`text` for people, `json` for one JSON object a line."""
     heartbeat_s: float = 10.0
     """A supervisor beats this often."""
     lease_s: float = 60.0
@@ -42,6 +56,9 @@ class Settings(BaseSettings):
     """A queued run whose doorbell seems lost is rung again after this time."""
     stop_grace_s: float = 30.0
     """A trainer asked to stop is killed after this time."""
+    hung_after_s: float = 1800.0
+    """A trainer that says nothing for this long, and for five times as long as it ever did, is
+    killed; its run goes on from its last checkpoint."""
     max_attempts_without_progress: int = 3
     """Attempts in a row without a newer checkpoint before a run fails as `worker_lost`."""
     session_days: float = 30.0

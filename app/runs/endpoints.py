@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from sse_starlette import EventSourceResponse
 
 from app.context import Context, Ctx
 from app.errors import FieldProblem, Invalid
@@ -33,9 +32,10 @@ from app.runs.schemas import (
     SubmitPipeline,
     SubmitRun,
 )
+from app.runs.sse import EventStream
 from app.runs.states import RunState
 from app.schemas import RunIdPath
-from app.security import needs_read, needs_submit
+from app.security import CurrentPrincipal, needs_read, needs_submit
 from app.storage import remove_run_files
 from kdcore.config import Kind
 
@@ -179,12 +179,13 @@ def get_log(
 @router.get(
     "/{run_id}/events",
     dependencies=READ,
-    response_class=EventSourceResponse,
+    response_class=EventStream,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def stream_events(
     run_id: RunIdPath,
     ctx: Ctx,
+    principal: CurrentPrincipal,
     last_event_id: Annotated[
         str | None, Header(description="Sequence number of the last event that the client has.")
     ] = None,
@@ -193,13 +194,13 @@ async def stream_events(
     """Metric points, log lines and changes of a run as they happen, as server-sent events.
 
     `metrics` and `log` carry their sequence number as id; `run` is the run itself; after
-    `end` nothing follows.
+    `end` nothing follows. A stream without `end` broke off, or its token was revoked.
     """
     await ctx.streams.require_run(run_id)
     after = since
     if last_event_id is not None and last_event_id.isdecimal() and len(last_event_id) < 19:
         after = int(last_event_id)
-    return ctx.streams.response(run_id, after)
+    return ctx.streams.response(run_id, after, principal.token_id)
 
 
 # ---------------------------------------------------------------------------------------- files

@@ -3,108 +3,90 @@
 One poller serves all clients of this process. It looks at the streamed runs twice a second and
 keeps each run's newest events, encoded once, in a bounded window. A client holds no queue: it reads
 from the window at its own pace and, when it is further behind than the window reaches, from the
-database in pages. So a slow reader costs nothing but its connection.
+database in pages. So a slow reader costs nothing but its connection, and that not for ever.
+The same look finds the credentials that have been revoked or have expired since: their streams end.
 """
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+import resource
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
 
 import anyio.to_thread
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from sse_starlette import EventSourceResponse
 
 from app.db import Database
 from app.errors import Unavailable
+from app.runs.channel import WINDOW, Channel, Look, Message, glue
 from app.runs.models import LogLine, MetricPoint, Run
 from app.runs.present import run_detail
 from app.runs.schemas import EndEvent, LogEvent, MetricsEvent
-from app.runs.states import FINAL, RunState
+from app.runs.sse import SILENCE, EventStream, encode
+from app.runs.states import RunState
 from app.runs.transitions import RunNotFound
+from app.settings import Settings
+from app.tokens import live_ids
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-HEARTBEAT_S = 15
-SEND_TIMEOUT_S = 120.0
-"""A client that takes nothing for this long is let go; it reconnects where it stopped."""
-PAGE = 500
-WINDOW = 1_000
-"""Newest events of a run that are kept in memory, for all its clients together."""
-MAX_CLIENTS = 10_000
-
-Message = tuple[int, bytes]
-"""Sequence number and encoded event."""
+HEARTBEAT_S = 15.0
+PAGE = 200
+READERS = 4
+"""Threads that read pages; requests have threads of their own, which streams may not take."""
+SPARE_FILES = 256
+"""Open files that are left to everything but streams."""
 
 
-def encode(event: str, data: str, seq: int | None = None) -> bytes:
-    """One server-sent event; `data` is JSON without line breaks."""
-    head = f"id: {seq}\n" if seq is not None else ""
-    return f"{head}event: {event}\ndata: {data}\n\n".encode()
+class TooManyStreams(Unavailable):
+    """As many pages are watching runs as this server takes."""
+
+    retry_after_s = 30
 
 
 @dataclass
-class Channel:
-    """What all clients of one run share."""
+class Holder:
+    """A credential with open streams."""
 
     clients: int = 0
-    version: int = -1
-    state: RunState | None = None
-    deleted: bool = False
-    detail: bytes = b""
-    """The `run` event as of `version`."""
-    last_seq: int = -1
-    """Everything up to here is in the database; -1 before the first look."""
-    window: deque[Message] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    window_start: int = 0
-    """The window holds every event after this number, up to `last_seq`."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def announce(self) -> None:
-        """Wake all clients; each then waits for the next change."""
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    @property
-    def ended(self) -> bool:
-        return self.deleted or self.state in FINAL
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one look at the database found for one run."""
-
-    version: int
-    state: RunState
-    last_seq: int
-    detail: bytes | None
-    """None if the version is the known one."""
-    messages: list[Message]
-    window_start: int
+    live: bool = True
 
 
 class StreamHub:
     """The poller of one API process and the channels it feeds."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, settings: Settings) -> None:
         self._db = db
+        self._patience_s = settings.stream_patience_s
         self._channels: dict[str, Channel] = {}
+        self._holders: dict[str, Holder] = {}
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
+        self._readers = anyio.CapacityLimiter(READERS)
+        self._closing = False
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.max_clients = min(settings.max_streams, max(0, files - SPARE_FILES))
         self.clients = 0
+        self.refused = 0
 
     async def start(self) -> None:
         """Begin to poll; call it once, in the event loop that serves the clients."""
         self._wanted = asyncio.Event()
         self._task = asyncio.create_task(self._poll(), name="stream-poller")
 
+    def close(self) -> None:
+        """End all streams; their clients come back, to this server's successor."""
+        self._closing = True
+        for channel in self._channels.values():
+            channel.wake_at_once()
+
     async def stop(self) -> None:
-        """Stop polling; open streams end by themselves."""
+        """Stop polling."""
+        self.close()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -121,69 +103,94 @@ class StreamHub:
 
         await anyio.to_thread.run_sync(check)
 
-    def response(self, run_id: str, after_seq: int) -> EventSourceResponse:
-        """The stream of a run that is known to exist, after the event that the client has."""
-        if self.clients >= MAX_CLIENTS:
-            raise Unavailable("Too many pages are watching runs at this moment.")
-        return EventSourceResponse(
-            self._events(run_id, after_seq),
-            ping=HEARTBEAT_S,
-            sep="\n",
-            send_timeout=SEND_TIMEOUT_S,
-        )
+    def response(self, run_id: str, after_seq: int, token_id: str) -> EventStream:
+        """The stream of a run that is known to exist, after the event that the client has.
 
-    async def _events(self, run_id: str, after_seq: int) -> AsyncGenerator[bytes, None]:
-        channel = self._channels.setdefault(run_id, Channel())
-        channel.clients += 1
+        It ends early when the credential `token_id` opens nothing any more.
+        """
+        events = self._events(run_id, after_seq, token_id)
+        return EventStream(events, self._place(), self._patience_s)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self.clients >= self.max_clients:
+            self.refused += 1
+            raise TooManyStreams(
+                f"{self.clients} pages are watching runs live, and this server takes no more; "
+                "the run itself can be read at any time."
+            )
         self.clients += 1
+        try:
+            yield
+        finally:
+            self.clients -= 1
+
+    async def _events(
+        self, run_id: str, after_seq: int, token_id: str
+    ) -> AsyncGenerator[bytes, None]:
+        channel = self._channels.setdefault(run_id, Channel())
+        holder = self._holders.setdefault(token_id, Holder())
+        channel.clients += 1
+        holder.clients += 1
         self._wanted.set()
         try:
-            async with aclosing(self._follow(run_id, channel, after_seq)) as events:
+            async with aclosing(self._follow(run_id, channel, holder, after_seq)) as events:
                 async for event in events:
                     yield event
         except SQLAlchemyError as error:
             # The client reconnects with Last-Event-ID and loses nothing.
             logger.warning("stream of run %s broken off: %s", run_id, error)
         finally:
-            self.clients -= 1
             channel.clients -= 1
             if channel.clients == 0:
                 self._channels.pop(run_id, None)
+            holder.clients -= 1
+            if holder.clients == 0:
+                self._holders.pop(token_id, None)
 
-    async def _follow(self, run_id: str, channel: Channel, seq: int) -> AsyncGenerator[bytes, None]:
+    async def _follow(
+        self, run_id: str, channel: Channel, holder: Holder, seq: int
+    ) -> AsyncGenerator[bytes, None]:
         shown_version = -1
-        while True:
-            # Taken before looking, so that a change in between is not slept through.
-            changed = channel.changed
-            if channel.last_seq >= 0 or channel.deleted:
-                if channel.version != shown_version and not channel.ended:
-                    shown_version = channel.version
-                    yield channel.detail
-                while seq < channel.last_seq and not channel.deleted:
-                    messages, seq = await self._after(run_id, channel, seq)
-                    for chunk in _chunks(messages):
-                        yield chunk
-                if channel.ended:
-                    if not channel.deleted:
-                        yield channel.detail
-                    state = None if channel.deleted else channel.state
-                    yield encode("end", EndEvent(state=state).model_dump_json())
-                    return
-            await changed.wait()
+        changed = channel.next_change()
+        try:
+            while holder.live and not self._closing:
+                if changed.done():
+                    changed = channel.next_change()
+                if channel.looked:
+                    news = b""
+                    if channel.version != shown_version and not channel.ended:
+                        shown_version, news = channel.version, channel.detail
+                    if seq < channel.last_seq and not channel.deleted:
+                        chunk, seq = await self._after(run_id, channel, seq)
+                        news += chunk
+                    elif channel.ended:
+                        yield _end(channel)
+                        return
+                    if news:
+                        yield news
+                        continue
+                await asyncio.wait([changed], timeout=HEARTBEAT_S)
+                if not changed.done():
+                    yield SILENCE
+        finally:
+            channel.forget(changed)
 
-    async def _after(self, run_id: str, channel: Channel, seq: int) -> tuple[list[Message], int]:
-        """Events after `seq`, and the number up to which these are all."""
-        if seq >= channel.window_start:
-            return [each for each in channel.window if each[0] > seq], channel.last_seq
+    async def _after(self, run_id: str, channel: Channel, seq: int) -> tuple[bytes, int]:
+        """The next events after `seq`, and the number up to which these are all."""
+        in_memory = channel.after(seq)
+        if in_memory is not None:
+            return in_memory
         upto = min(seq + PAGE, channel.last_seq)
 
-        def page() -> list[Message]:
+        def page() -> tuple[bytes, int]:
             with self._db.read() as session:
-                return read_messages(session, run_id, seq, upto)
+                return glue(read_messages(session, run_id, seq, upto), upto)
 
-        return await anyio.to_thread.run_sync(page), upto
+        return await anyio.to_thread.run_sync(page, limiter=self._readers)
 
     async def _poll(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
             if not self._channels:
                 self._wanted.clear()
@@ -192,40 +199,33 @@ class StreamHub:
                 run_id: (channel.version, channel.last_seq)
                 for run_id, channel in self._channels.items()
             }
+            holders = set(self._holders)
+            started_s = clock()
             try:
-                looks = await anyio.to_thread.run_sync(self._look, known)
+                looks, live = await anyio.to_thread.run_sync(self._look, known, holders)
             except SQLAlchemyError as error:
                 logger.warning("streams wait for the database: %s", error)
                 await asyncio.sleep(4 * POLL_S)
                 continue
             for run_id in known:
-                self._apply(run_id, looks.get(run_id))
-            await asyncio.sleep(POLL_S)
+                channel = self._channels.get(run_id)
+                if channel is not None and channel.apply(looks.get(run_id)):
+                    await channel.wake()
+            await self._let_go(holders - live)
+            # Many clients make each round long: then half of the time is everybody else's.
+            await asyncio.sleep(max(POLL_S, clock() - started_s))
 
-    def _apply(self, run_id: str, look: Look | None) -> None:
-        channel = self._channels.get(run_id)
-        if channel is None:
-            return
-        if look is None:
-            channel.deleted = True
-            channel.announce()
-            return
-        if look.version == channel.version and look.last_seq == channel.last_seq:
-            return
-        if look.window_start != channel.last_seq:
-            channel.window.clear()  # the new events do not follow on: the window starts afresh
-            channel.window_start = look.window_start
-        overflow = len(channel.window) + len(look.messages) - WINDOW
-        if overflow > 0:
-            both = [*channel.window, *look.messages]
-            channel.window_start = both[overflow - 1][0]
-        channel.window.extend(look.messages)
-        channel.last_seq, channel.version, channel.state = look.last_seq, look.version, look.state
-        if look.detail is not None:
-            channel.detail = look.detail
-        channel.announce()
+    async def _let_go(self, token_ids: set[str]) -> None:
+        """End the streams of these credentials."""
+        for token_id in token_ids & self._holders.keys():
+            self._holders[token_id].live = False
+        if token_ids:
+            for channel in list(self._channels.values()):
+                await channel.wake()
 
-    def _look(self, known: dict[str, tuple[int, int]]) -> dict[str, Look]:
+    def _look(
+        self, known: dict[str, tuple[int, int]], holders: set[str]
+    ) -> tuple[dict[str, Look], set[str]]:
         looks: dict[str, Look] = {}
         ids = list(known)
         with self._db.read() as session:
@@ -233,13 +233,13 @@ class StreamHub:
                 some = ids[start : start + PAGE]
                 for run in session.scalars(select(Run).where(Run.id.in_(some))):
                     looks[run.id] = _look_at(session, run, *known[run.id])
-        return looks
+            return looks, live_ids(session, holders)
 
 
 def _look_at(session: Session, run: Run, version: int, last_seq: int) -> Look:
-    # The first look, and one after a long gap, leave what is old to the clients' own reading.
-    window_start = last_seq if last_seq >= 0 else run.event_seq
-    window_start = max(window_start, run.event_seq - WINDOW)
+    # What is older than the window is left to the clients' own reading. The first look fills it:
+    # after a restart all clients come back at once, and want the same.
+    window_start = max(last_seq, 0, run.event_seq - WINDOW)
     messages: list[Message] = []
     if run.event_seq > window_start:
         messages = read_messages(session, run.id, window_start, run.event_seq)
@@ -286,13 +286,8 @@ def read_messages(session: Session, run_id: str, after: int, upto: int) -> list[
     return sorted(messages)
 
 
-def _chunks(messages: Iterable[Message], size_bytes: int = 32 * 1024) -> Iterable[bytes]:
-    """The events glued together: few large writes instead of many small ones."""
-    chunk = bytearray()
-    for _, event in messages:
-        chunk += event
-        if len(chunk) >= size_bytes:
-            yield bytes(chunk)
-            chunk.clear()
-    if chunk:
-        yield bytes(chunk)
+def _end(channel: Channel) -> bytes:
+    """The last events of a stream."""
+    if channel.deleted:
+        return encode("end", EndEvent(state=None).model_dump_json())
+    return channel.detail + encode("end", EndEvent(state=channel.state).model_dump_json())

@@ -70,12 +70,12 @@ def live(sqlite_settings: Settings) -> Iterator[Live]:
         "HALFLAYER_DATA_DIR": str(sqlite_settings.data_dir),
         "HALFLAYER_DATABASE_URL": sqlite_settings.database_url,
         "HALFLAYER_BROKER_URL": sqlite_settings.broker_url,
+        "HALFLAYER_PORT": str(port),
         "HALFLAYER_MAX_BODY_BYTES": "1000000",
         "HALFLAYER_MAX_UPLOAD_BYTES": "3000000",
     }
-    command = ["-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, "-m", "app.serve"],
         env=environment,
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[2],

@@ -1,0 +1,110 @@
+"""How our processes log: text for a person, or JSON lines for a machine; decides nothing else.
+
+Whatever is in hand, a request or an attempt of a run, is bound once, and every line that is
+written meanwhile carries its ids, also the lines of libraries.
+"""
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from app.settings import LogFormat
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; all else was given as `extra`."""
+# uvicorn gives its messages a second time, in colour.
+_IGNORED = _STANDARD | {"color_message"}
+
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("log_fields", default=MappingProxyType({}))
+
+
+@contextmanager
+def bound(**fields: Any) -> Iterator[None]:
+    """Every line written in this block, by this thread or task, carries these fields."""
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def configure(log_format: LogFormat, service: str) -> None:
+    """Send all logs of this process, libraries' and warnings too, to stderr in one format."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines(service) if log_format == "json" else TextLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for chatty in ("celery", "httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+class TextLines(logging.Formatter):
+    """For people: the message, then the fields as `name=value`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base's name
+        """One line; a traceback, if any, follows below it."""
+        fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
+        return super().formatMessage(record) + fields
+
+
+class JsonLines(logging.Formatter):
+    """For machines: one object a line, tracebacks included."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON in ASCII, so that no text from outside can break the line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    extra = {name: value for name, value in vars(record).items() if name not in _IGNORED}
+    return {**_bound.get(), **extra}
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text and text else json.dumps(text)
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    logging.getLogger(__name__).critical("uncaught", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(given: threading.ExceptHookArgs) -> None:
+    if given.exc_value is not None and given.exc_type is not SystemExit:
+        where = given.thread.name if given.thread else "a thread"
+        logging.getLogger(__name__).critical(
+            "uncaught in %s",
+            where,
+            exc_info=(given.exc_type, given.exc_value, given.exc_traceback),
+        )

@@ -1,0 +1,83 @@
+"""Sends server-sent events to one client; knows nothing of runs.
+
+Two tasks a client, the one that sends and the one that hears it leave, since thousands of clients
+are to fit into one process.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, aclosing
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+SILENCE = b": nothing new\n\n"
+"""A comment, which clients skip; it keeps the proxies in between from hanging up."""
+
+
+def encode(event: str, data: str, seq: int | None = None) -> bytes:
+    """One event; `data` is JSON without line breaks."""
+    head = f"id: {seq}\n" if seq is not None else ""
+    return f"{head}event: {event}\ndata: {data}\n\n".encode()
+
+
+class EventStream(Response):
+    """Events as they come, until there are no more, the client leaves, or it takes nothing."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        place: AbstractContextManager[None],
+        patience_s: float,
+    ) -> None:
+        """`place` is held while the stream is open; it may refuse, before anything is sent."""
+        self.status_code = 200
+        self.background = None
+        # X-Accel-Buffering: nginx shall pass each event on at once.
+        self.init_headers({"x-accel-buffering": "no"})
+        self._events, self._place, self._patience_s = events, place, patience_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        with self._place:
+            async with anyio.create_task_group() as both:
+                both.start_soon(_until_gone, receive, both.cancel_scope)
+                if not await self._send_all(send):
+                    await _cut_off(scope)
+                both.cancel_scope.cancel()
+
+    async def _send_all(self, send: Send) -> bool:
+        """False if the client took nothing for too long."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        async with aclosing(self._events) as events:
+            async for event in events:
+                try:
+                    async with asyncio.timeout(self._patience_s):
+                        await send({"type": "http.response.body", "body": event, "more_body": True})
+                except TimeoutError:
+                    return False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return True
+
+
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+    scope.cancel()
+
+
+async def _cut_off(scope: Scope) -> None:
+    """Drop the connection with all that it has not taken.
+
+    A polite end would wait until that is taken, which from such a client may be for ever, and hold
+    the memory until then.
+    """
+    cut_off = scope.get("state", {}).get("cut_off")
+    if cut_off is not None:  # a server that is not ours gives no such means
+        cut_off()
+        # The other task ends this one once the server has seen it.
+        await anyio.sleep_forever()
