@@ -32,7 +32,6 @@ from app.runs.schemas import (
     SubmitPipeline,
     SubmitRun,
 )
-from app.runs.sse import EventStream
 from app.runs.states import RunState
 from app.schemas import RunIdPath
 from app.security import CurrentPrincipal, needs_read, needs_submit
@@ -179,7 +178,7 @@ def get_log(
 @router.get(
     "/{run_id}/events",
     dependencies=READ,
-    response_class=EventStream,
+    response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
 async def stream_events(

@@ -236,7 +236,7 @@ export interface paths {
          * @description Metric points, log lines and changes of a run as they happen, as server-sent events.
          *
          *     `metrics` and `log` carry their sequence number as id; `run` is the run itself; after
-         *     `end` nothing follows.
+         *     `end` nothing follows. A stream without `end` broke off, or its token was revoked.
          */
         get: operations["stream_events"];
         put?: never;
