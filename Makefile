@@ -16,7 +16,7 @@ export npm_config_update_notifier := false
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check \
-	bench bench-profile bench-sweeps bench-overhead bench-startup bench-threads \
+	bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
 	setup setup-dev setup-bench frontend format openapi lock clean
 
 help: ## This list
@@ -80,8 +80,8 @@ bench-overhead: setup ## What logging, events and checkpoints cost
 bench-startup: setup ## Time to the first update, and to tokenise a corpus
 	@$(PY) -m benchmarks.startup $(ARGS)
 
-bench-threads: setup ## What the settings of threads and allocator are worth
-	@$(PY) -m benchmarks.threads $(ARGS)
+bench-allocator: setup ## What it is worth that freed memory is kept
+	@$(PY) -m benchmarks.allocator $(ARGS)
 
 format: setup-dev frontend/node_modules/.stamp ## Format and sort everything
 	$(VENV)/bin/ruff check --fix .

@@ -85,7 +85,6 @@ def _start(command: list[str], output: IO[bytes] | int) -> "subprocess.Popen[byt
         stdout=output,
         stderr=output,
         start_new_session=True,
-        env=_environment(),
     )
 
 
@@ -169,17 +168,6 @@ class Trainer:
     def _close_pipe(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
-
-
-def _environment() -> dict[str, str]:
-    """This process's variables, with threads that soon sleep while they wait for each other.
-
-    GNU OpenMP's threads spin for long by default. Where another process wants a core, each barrier
-    then waits for a thread that is not running while its fellow burns the time: a step takes three
-    times as long. With short spins it costs nothing where the machine is idle.
-    A trainer shares its machine with an API and a person.
-    """
-    return {"GOMP_SPINCOUNT": "20000", **os.environ}
 
 
 def _offer_to_oom_killer(pid: int) -> None:
