@@ -5,7 +5,6 @@ A checkpoint is a folder `step-00000120` with `model.safetensors`, `optimiser.sa
 and renamed, so a folder of that name is whole or it is detected not to be. Nothing is unpickled.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -19,10 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdcore.errors import CheckpointError, DiskFull
+from kdcore.errors import CheckpointError, DiskFull, is_disk_full
 
 KEEP = 3
 MANIFEST = "manifest.json"
+MODEL = "model.safetensors"
+OPTIMISER = "optimiser.safetensors"
+STATE = "state.json"
+_FILES = {MODEL, OPTIMISER, STATE}
 
 
 @dataclass
@@ -50,12 +53,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_tree(folder: Path) -> None:
     """Make every file below `folder`, and their names, durable."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
         else:
             sync_folder(path)
     sync_folder(folder)
@@ -83,18 +91,41 @@ def write_json(path: Path, value: object) -> None:
 def publish_folder(temporary: Path, final: Path) -> None:
     """Rename a finished folder to its name, durably; one already there is replaced."""
     sync_tree(temporary)
+    aside = final.with_name(f".tmp-old-{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
-        shutil.rmtree(final)
+        # Not removed in its place: whoever is killed meanwhile would leave half of it there.
+        final.rename(aside)
     temporary.rename(final)
     sync_folder(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def disk_full(error: OSError, folder: Path, needed_bytes: int) -> DiskFull:
-    """The disk-full error in words: how much was needed where, and what is free."""
+def drop_temporary(folder: Path) -> None:
+    """Remove what a killed or failed saving left in `folder`."""
+    for leftover in folder.glob(".tmp-*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def disk_full(folder: Path, needed_bytes: int | None = None) -> DiskFull:
+    """The disk-full error in words: how much was needed, if that is known, and what is free."""
+    needed = "more was" if needed_bytes is None else f"{needed_bytes:,} bytes were"
     free_bytes = shutil.disk_usage(folder).free
     return DiskFull(
-        f"no space left in {folder}: {needed_bytes:,} bytes were needed, {free_bytes:,} are free. "
+        f"no space left in {folder}: {needed} needed, {free_bytes:,} bytes are free. "
         "Free some space and submit the run again"
+    )
+
+
+def needed_bytes(*tensors: dict[str, Tensor]) -> int:
+    """About what these take in files: they themselves, their names, and a little JSON."""
+    return (1 << 16) + sum(
+        (1 << 8) + tensor.numel() * tensor.element_size()
+        for group in tensors
+        for tensor in group.values()
     )
 
 
@@ -111,32 +142,29 @@ class Checkpointer:
         optimiser: dict[str, Tensor],
         state: dict[str, Any],
     ) -> Path:
-        """Write the checkpoint of `step` and drop the oldest; raises DiskFull."""
+        """Write the checkpoint of `step` and drop the oldest; raises DiskFull.
+
+        A sound one of this very step is left as it is: it can only be the same.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".tmp-{os.getpid()}-{step}"
-        final = self.folder / f"step-{step:08d}"
+        final = self._place(step)
         tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
-        needed = sum(t.numel() * t.element_size() for t in (*tensors.values(), *optimiser.values()))
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            save_file(
-                {k: v.cpu().contiguous() for k, v in tensors.items()},
-                temporary / "model.safetensors",
-            )
-            save_file(
-                {k: v.cpu().contiguous() for k, v in optimiser.items()},
-                temporary / "optimiser.safetensors",
-            )
-            write_json(temporary / "state.json", {"step": step, **state})
-            write_json(temporary / MANIFEST, manifest_of(temporary))
-            publish_folder(temporary, final)
+            if not self._is_sound(step):
+                drop_temporary(self.folder)
+                temporary.mkdir()
+                _save_tensors(tensors, temporary / MODEL)
+                _save_tensors(optimiser, temporary / OPTIMISER)
+                write_json(temporary / STATE, {"step": step, **state})
+                write_json(temporary / MANIFEST, manifest_of(temporary))
+                publish_folder(temporary, final)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-                raise disk_full(OSError(str(error)), self.folder, needed) from error
+            if is_disk_full(error):
+                raise disk_full(self.folder, needed_bytes(tensors, optimiser)) from error
             raise
-        self._drop_old()
+        self._drop_old(step)
         return final
 
     def steps(self) -> list[int]:
@@ -158,27 +186,51 @@ class Checkpointer:
 
     def load(self, step: int) -> Checkpoint:
         """The checkpoint of `step`; raises CheckpointError if a byte of it is not as written."""
-        folder = self.folder / f"step-{step:08d}"
+        folder = self._place(step)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            for entry in manifest["files"]:
-                if sha256_of(folder / entry["path"]) != entry["sha256"]:
-                    raise CheckpointError(f"{folder.name}: {entry['path']} fails its checksum")
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            self._verify(folder)
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             return Checkpoint(
                 step=int(state.pop("step")),
-                model=load_file(folder / "model.safetensors"),
-                optimiser=load_file(folder / "optimiser.safetensors"),
+                model=load_file(folder / MODEL),
+                optimiser=load_file(folder / OPTIMISER),
                 state=state,
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder.name} is unreadable: {error}") from error
 
-    def _drop_old(self) -> None:
-        for step in self.steps()[KEEP:]:
-            shutil.rmtree(self.folder / f"step-{step:08d}", ignore_errors=True)
-        for leftover in self.folder.glob(".tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _is_sound(self, step: int) -> bool:
+        try:
+            self._verify(self._place(step))
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError):
+            return False
+        return True
+
+    @staticmethod
+    def _verify(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if {entry["path"] for entry in manifest["files"]} != _FILES:
+            raise CheckpointError(f"{folder.name}: {MANIFEST} names other files than were written")
+        for entry in manifest["files"]:
+            path = folder / entry["path"]
+            if path.stat().st_size != entry["size_bytes"] or sha256_of(path) != entry["sha256"]:
+                raise CheckpointError(f"{folder.name}: {entry['path']} fails its checksum")
+
+    def _drop_old(self, newest: int) -> None:
+        steps = self.steps()
+        # Whoever saves `newest` started from before it: what is newer was damaged, and passed over.
+        # Were it counted, enough of it would crowd out what is good.
+        keep = [step for step in steps if step <= newest][:KEEP]
+        for step in set(steps) - set(keep):
+            shutil.rmtree(self._place(step), ignore_errors=True)
+        drop_temporary(self.folder)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, Tensor]:

@@ -8,14 +8,34 @@ KdcoreError
 ├── DeviceOutOfMemory code `oom_device`
 ├── HostOutOfMemory  code `oom_host`
 ├── DiskFull         code `disk_full`
+├── RankLost         code `worker_lost`  another process of the same run is gone
+├── RanksDiffer      code `internal`     the processes of a run do not do the same
 └── CheckpointError  code `data`         a checkpoint is unreadable or fails its checksums
 """
 
+import errno
 from typing import Literal
 
 FailureCode = Literal[
     "config", "data", "nan", "oom_device", "oom_host", "disk_full", "worker_lost", "internal"
 ]
+
+
+MEMORY_ADVICE = (
+    "use a smaller model or tokenizer, or a shorter seq_len; a large batch takes little more, for "
+    "it goes through the model in parts"
+)
+_NO_HOST_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "Unable to allocate",
+    "bad_alloc",
+    "memory allocation of",
+    "can't start new thread",
+    "Thread creation failed",
+    "failed to map segment",
+)
+"""How PyTorch, NumPy, C++, Rust, Python, OpenMP and the loader say that the host has no more."""
 
 
 class KdcoreError(Exception):
@@ -79,3 +99,25 @@ class DiskFull(KdcoreError):
     """The disk is full; the message says how many bytes were needed where."""
 
     code: FailureCode = "disk_full"
+
+
+class RankLost(KdcoreError):
+    """Another process of the same run is gone; the run can go on from its last checkpoint."""
+
+    code: FailureCode = "worker_lost"
+
+
+class RanksDiffer(KdcoreError):
+    """The processes of a run have different settings, layers or weights."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the disk, or this user's share of it, has no room; libraries in Rust only say so."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        words in str(error) for words in ("No space left on device", "Disk quota exceeded")
+    )
+
+
+def says_no_memory(text: str) -> bool:
+    """Whether these words, an error's or a crashed process's last ones, mean the host's memory."""
+    return any(words in text for words in _NO_HOST_MEMORY)

@@ -50,26 +50,47 @@ def _strict(value: Any) -> Any:
 class JsonlSink:
     """Appends events to a file, one `write` a line.
 
-    A killed process can leave half a line; the next one to open the file ends it, so that the
+    A killed process or a full disk can leave half a line; whoever writes next ends it, so that the
     half line is one unreadable line and never merges with a later event.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
+        self._cut = False
+        """Whether the file ends in the middle of a line."""
         if self._file.tell() > 0:
             with open(path, "rb") as existing:
                 existing.seek(-1, os.SEEK_END)
-                if existing.read(1) != b"\n":
-                    self._file.write(b"\n")
+                self._cut = existing.read(1) != b"\n"
 
     def emit(self, type: str, /, **fields: Any) -> None:
         event = {"type": type, "time_s": round(time.time(), 3), **_strict(fields)}
-        self._file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+        rest = b"\n" * self._cut + json.dumps(event, ensure_ascii=False).encode() + b"\n"
+        while rest:
+            # A disk that is filling up takes a part, and only then has no room left.
+            rest = rest[self._file.write(rest) :]
+            self._cut = bool(rest)
 
     def close(self) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+class FailureSink:
+    """Writes nothing but a failure: for the processes of a run that are not its first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def emit(self, type: str, /, **fields: Any) -> None:
+        if type == "failed":
+            sink = JsonlSink(self._path)
+            sink.emit(type, **fields)
+            sink.close()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Fanout:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,18 @@ import torch
 import transformers
 
 import kdcore
-from kdcore.checkpoint import manifest_of, publish_folder, write_json
+from kdcore.checkpoint import (
+    disk_full,
+    drop_temporary,
+    manifest_of,
+    needed_bytes,
+    publish_folder,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from kdcore.config import DistillConfig, PruneConfig, TeacherConfig
+from kdcore.errors import is_disk_full
 from kdcore.models import NOTES_FILE, MaskedLM, shape_of
 from kdcore.tokenizers import Tokens
 
@@ -41,17 +50,41 @@ def publish_result(
     """Write `out_dir`/model and `out_dir`/manifest.json, each whole or not at all.
 
     Returns the summary with the model's `shape` added. `notes` is what later runs must know of
-    this checkpoint (`kdcore.models.read_notes`).
+    this checkpoint (`kdcore.models.read_notes`). Raises DiskFull.
     """
     summary = {**summary, "shape": asdict(shape_of(model, tokens.fingerprint))}
-    temporary = out_dir / f".tmp-model-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.eval().save_pretrained(temporary)
+    drop_temporary(out_dir)
+    try:
+        temporary = out_dir / f".tmp-model-{os.getpid()}"
+        _write_model(temporary, config, model, tokens, summary, notes)
+        publish_folder(temporary, out_dir / "model")
+        manifest = out_dir / f".tmp-manifest-{os.getpid()}"
+        write_json(manifest, manifest_of(out_dir / "model"))
+        sync_file(manifest)
+        manifest.replace(out_dir / "manifest.json")
+        sync_folder(out_dir)
+    except Exception as error:
+        drop_temporary(out_dir)
+        if is_disk_full(error):
+            raise disk_full(out_dir, needed_bytes(dict(model.named_parameters()))) from error
+        raise
+    return summary
+
+
+def _write_model(
+    folder: Path,
+    config: TeacherConfig | PruneConfig | DistillConfig,
+    model: MaskedLM,
+    tokens: Tokens,
+    summary: Summary,
+    notes: dict[str, Any],
+) -> None:
+    model.eval().save_pretrained(folder)
     # So that pipelines truncate what the model cannot read.
     tokens.hf.model_max_length = model.config.max_position_embeddings
-    tokens.hf.save_pretrained(temporary)
+    tokens.hf.save_pretrained(folder)
     write_json(
-        temporary / NOTES_FILE,
+        folder / NOTES_FILE,
         {
             "format": 1,
             "kind": config.kind,
@@ -62,13 +95,8 @@ def publish_result(
         },
     )
     if "report" in summary:
-        write_json(temporary / "prune_report.json", summary["report"])
-    (temporary / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
-    publish_folder(temporary, out_dir / "model")
-    manifest = out_dir / f".tmp-manifest-{os.getpid()}"
-    write_json(manifest, manifest_of(out_dir / "model"))
-    manifest.replace(out_dir / "manifest.json")
-    return summary
+        write_json(folder / "prune_report.json", summary["report"])
+    (folder / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
 
 
 def _model_card(config: TeacherConfig | PruneConfig | DistillConfig, summary: Summary) -> str:
