@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import cli_runs, cli_tokens
+from app import cli_backup, cli_runs, cli_tokens
+from app.backup.manifest import BackupError
 from app.client import ClientError
 from app.demo import DemoFailed, run_demo
 from app.embedded_broker import BrokerDidNotStart, BrokerMissing
@@ -35,6 +36,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_runs.app, name="runs")
 app.add_typer(cli_tokens.app, name="token")
+app.command()(cli_backup.backup)
+app.command()(cli_backup.restore)
 
 Port = Annotated[
     int | None,
@@ -138,7 +141,7 @@ def main() -> None:
         app()
     except ClientError as error:
         _fail(str(error), error.exit_code)
-    except (StackError, BrokerMissing, BrokerDidNotStart, DemoFailed) as error:
+    except (StackError, BrokerMissing, BrokerDidNotStart, DemoFailed, BackupError) as error:
         _fail(str(error), 1)
     except AppError as error:
         _fail(error.detail, 5)

@@ -38,6 +38,12 @@ def head_revision() -> str:
     return head
 
 
+def revisions() -> list[str]:
+    """All revisions that this code knows, oldest first."""
+    scripts = ScriptDirectory.from_config(alembic_config("")).walk_revisions()
+    return [script.revision for script in scripts][::-1]
+
+
 def current_revision(database_url: str) -> str | None:
     """The revision that the database is at; None for one without tables."""
     engine = make_engine(database_url)

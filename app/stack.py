@@ -61,7 +61,7 @@ class Stack:
 def running_stack(settings: Settings) -> Iterator[Stack]:
     """Starts everything, waits until it is ready, and ends everything at the end of the block."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_one(settings.data_dir):
+    with only_one(settings.data_dir):
         settings = settings.model_copy(update={"port": _choose_port(settings)})
         database = Database(settings.resolved_database_url)
         try:
@@ -100,7 +100,8 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
+def only_one(data_dir: Path) -> Iterator[None]:
+    """Nobody else serves the data folder during the block; raises StackError."""
     lock = FileLock(data_dir / "up.lock")
     try:
         lock.acquire(blocking=False)

@@ -11,10 +11,14 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
+
+from app.progress import Advance
 
 Json = dict[str, Any]
 
@@ -113,6 +117,44 @@ class RunBars:
         self.progress.update(
             task, total=at["total"], completed=at["done"], note=note, eta_s=at["eta_s"]
         )
+
+
+class WorkBars:
+    """A bar with the time left for each phase of one long piece of work."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[unit]}", style="dim"),
+            TaskProgressColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=errors,
+        )
+
+    def __enter__(self) -> "WorkBars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.progress.stop()
+
+    def phase(self, what: str, total: int, unit: str) -> Advance:
+        """A new bar."""
+        amount = size_text(total) if unit == "bytes" else f"{total:,} {unit}"
+        task = self.progress.add_task(what, total=total, unit=amount)
+        return lambda done: self.progress.advance(task, done)
+
+
+def size_text(size_bytes: int) -> str:
+    """Bytes as people read them, such as `1.5 GiB`."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
 
 
 def runs_table(runs: list[Json]) -> Table:

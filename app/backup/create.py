@@ -1,0 +1,227 @@
+"""Makes a backup while the installation works: what runs resume from, all rows, their files.
+
+The rows are of one moment. What they name is copied after that moment, so a file may have been
+deleted in between; it is listed then.
+"""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, select
+from sqlalchemy.engine import make_url
+
+import app.runs.models
+import app.tokens  # noqa: F401 - the tables register themselves
+from app.backup.manifest import (
+    FORMAT,
+    BackupError,
+    LeftOut,
+    Manifest,
+    SavedFile,
+    SavedTable,
+    copy_hashed,
+    write_manifest,
+)
+from app.backup.rows import count_rows, save_table, tables_of
+from app.backup.work import remove_pins, save_work
+from app.datasets.models import Dataset
+from app.datasets.service import dataset_path
+from app.db import Base, Database, utc_now
+from app.ids import new_id
+from app.migrations import current_revision
+from app.progress import Watcher
+from app.runs.models import Artifact, Run
+from app.runs.states import FINAL
+from app.settings import Settings
+from app.storage import Store, fsync_folder
+from kdcore import __version__
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A file that a row names."""
+
+    place: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass
+class _Moment:
+    """What the rows of one moment say."""
+
+    tables: list[SavedTable] = field(default_factory=list)
+    files: list[SavedFile] = field(default_factory=list)
+    wanted: list[_Wanted] = field(default_factory=list)
+    unfinished: set[str] = field(default_factory=set)
+
+
+def create_backup(settings: Settings, destination: Path, watcher: Watcher) -> Manifest:
+    """Make the folder `destination`; it appears whole or not at all. Raises BackupError."""
+    if destination.exists():
+        raise BackupError(f"{destination} is there already: name a folder that is not")
+    revision = revision_of(settings)
+    if revision is None:
+        raise BackupError(f"there is nothing to save: {where(settings)} has no tables")
+    with _only_one(settings), _appearing(destination) as folder:
+        database = Database(settings.resolved_database_url)
+        try:
+            work = _save_work(settings, database, folder, watcher)
+            with database.snapshot() as connection:
+                moment = _save_rows(connection, settings, folder, watcher)
+        finally:
+            database.close()
+        saved, left_out = _save_files(settings, moment.wanted, folder, watcher)
+        manifest = Manifest(
+            format=FORMAT,
+            id=new_id(),
+            halflayer=__version__,
+            revision=revision,
+            created_at=utc_now(),
+            tables=moment.tables,
+            files=moment.files + _of_unfinished(work, moment.unfinished, folder) + saved,
+            left_out=left_out,
+        )
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def revision_of(settings: Settings) -> str | None:
+    """The revision of the installation's database; None if there are no tables."""
+    url = make_url(settings.resolved_database_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return None  # looking would make it
+    return current_revision(settings.resolved_database_url)
+
+
+def where(settings: Settings) -> str:
+    """The database, as people know it."""
+    return make_url(settings.resolved_database_url).render_as_string(hide_password=True)
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """One backup at a time; what one that was killed has left behind goes."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(settings.data_dir / "backup.lock", blocking=False):
+            remove_pins(settings)
+            yield
+    except Timeout:
+        raise BackupError("another backup of this installation is being made") from None
+
+
+@contextmanager
+def _appearing(destination: Path) -> Iterator[Path]:
+    """A folder that takes its name at the end of the block, and is removed on an error."""
+    parent = destination.absolute().parent
+    folder = parent / f".{destination.name}.{new_id()}.partial"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        # What people uploaded and trained is nobody else's.
+        folder.mkdir(mode=0o700)
+        yield folder
+        folder.rename(destination)
+        fsync_folder(parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BackupError(f"no room for the backup in {parent}: {error}") from error
+        raise BackupError(f"the backup failed: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save_work(
+    settings: Settings, database: Database, folder: Path, watcher: Watcher
+) -> list[SavedFile]:
+    with database.read() as session:
+        unfinished = session.scalars(
+            select(Run.id).where(Run.state.not_in(FINAL)).order_by(Run.created_at)
+        ).all()
+    advance = watcher.phase("Checkpoints of unfinished runs", len(unfinished), "runs")
+    saved = []
+    for run_id in unfinished:
+        saved += save_work(settings, run_id, folder)
+        advance(1)
+    return saved
+
+
+def _of_unfinished(work: list[SavedFile], unfinished: set[str], folder: Path) -> list[SavedFile]:
+    """What was saved of runs that had not ended at the moment of the rows; the rest goes."""
+    kept = []
+    for file in work:
+        run_id = file.path.split("/")[1]
+        if run_id in unfinished:
+            kept.append(file)
+        else:
+            shutil.rmtree(folder / "work" / run_id, ignore_errors=True)
+    return kept
+
+
+def _save_rows(
+    connection: Connection, settings: Settings, folder: Path, watcher: Watcher
+) -> _Moment:
+    tables = tables_of(connection, Base.metadata.tables)
+    advance = watcher.phase("Rows", count_rows(connection, tables), "rows")
+    moment = _Moment()
+    for table in tables:
+        saved, file = save_table(connection, table, folder, advance)
+        moment.tables.append(saved)
+        moment.files.append(file)
+    runs = select(Run.id).where(Run.state.not_in(FINAL))
+    moment.unfinished = set(connection.scalars(runs))
+    uploads = select(Dataset.id, Dataset.format, Dataset.size_bytes, Dataset.sha256)
+    for dataset_id, format_, size_bytes, sha256 in connection.execute(uploads):
+        path = dataset_path(settings, Dataset(id=dataset_id, format=format_))
+        place = f"uploads/{path.relative_to(settings.uploads_dir).as_posix()}"
+        moment.wanted.append(_Wanted(place, size_bytes, sha256))
+    artifacts = select(Artifact.storage_key, Artifact.size_bytes, Artifact.sha256)
+    for key, size_bytes, sha256 in connection.execute(artifacts):
+        moment.wanted.append(_Wanted(f"artifacts/{key}", size_bytes, sha256))
+    return moment
+
+
+def _save_files(
+    settings: Settings, wanted: list[_Wanted], folder: Path, watcher: Watcher
+) -> tuple[list[SavedFile], list[LeftOut]]:
+    needed = sum(each.size_bytes for each in wanted)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BackupError(
+            f"no room for the backup: its files need {needed:,} bytes, {free:,} are free in "
+            f"{folder.parent}"
+        )
+    advance = watcher.phase("Files", needed, "bytes")
+    store = Store(settings)
+    saved, left_out = [], []
+    for each in wanted:
+        try:
+            with _open(settings, store, each.place) as source:
+                size_bytes, sha256 = copy_hashed(source, folder / each.place, advance)
+        except FileNotFoundError:
+            left_out.append(LeftOut(path=each.place, why="it is gone"))
+            continue
+        if sha256 != each.sha256:
+            # Kept out: it would pass every later check as if it were what its row says.
+            (folder / each.place).unlink()
+            left_out.append(LeftOut(path=each.place, why="it is damaged: not what its row says"))
+            continue
+        saved.append(SavedFile(path=each.place, size_bytes=size_bytes, sha256=sha256))
+    return saved, left_out
+
+
+def _open(settings: Settings, store: Store, place: str) -> IO[bytes]:
+    kind, _, rest = place.partition("/")
+    if kind == "artifacts":
+        return store.open(rest)
+    try:
+        return open(settings.uploads_dir / rest, "rb")
+    except FileNotFoundError:
+        # Where hosts share no data folder, uploads are in the store, under this very key.
+        return store.open(place)

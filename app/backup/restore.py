@@ -1,0 +1,185 @@
+"""Brings a backup back into an empty installation: checks it whole, then files, then rows.
+
+Rows come last, in one transaction: an installation into which a restore was cut short has no rows
+and can be restored into again.
+"""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from sqlalchemy import select
+
+from app.backup.create import revision_of
+from app.backup.manifest import (
+    BackupError,
+    Manifest,
+    SavedFile,
+    copy_hashed,
+    hash_of,
+    read_manifest,
+    verify,
+)
+from app.backup.rows import digest_of, load_table, tables_of
+from app.datasets.models import Dataset
+from app.datasets.service import remove_files
+from app.db import Database
+from app.migrations import downgrade, revisions, upgrade
+from app.progress import Watcher
+from app.runs.lifecycle import stopped
+from app.runs.models import Run
+from app.runs.states import ACTIVE, RunState
+from app.settings import Settings
+from app.storage import Store, remove_run_files
+
+MARK = "restore-unfinished"
+"""In the data folder while a restore is at work; names the backup."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an installation holds that a restore would destroy."""
+
+    runs: list[str]
+    datasets: list[str]
+    files: bool
+    """Whether there are files that could be runs' or datasets'."""
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.runs or self.datasets or self.files)
+
+
+def check_backup(folder: Path, watcher: Watcher) -> Manifest:
+    """Read all of a backup; raises BackupError that names what is damaged or missing."""
+    manifest = read_manifest(folder)
+    verify(folder, manifest, watcher.phase("Checking the backup", manifest.size_bytes, "bytes"))
+    return manifest
+
+
+def contents_of(settings: Settings, manifest: Manifest) -> Contents:
+    """What is there now; what an unfinished restore of this same backup left counts as nothing."""
+    runs: list[str] = []
+    datasets: list[str] = []
+    if revision_of(settings) is not None:
+        database = Database(settings.resolved_database_url)
+        try:
+            with database.read() as session:
+                runs = list(session.scalars(select(Run.id)))
+                datasets = list(session.scalars(select(Dataset.id)))
+        finally:
+            database.close()
+    mark = settings.data_dir / MARK
+    if mark.exists() and mark.read_text().strip() == manifest.id:
+        return Contents(runs, datasets, files=False)
+    folders = (settings.uploads_dir, settings.work_dir)
+    files = any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+    return Contents(runs, datasets, files or not _is_empty_store(settings))
+
+
+def _is_empty_store(settings: Settings) -> bool:
+    files, root = fsspec.url_to_fs(settings.resolved_storage_url)
+    try:
+        return not files.ls(root, detail=False)
+    except FileNotFoundError:
+        return True
+
+
+def restore_backup(
+    settings: Settings, folder: Path, manifest: Manifest, found: Contents, watcher: Watcher
+) -> list[str]:
+    """Put everything in its place, in place of `found`; returns the runs that will go on.
+
+    The backup must have been checked. Nobody may serve the installation or work for it.
+    """
+    if manifest.revision not in revisions():
+        raise BackupError(
+            f"the backup is of Halflayer {manifest.halflayer}, whose schema {manifest.revision} "
+            "this version does not know: install that version, or a newer one"
+        )
+    mark = settings.data_dir / MARK
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    mark.write_text(manifest.id + "\n")
+    try:
+        if revision_of(settings) is not None:
+            downgrade(settings.resolved_database_url, "base")
+        _remove(settings, found)
+        _restore_files(settings, folder, manifest, watcher)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BackupError(f"no room to restore: {error}") from error
+        raise BackupError(f"the restore failed: {error}") from error
+    upgrade(settings.resolved_database_url, manifest.revision)
+    database = Database(settings.resolved_database_url)
+    try:
+        _restore_rows(database, folder, manifest, watcher)
+        upgrade(settings.resolved_database_url)
+        queued = _queue_again(database)
+    finally:
+        database.close()
+    mark.unlink()
+    return queued
+
+
+def _remove(settings: Settings, found: Contents) -> None:
+    store = Store(settings)
+    for run_id in found.runs:
+        remove_run_files(settings, store, run_id)
+    for dataset_id in found.datasets:
+        remove_files(settings, store, dataset_id)
+
+
+def _restore_files(settings: Settings, folder: Path, manifest: Manifest, watcher: Watcher) -> None:
+    """Put every file in its place, and read it there again."""
+    store = Store(settings)
+    files = [file for file in manifest.files if not file.path.startswith("database/")]
+    advance = watcher.phase("Files", 2 * sum(file.size_bytes for file in files), "bytes")
+    for file in files:
+        kind, _, rest = file.path.partition("/")
+        if kind == "artifacts":
+            store.put_file(folder / file.path, rest)
+            advance(file.size_bytes)
+            with store.open(rest) as source:
+                _compare(file, hash_of(source, advance))
+            continue
+        target = settings.data_dir / file.path
+        with open(folder / file.path, "rb") as source:
+            copy_hashed(source, target, advance)
+        with open(target, "rb") as source:
+            _compare(file, hash_of(source, advance))
+
+
+def _compare(file: SavedFile, found: tuple[int, str]) -> None:
+    if found != (file.size_bytes, file.sha256):
+        raise BackupError(f"{file.path} came out damaged: the disk cannot be trusted")
+
+
+def _restore_rows(database: Database, folder: Path, manifest: Manifest, watcher: Watcher) -> None:
+    """Insert all rows, read them again, and commit only if they are the very same."""
+    saved = {table.name: table for table in manifest.tables}
+    advance = watcher.phase("Rows", 2 * sum(table.rows for table in manifest.tables), "rows")
+    with database.engine.begin() as connection:
+        tables = tables_of(connection, saved)
+        missing = sorted(saved.keys() - {table.name for table in tables})
+        if missing:
+            raise BackupError(f"the schema {manifest.revision} has no table {', '.join(missing)}")
+        for table in tables:
+            load_table(connection, table, folder, saved[table.name], advance)
+        for table in tables:
+            wanted = saved[table.name]
+            if digest_of(connection, table, wanted.columns, advance) != wanted.digest:
+                raise BackupError(
+                    f"the rows of {table.name} came out different from the backup's: nothing of "
+                    "the database was restored"
+                )
+
+
+def _queue_again(database: Database) -> list[str]:
+    """Give back the runs whose workers are gone; whoever had asked to cancel one gets that."""
+    with database.write() as session:
+        active = select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.created_at, Run.id)
+        for run in session.scalars(active).all():
+            stopped(session, run.id, run.attempt)
+    with database.read() as session:
+        return list(session.scalars(select(Run.id).where(Run.state == RunState.QUEUED)))

@@ -1,0 +1,126 @@
+"""Saves what an unfinished run resumes from: its newest good checkpoint and its trainer's words.
+
+Saved before the rows are. Trainers go on meanwhile, so the order matters: first the checkpoint,
+then the events, which then hold all that led to it, and at last the rows, which may have stored
+some of those events already and take the rest from the file.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from app.backup.manifest import CHUNK_BYTES, SavedFile, copy_hashed
+from app.settings import Settings
+from app.storage import checked_key, link_or_copy
+
+logger = logging.getLogger(__name__)
+
+TRIES = 5
+"""A trainer drops old checkpoints while they are linked; some other one is whole."""
+PINS = ".backup"
+"""Links to checkpoints while they are copied; in the data folder, so on the same disk."""
+WORDS = ("events.jsonl", "stderr.log", "start_eval.json")
+
+
+def save_work(settings: Settings, run_id: str, backup: Path) -> list[SavedFile]:
+    """Copy what the run needs to resume; nothing, if there is no good checkpoint."""
+    run_dir = settings.work_dir / run_id
+    try:
+        saved = _save_checkpoint(run_dir, settings.data_dir / PINS, backup)
+    finally:
+        remove_pins(settings)
+    if not saved:
+        return []
+    for attempt in _numbered(run_dir, "attempt"):
+        for name in WORDS:
+            saved += _save_lines(attempt / name, backup, _place(run_id, attempt, name))
+    return saved
+
+
+def remove_pins(settings: Settings) -> None:
+    """Let go of what was linked."""
+    shutil.rmtree(settings.data_dir / PINS, ignore_errors=True)
+
+
+def _save_checkpoint(run_dir: Path, pins: Path, backup: Path) -> list[SavedFile]:
+    for number in range(TRIES):
+        for attempt in _numbered(run_dir, "attempt"):
+            pinned = pins / str(number) / attempt.name
+            for checkpoint in _pin(attempt / "checkpoints", pinned):
+                place = _place(run_dir.name, attempt, f"checkpoints/{checkpoint.name}")
+                if saved := _copy_checkpoint(checkpoint, backup, place):
+                    return saved
+    return []
+
+
+def _pin(checkpoints: Path, pinned: Path) -> list[Path]:
+    """Links to all checkpoints, newest first: what is linked cannot vanish while it is copied."""
+    for checkpoint in _numbered(checkpoints, "step"):
+        try:
+            for path in sorted(checkpoint.iterdir()):
+                link_or_copy(path, pinned / checkpoint.name / path.name)
+        except FileNotFoundError:
+            continue
+    return _numbered(pinned, "step")
+
+
+def _copy_checkpoint(checkpoint: Path, backup: Path, place: str) -> list[SavedFile]:
+    """The files of the copy; none if a byte of the checkpoint is not as its manifest says."""
+    target = backup / place
+    saved = []
+    try:
+        for name, expected in _manifest_of(checkpoint).items():
+            with open(checkpoint / name, "rb") as source:
+                size_bytes, sha256 = copy_hashed(source, target / name)
+            if expected not in (None, sha256):
+                raise ValueError(f"{name} of {checkpoint.name} fails its checksum")
+            saved.append(SavedFile(path=f"{place}/{name}", size_bytes=size_bytes, sha256=sha256))
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        logger.info("%s is passed over: %s", place, error)
+        shutil.rmtree(target, ignore_errors=True)
+        return []
+    return saved
+
+
+def _manifest_of(checkpoint: Path) -> dict[str, str | None]:
+    """The SHA-256 of each file of a checkpoint; None for the manifest, which names the others."""
+    manifest: Any = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    files = {checked_key(entry["path"]): str(entry["sha256"]) for entry in manifest["files"]}
+    return {**files, "manifest.json": None}
+
+
+def _save_lines(source: Path, backup: Path, place: str) -> list[SavedFile]:
+    """Copy a file that grows, up to its last whole line."""
+    try:
+        with open(source, "rb") as file:
+            end = _end_of_lines(file)
+            file.seek(0)
+            size_bytes, sha256 = copy_hashed(file, backup / place, limit_bytes=end)
+    except FileNotFoundError:
+        return []
+    return [SavedFile(path=place, size_bytes=size_bytes, sha256=sha256)]
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last whole line ends."""
+    start = file.seek(0, 2)
+    while start > 0:
+        start = max(0, start - CHUNK_BYTES)
+        file.seek(start)
+        newline = file.read(CHUNK_BYTES).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+    return 0
+
+
+def _place(run_id: str, attempt: Path, name: str) -> str:
+    return f"work/{run_id}/{attempt.name}/{name}"
+
+
+def _numbered(folder: Path, name: str) -> list[Path]:
+    """The sub-folders `<name>-<number>`, highest number first."""
+    numbers = {path: path.name.removeprefix(f"{name}-") for path in folder.glob(f"{name}-*")}
+    found = [path for path, number in numbers.items() if number.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
