@@ -1,4 +1,4 @@
-"""What every endpoint may reach: settings, database, doorbell, store, streams, figures."""
+"""What every endpoint may reach: settings, database, doorbell, store, seals, streams, figures."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from app.db import Database
 from app.queue import Doorbell
+from app.runs.seals import Seals
 from app.runs.stream import StreamHub
 from app.settings import Settings
 from app.storage import Store
@@ -21,6 +22,7 @@ class Context:
     db: Database
     doorbell: Doorbell
     store: Store
+    seals: Seals
     streams: StreamHub
     telemetry: Telemetry
 

@@ -17,6 +17,7 @@ from app.frontend import Frontend
 from app.middleware import BodyMiddleware, HostMiddleware, OutermostMiddleware
 from app.queue import Doorbell
 from app.runs import endpoints as runs
+from app.runs.seals import Seals
 from app.runs.stream import StreamHub
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
@@ -39,11 +40,13 @@ API_ROUTERS = (
 def make_context(settings: Settings) -> Context:
     """The parts of one API process; connects to nothing yet."""
     db = Database(settings.resolved_database_url)
+    store = Store(settings)
     return Context(
         settings=settings,
         db=db,
         doorbell=Doorbell(settings),
-        store=Store(settings),
+        store=store,
+        seals=Seals(store),
         streams=StreamHub(db, settings),
         telemetry=Telemetry(),
     )

@@ -231,7 +231,7 @@ def download_artifact(run_id: RunIdPath, path: str, request: Request, ctx: Ctx) 
     """One file; takes a single Range and If-None-Match, its ETag is its SHA-256."""
     with ctx.db.read() as session:
         row = find_row(session, run_id, path)
-    return file_response(request, ctx.store, row)
+    return file_response(request, ctx.seals, row)
 
 
 @router.get(
@@ -245,7 +245,7 @@ def download_checkpoint(run_id: RunIdPath, request: Request, ctx: Ctx) -> Respon
     with ctx.db.read() as session:
         run = service.get_run(session, run_id)
         rows = list_rows(session, run_id)
-    return archive_response(request, ctx.store, run, rows)
+    return archive_response(request, ctx.seals, run, rows)
 
 
 @router.get(

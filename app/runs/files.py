@@ -1,7 +1,6 @@
 """Sends the files of a run: one with ranges and validators, or all as a streamed archive."""
 
 import re
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -11,12 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from zipstream import ZIP_STORED, ZipStream
 
-from app.errors import AppError, NotFound, problem_response
+from app.errors import NotFound, problem_response
 from app.runs.models import Artifact, Run
 from app.runs.schemas import ArtifactFile
-from app.storage import Store
+from app.runs.seals import Seals
 
-CHUNK_BYTES = 1 << 20
 CONTENT_TYPES = {
     ".json": "application/json",
     ".md": "text/markdown; charset=utf-8",
@@ -25,13 +23,6 @@ CONTENT_TYPES = {
 # A file that a run made is data for the person who asked, never a page of this site.
 INERT = "sandbox; default-src 'none'"
 RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
-
-
-class DamagedFile(AppError):
-    """The store holds something other than what the run published."""
-
-    slug = "damaged-file"
-    title = "The stored file is damaged"
 
 
 def content_type(path: str) -> str:
@@ -63,7 +54,7 @@ def find_row(session: Session, run_id: str, path: str) -> Artifact:
     return row
 
 
-def file_response(request: Request, store: Store, row: Artifact) -> Response:
+def file_response(request: Request, seals: Seals, row: Artifact) -> Response:
     """The file, or the part that the request's Range names, or 304 if the client has it."""
     etag = f'"{row.sha256}"'
     headers = {
@@ -89,24 +80,23 @@ def file_response(request: Request, store: Store, row: Artifact) -> Response:
             (start, end), status = part, 206
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{row.size_bytes}"
     headers["Content-Length"] = str(end - start)
-    check_size(store, row)
-    body = iter(()) if request.method == "HEAD" else read_part(store, row, start, end)
+    seals.check(row)
+    body = iter(()) if request.method == "HEAD" else seals.read(row, start, end)
     return StreamingResponse(
         body, status_code=status, headers=headers, media_type=content_type(row.path)
     )
 
 
-def archive_response(request: Request, store: Store, run: Run, rows: list[Artifact]) -> Response:
+def archive_response(request: Request, seals: Seals, run: Run, rows: list[Artifact]) -> Response:
     """All files in one folder of a zip that is made while it is sent; nothing is held in memory."""
     if not rows:
         raise NotFound(f"Run {run.id} has no files: only a run that succeeded has.")
     folder = f"halflayer-{run.id}"
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
     for row in rows:
-        check_size(store, row)
-        archive.add(
-            read_part(store, row, 0, row.size_bytes), f"{folder}/{row.path}", size=row.size_bytes
-        )
+        seals.check(row)
+        part = seals.read(row, 0, row.size_bytes)
+        archive.add(part, f"{folder}/{row.path}", size=row.size_bytes)
     headers = {
         "Content-Disposition": disposition(f"{folder}.zip"),
         "Content-Length": str(len(archive)),
@@ -114,31 +104,6 @@ def archive_response(request: Request, store: Store, run: Run, rows: list[Artifa
     }
     body = iter(()) if request.method == "HEAD" else iter(archive)
     return StreamingResponse(body, headers=headers, media_type="application/zip")
-
-
-def check_size(store: Store, row: Artifact) -> None:
-    """Raise DamagedFile if the store's file cannot be the published one."""
-    try:
-        size_bytes = store.size(row.storage_key)
-    except FileNotFoundError:
-        raise DamagedFile(f"'{row.path}' is missing from the store.") from None
-    if size_bytes != row.size_bytes:
-        raise DamagedFile(
-            f"'{row.path}' has {size_bytes} bytes in the store; {row.size_bytes} were published."
-        )
-
-
-def read_part(store: Store, row: Artifact, start: int, end: int) -> Iterator[bytes]:
-    """The bytes from `start` up to `end`, in pieces; opened when the first one is asked for."""
-    with store.open(row.storage_key) as file:
-        file.seek(start)
-        left = end - start
-        while left > 0:
-            piece = file.read(min(CHUNK_BYTES, left))
-            if not piece:
-                raise DamagedFile(f"'{row.path}' is shorter than what was published.")
-            left -= len(piece)
-            yield piece
 
 
 def disposition(name: str) -> str:

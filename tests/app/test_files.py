@@ -10,6 +10,7 @@ import pytest
 
 from app.runs.files import disposition, parse_range
 from app.runs.models import Artifact
+from app.runs.seals import BLOCK_BYTES
 from app.runs.states import RunState
 from tests.app.conftest import Api
 
@@ -149,19 +150,58 @@ def test_a_run_without_files_has_no_checkpoint(api: Api) -> None:
     assert api.get(f"/runs/{api.add_run()}/checkpoint").status_code == 404
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: None])
+def stored(api: Api, run_id: str, path: str) -> Path:
+    return api.context.settings.data_dir / "artifacts" / run_id / "1" / path
+
+
+def flip(path: Path, position: int) -> None:
+    """Turn one bit around, as a disk might."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: b"X" + data[1:], None])
 def test_a_damaged_store_is_noticed_before_anything_is_sent(
-    api: Api, run_id: str, change: Callable[[bytes], bytes | None]
+    api: Api, run_id: str, change: Callable[[bytes], bytes] | None
 ) -> None:
-    stored = api.context.settings.data_dir / "artifacts" / run_id / "1" / "config.json"
-    data = change(stored.read_bytes())
-    stored.unlink()
-    if data is not None:
-        stored.write_bytes(data)
+    file = stored(api, run_id, "config.json")
+    data = file.read_bytes()
+    file.unlink()
+    if change is not None:
+        file.write_bytes(change(data))
     for url in (f"/runs/{run_id}/artifacts/config.json", f"/runs/{run_id}/checkpoint"):
-        response = api.get(url)
-        assert response.status_code == 500
-        assert "config.json" in response.json()["detail"]
+        for headers in ({}, {"range": "bytes=5-6"}):
+            response = api.get(url, headers=headers)
+            assert response.status_code == 500
+            assert response.json()["type"].endswith("damaged-file")
+            assert "config.json" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("position", [0, BLOCK_BYTES, len(WEIGHTS) - 1])
+@pytest.mark.parametrize("what", ["artifacts/model.safetensors", "checkpoint"])
+def test_damage_after_the_first_download_breaks_the_second_and_is_told_to_the_third(
+    api: Api, run_id: str, position: int, what: str
+) -> None:
+    url = f"/runs/{run_id}/{what}"
+    whole = api.get(url).content
+    flip(stored(api, run_id, "model.safetensors"), position)
+    assert api.get(url).content != whole
+    third = api.get(url)
+    assert third.status_code == 500
+    assert "model.safetensors" in third.json()["detail"]
+    flip(stored(api, run_id, "model.safetensors"), position)
+    assert api.get(url).content == whole
+
+
+def test_a_part_is_checked_by_its_own_blocks(api: Api, run_id: str) -> None:
+    url = f"/runs/{run_id}/artifacts/model.safetensors"
+    assert api.get(url).status_code == 200
+    flip(stored(api, run_id, "model.safetensors"), BLOCK_BYTES + 7)
+    part = f"bytes={BLOCK_BYTES - 3}-{BLOCK_BYTES + 3}"
+    before = api.get(url, headers={"range": f"bytes=0-{BLOCK_BYTES - 1}"})
+    assert before.content == WEIGHTS[:BLOCK_BYTES]
+    assert api.get(url, headers={"range": part}).content == WEIGHTS[BLOCK_BYTES - 3 : BLOCK_BYTES]
 
 
 def test_a_name_cannot_break_out_of_its_header() -> None:
