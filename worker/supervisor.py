@@ -34,6 +34,7 @@ from worker.publish import publish, withdraw
 from worker.recorder import Recorder
 from worker.tail import last_lines
 from worker.trainer import Standby, Trainer, trainer_command
+from worker.watchdog import Watchdog
 from worker.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -155,12 +156,15 @@ class Attempt:
         command = trainer_command(self._workspace, settings.cache_dir, self._tools.device)
         standby = self._tools.standby
         trainer = Trainer(command, self._workspace, settings.stop_grace_s, standby)
+        watchdog = Watchdog((self._workspace.events, self._workspace.stderr), settings.hung_after_s)
         try:
-            status = self._watch(trainer)
+            status = self._watch(trainer, watchdog)
             self._prepare_next()
             self._patiently(self._recorder.record_rest)
         finally:
             trainer.end()
+        if status < 0 and watchdog.barked:
+            return Lost(f"the trainer said nothing for {watchdog.silent_s:.0f} s and was ended")
         return outcome_of(
             status,
             self._recorder.ending,
@@ -169,8 +173,11 @@ class Attempt:
             last_words=last_lines(self._workspace.stderr),
         )
 
-    def _watch(self, trainer: Trainer) -> int:
-        """Wait for the trainer's end, recording what it says; returns its exit status."""
+    def _watch(self, trainer: Trainer, watchdog: Watchdog) -> int:
+        """Wait for the trainer's end, recording what it says; returns its exit status.
+
+        A trainer that hangs is killed here.
+        """
         put_off_until = 0
         polls = 0
         pause = threading.Event()
@@ -182,6 +189,8 @@ class Attempt:
                 raise StaleAttempt(self._run.id, self._run.attempt)
             if self._pulse.cancelling or self._tools.leave.is_set():
                 trainer.stop()
+            if watchdog.barks():
+                trainer.kill()
             try:
                 busy = polls >= put_off_until and self._recorder.record()
             except DATABASE_AWAY as error:

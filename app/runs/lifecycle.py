@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.errors import Conflict
-from app.runs.models import Artifact, Run
+from app.runs.models import Artifact, LogLine, Run
 from app.runs.states import ACTIVE, FINAL, RunState
 from app.runs.transitions import (
     Overtaken,
@@ -239,6 +239,7 @@ def _lose(session: Session, run: Run, max_attempts: int, reason: str) -> RunStat
     )
     in_vain = 0 if advanced else run.attempts_without_progress + 1
     if in_vain < max_attempts or RunState(run.state) is RunState.CANCELLING:
+        _note(session, run, f"attempt {run.attempt} was lost: {reason}")
         return _give_back(session, run, in_vain)
     transition(
         session,
@@ -253,6 +254,27 @@ def _lose(session: Session, run: Run, max_attempts: int, reason: str) -> RunStat
     )
     settle_dependants(session, run.id)
     return RunState.FAILED
+
+
+def _note(session: Session, run: Run, message: str) -> None:
+    """A line in the log of a run that is locked."""
+    seq = session.execute(
+        update(Run)
+        .where(Run.id == run.id)
+        .values(event_seq=Run.event_seq + 1)
+        .execution_options(synchronize_session=False)
+        .returning(Run.event_seq)
+    ).scalar_one()
+    session.add(
+        LogLine(
+            run_id=run.id,
+            seq=seq,
+            attempt=run.attempt,
+            time=utc_now(),
+            level="warning",
+            message=message[:MAX_MESSAGE_CHARS],
+        )
+    )
 
 
 def _give_back(session: Session, run: Run, attempts_without_progress: int) -> RunState:
