@@ -5,9 +5,12 @@ the one that rings and the workers that answer, are here; the task itself is in 
 """
 
 import logging
+from typing import Any
 
 import redis
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu import Connection
 from kombu.exceptions import KombuError
 
 from app.settings import Settings
@@ -17,7 +20,21 @@ logger = logging.getLogger(__name__)
 QUEUE = "halflayer"
 TASK = "halflayer.execute"
 
+RECONNECT_S = 3.0
+"""A worker tries this often to reach a broker that is away."""
+
 _AWAY = (redis.RedisError, KombuError, OSError)
+
+
+class _EagerConnection(Connection):  # type: ignore[misc]
+    """Kombu's own waits grow to 30 s; so long would a broker that is back go unnoticed."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Connection:
+        return super().ensure_connection(*args, **{"interval_max": RECONNECT_S} | options)
+
+
+class _Amqp(AMQP):  # type: ignore[misc]
+    Connection = _EagerConnection
 
 
 def make_celery(settings: Settings, *, patient: bool) -> Celery:
@@ -25,7 +42,7 @@ def make_celery(settings: Settings, *, patient: bool) -> Celery:
 
     The impatient one is for requests: it gives up within seconds, and the sweeper rings later.
     """
-    app = Celery("halflayer", broker=settings.broker_url, set_as_current=False)
+    app = Celery("halflayer", broker=settings.broker_url, amqp=_Amqp, set_as_current=False)
     timeouts = {"socket_keepalive": True, "socket_timeout": 30, "health_check_interval": 25}
     if not patient:
         timeouts |= {"socket_timeout": 3, "socket_connect_timeout": 2, "max_retries": 0}

@@ -9,17 +9,19 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from kdcore.errors import DiskFull
 from kdcore.events import Sink
 
 MANIFEST = "manifest.json"
+_SAY_SO_S = 30.0
 
 
 def cached_folder(place: Path, build: Callable[[Path], None], sink: Sink) -> Path:
@@ -52,11 +54,25 @@ def _locked(place: Path, sink: Sink) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         sink.emit("log", level="info", message=f"another run is building {place.name}: waiting")
-        lock.acquire()
+        _wait(lock, sink)
     try:
         yield
     finally:
         lock.release()
+
+
+def _wait(lock: BaseFileLock, sink: Sink) -> None:
+    """Take the lock; says now and then that it waits, lest the waiting be taken for a hang."""
+    start_s = time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=_SAY_SO_S)
+        except Timeout:
+            waited_s = round(time.monotonic() - start_s)
+            fields = {"done": waited_s, "total": None, "unit": "seconds", "eta_s": None}
+            sink.emit("progress", phase="waiting for another run", **fields)
+        else:
+            return
 
 
 @contextmanager

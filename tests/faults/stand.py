@@ -93,6 +93,12 @@ class Process:
         self.signal(signal.SIGKILL)
         self.process.wait()
 
+    def leave(self, timeout_s: float = 60) -> tuple[int, float]:
+        """SIGTERM; its exit status, and the seconds that it took to go."""
+        start_s = time.monotonic()
+        self.signal(signal.SIGTERM)
+        return self.process.wait(timeout_s), time.monotonic() - start_s
+
     def restart(self) -> None:
         """Kill it and start it anew, as whatever watches over services does."""
         self.kill()
@@ -213,6 +219,29 @@ class Stand:
     def wait_ready(self, timeout_s: float = READY_S) -> None:
         wait_for(self.is_ready, timeout_s, f"the API\n{self.api.log_text()[-2000:]}")
 
+    def stop_broker(self) -> None:
+        """End the broker, and with it all that it holds."""
+        self.broker.stop()
+
+    def start_broker(self) -> None:
+        """Start it anew, at the same address."""
+        port = self.broker.port
+        self.broker.start()
+        assert self.broker.process is not None
+        assert self.broker.port == port, "somebody has taken the broker's port"
+        self._tether.hold(self.broker.process.pid)
+
+    def stop_postgres(self) -> None:
+        """End the database server at once: its immediate mode."""
+        assert self.postgres is not None
+        self.postgres.stop()
+
+    def start_postgres(self) -> None:
+        """Start it anew; it recovers first."""
+        assert self.postgres is not None
+        self.postgres.serve()
+        self._tether.hold(self.postgres.pid)
+
     # ------------------------------------------------------------------------------------ runs
 
     def upload_text(self, seed: int = 0) -> Json:
@@ -238,6 +267,13 @@ class Stand:
         with self.db.read() as session:
             query = select(MetricPoint).where(MetricPoint.run_id == run_id)
             return list(session.scalars(query.order_by(MetricPoint.seq, MetricPoint.name)))
+
+    def updates_lost(self, run_id: str) -> int:
+        """Updates of the run that had to be made once more."""
+        made = [
+            (point.step, point.attempt) for point in self.points(run_id) if point.name == "loss"
+        ]
+        return len(set(made)) - len({step for step, _ in made})
 
     def weights_sha256(self, run_id: str) -> str | None:
         """Of the published weights; None if there are none."""
@@ -283,7 +319,12 @@ def teacher(corpus: Json, updates: int, seed: int = 1, **changes: Any) -> Json:
         },
         "tokenizer": {"source": "wordpiece", "vocab_size": 300},
         "seq_len": 32,
-        "schedule": {"max_steps": updates, "batch_size": 4, "accumulation_steps": 2},
+        "schedule": {
+            "epochs": 10_000,
+            "max_steps": updates,
+            "batch_size": 4,
+            "accumulation_steps": 2,
+        },
         "evaluation": {"max_sequences": 8},
         "reporting": {"log_every_steps": 1, "checkpoint_every_s": 0},
         "precision": "fp32",

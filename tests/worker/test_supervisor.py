@@ -199,6 +199,45 @@ def _is_zombie(pid: int) -> bool:
     return ") Z " in Path(f"/proc/{pid}/stat").read_text()
 
 
+def test_a_trainer_that_hangs_is_killed_and_its_run_goes_on(
+    tools: Tools, database: Database, trainer: Script
+) -> None:
+    tools.settings.hung_after_s = 2.0
+    trainer(
+        """
+if os.path.exists(sys.argv[1] + "/checkpoints"):
+    result()
+else:
+    os.makedirs(sys.argv[1] + "/checkpoints/step-7")
+    open(sys.argv[1] + "/checkpoints/step-7/state.json", "w").close()
+    say("checkpoint", step=7, path="checkpoints/step-7")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    )
+    run_id = add_run(database)
+    Supervisor(tools).answer(run_id)
+    run = row(database, run_id)
+    assert (run.state, run.attempts_without_progress) == (RunState.QUEUED, 0)
+    assert "attempt 1 was lost: the trainer said nothing for" in messages(database)
+    Supervisor(tools).answer(run_id)
+    run = row(database, run_id)
+    assert (run.state, run.attempt) == (RunState.SUCCEEDED, 2), run.error_message
+
+
+def test_a_trainer_that_always_hangs_is_given_up(
+    tools: Tools, database: Database, trainer: Script
+) -> None:
+    tools.settings.hung_after_s = 0.5
+    trainer("time.sleep(600)")
+    run_id = add_run(database)
+    for _ in range(3):
+        Supervisor(tools).answer(run_id)
+    run = row(database, run_id)
+    assert (run.state, run.error_code) == (RunState.FAILED, "worker_lost")
+    assert "said nothing" in (run.error_message or "")
+
+
 def test_leaving_stops_the_trainer_and_queues_the_run_at_once(
     tools: Tools, database: Database, trainer: Script
 ) -> None:
