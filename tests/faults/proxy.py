@@ -63,8 +63,10 @@ class Proxy:
             await self._cut()
 
     async def _cut(self) -> None:
-        for task in list(self._tasks):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _end(self) -> None:
         self._server.close()
