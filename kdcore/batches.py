@@ -6,6 +6,7 @@ Arrays are numpy's, ids int64.
 """
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,8 +81,15 @@ class Batch:
     def labelled(self) -> int:
         return int((self.labels != IGNORED).sum())
 
-    def parts(self, tokens_at_once: int) -> Iterator["Batch"]:
-        """The batch in runs of whole sequences of at most so many tokens, at least one sequence."""
+    def parts(self, tokens_at_once: int, multiple_of: int = 1) -> Iterator["Batch"]:
+        """The batch in runs of whole sequences of at most so many tokens, at least one sequence.
+
+        If their number shall be a multiple of more than 1, and there are enough sequences for it,
+        they are equally many sequences each.
+        """
+        if multiple_of > 1:
+            yield from self._equal_parts(tokens_at_once, multiple_of)
+            return
         start, tokens = 0, 0
         for row, length in enumerate(self.lengths):
             if row > start and tokens + length > tokens_at_once:
@@ -89,6 +97,16 @@ class Batch:
                 start, tokens = row, 0
             tokens += int(length)
         yield self._rows(start, len(self.ids))
+
+    def _equal_parts(self, tokens_at_once: int, multiple_of: int) -> Iterator["Batch"]:
+        rows, count = len(self.ids), 0
+        while True:
+            count = min(rows, count + multiple_of)
+            edges = [rows * number // count for number in range(count + 1)]
+            if count == rows or np.add.reduceat(self.lengths, edges[:-1]).max() <= tokens_at_once:
+                break
+        for start, stop in itertools.pairwise(edges):
+            yield self._rows(start, stop)
 
     def _rows(self, start: int, stop: int) -> "Batch":
         rows = slice(start, stop)

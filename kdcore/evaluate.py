@@ -4,6 +4,7 @@ Masks are uniform and fixed: they depend on the position of a sequence in the sp
 of the run, so teachers and students are measured on the very same predictions.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from kdcore.encoder import Rows, last_hidden, projection
 from kdcore.fused import Mix, fused_loss
 from kdcore.machine import ResolvedPrecision
 from kdcore.models import MaskedLM
+from kdcore.ranks import ALONE, Ranks
 from kdcore.tokenizers import Tokens
 
 _MASK_SEED = 20_191_108
@@ -55,15 +57,17 @@ def heldout_loss(
     held_out: HeldOut,
     precision: ResolvedPrecision,
     on_progress: Callable[[int], None] = lambda done: None,
+    ranks: Ranks = ALONE,
 ) -> EvalResult:
     """The mean loss over all masked positions of the split; no layer is dropped.
 
-    `on_progress` gets the number of sequences done so far.
+    `on_progress` gets the number of sequences done so far. The work is shared among the ranks.
     """
     was_training = model.training
     model.eval()
     device, tokens = model.device, held_out.tokens
     total, count = 0.0, 0
+    turns = itertools.count()
     try:
         for start in range(0, len(held_out), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(held_out)))
@@ -77,6 +81,8 @@ def heldout_loss(
             )
             whole = Batch(ids, np.ones_like(ids), labels)
             for part in whole.parts(_TOKENS_AT_ONCE):
+                if not ranks.owns(next(turns)):
+                    continue
                 flat_ids, flat_labels = part.flat()
                 wanted = np.flatnonzero(flat_labels != IGNORED)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -88,4 +94,5 @@ def heldout_loss(
             on_progress(len(rows) + start)
     finally:
         model.train(was_training)
+    total = ranks.sum(torch.tensor(total, dtype=torch.float64)).item()
     return EvalResult(total / max(1, count), count)

@@ -39,12 +39,13 @@ def prepare_process() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes the first GPU, else the CPU.
+    """The device called `name`; `auto` takes the first GPU (`auto:1` the second), else the CPU.
 
     Raises ConfigError if this machine lacks it.
     """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "auto":
+        name = f"cuda:{index or 0}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -51,6 +51,8 @@ class Objective(ABC):
     """What the loop needs of a training goal."""
 
     batches_per_epoch: int
+    terms: tuple[str, ...]
+    """Names of the loss terms, in order."""
 
     @abstractmethod
     def batch(self, epoch: int, index: int) -> Batch:
@@ -71,6 +73,8 @@ class Objective(ABC):
 
 class MlmObjective(Objective):
     """Masked language modelling (Devlin et al. 2019) on packed sequences, under LayerDrop."""
+
+    terms = ("mlm",)
 
     def __init__(
         self, config: TeacherConfig, model: MaskedLM, tokens: Tokens, packed: Packed
@@ -134,6 +138,14 @@ class DistilObjective(Objective):
             )
         )
         self.batches_per_epoch = len(self._grouped(0))
+        alphas = config.loss
+        weights = {
+            "cos": alphas.alpha_cos,
+            "mlm": alphas.alpha_mlm,
+            "ce": alphas.alpha_ce,
+            "mse": alphas.alpha_mse,
+        }
+        self.terms = tuple(name for name, weight in weights.items() if weight)
 
     def batch(self, epoch: int, index: int) -> Batch:
         rows = self._grouped(epoch)[index]

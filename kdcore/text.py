@@ -30,10 +30,11 @@ def read_text(
     eval_seq_len: int,
     place: Place,
 ) -> Text:
-    corpus = open_corpus(corpus_config)
-    tokens = load(corpus)
-    train = tokenise(corpus, tokens, "train", place.cache_dir, place.sink)
-    validation = tokenise(corpus, tokens, "validation", place.cache_dir, place.sink)
+    with place.ranks.chief_first():  # the others then find all of it in the cache
+        corpus = open_corpus(corpus_config)
+        tokens = load(corpus)
+        train = tokenise(corpus, tokens, "train", place.cache_dir, place.sink)
+        validation = tokenise(corpus, tokens, "validation", place.cache_dir, place.sink)
     held_out = HeldOut(
         packed=pack(validation, eval_seq_len),
         tokens=tokens,
