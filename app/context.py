@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.beats import Beats
 from app.db import Database
 from app.queue import Doorbell
 from app.runs.seals import Seals
@@ -25,6 +26,7 @@ class Context:
     seals: Seals
     streams: StreamHub
     telemetry: Telemetry
+    beats: Beats
 
 
 def get_context(request: Request) -> Context:

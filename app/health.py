@@ -5,18 +5,19 @@ import shutil
 from typing import Literal
 
 from fastapi import APIRouter, Depends, Response
-from prometheus_client import CONTENT_TYPE_LATEST
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CONTENT_TYPE_LATEST, Metric
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.context import Context, Ctx
+from app.db import utc_now
 from app.runs.models import Run
 from app.runs.states import RunState
 from app.schemas import Schema
 from app.security import needs_read
-from app.telemetry import gauge, labelled_gauge
-from app.workers import count_by_state
+from app.telemetry import counter, gauge, labelled_gauge
+from app.workers import count_by_state, worker_metrics
+from kdcore import __version__
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["health"])
@@ -71,23 +72,35 @@ def readyz(ctx: Ctx, response: Response) -> Readiness:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def prometheus_metrics(ctx: Ctx) -> Response:
-    """Figures for Prometheus: runs by state, queue, workers, streams, request times."""
+    """Figures for Prometheus: runs, queue, workers and their devices, streams, request times."""
     return Response(
-        ctx.telemetry.render(_gauges(ctx)), headers={"content-type": CONTENT_TYPE_LATEST}
+        ctx.telemetry.render(_read_now(ctx)), headers={"content-type": CONTENT_TYPE_LATEST}
     )
 
 
-def _gauges(ctx: Context) -> list[GaugeMetricFamily]:
+def _read_now(ctx: Context) -> list[Metric]:
     with ctx.db.read() as session:
         counted = session.execute(select(Run.state, func.count()).group_by(Run.state)).all()
+        oldest = session.scalar(select(func.min(Run.queued_at)).where(Run.state == RunState.QUEUED))
         workers = count_by_state(session, ctx.settings.lease_s)
-    runs = {state.value: 0.0 for state in RunState} | {state: float(n) for state, n in counted}
+        of_workers = worker_metrics(session, ctx.beats)
+    runs: dict[tuple[str, ...], float] = {(state.value,): 0.0 for state in RunState}
+    runs |= {(state,): float(count) for state, count in counted}
+    waited_s = max(0.0, (utc_now() - oldest).total_seconds()) if oldest else 0.0
     queued = ctx.doorbell.length()
+    streams = ctx.streams
     found = [
-        labelled_gauge("halflayer_runs", "Runs by state.", "state", runs),
-        labelled_gauge("halflayer_workers", "Workers by state.", "state", workers),
+        labelled_gauge(
+            "halflayer_info", "Version of this API.", ["version"], {(__version__,): 1.0}
+        ),
+        labelled_gauge("halflayer_runs", "Runs by state.", ["state"], runs),
+        gauge("halflayer_queue_oldest_seconds", "Wait of the run queued longest.", waited_s),
+        labelled_gauge("halflayer_workers", "Workers by state.", ["state"], workers),
+        *of_workers,
         gauge("halflayer_broker_up", "Whether the broker answers.", float(queued is not None)),
-        gauge("halflayer_streams", "Open event streams.", float(ctx.streams.clients)),
+        gauge("halflayer_streams", "Open event streams.", float(streams.clients)),
+        gauge("halflayer_streams_limit", "Streams this API takes.", float(streams.max_clients)),
+        counter("halflayer_streams_refused", "Streams refused at the limit.", streams.refused),
     ]
     if queued is not None:
         found.append(gauge("halflayer_doorbells", "Doorbells not yet answered.", float(queued)))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from app import access, health, presets, problems, schema_forms, workers
+from app.beats import Beats
 from app.context import Context
 from app.datasets import endpoints as datasets
 from app.db import Database
@@ -49,6 +50,7 @@ def make_context(settings: Settings) -> Context:
         seals=Seals(store),
         streams=StreamHub(db, settings),
         telemetry=Telemetry(),
+        beats=Beats(),
     )
 
 

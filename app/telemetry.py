@@ -1,9 +1,15 @@
 """Figures that the API process keeps about itself and its runs, for Prometheus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import (
+    CollectorRegistry,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -16,11 +22,13 @@ class Telemetry:
         self._registry = CollectorRegistry()
         self._requests = Histogram(
             "halflayer_http_request_seconds",
-            "Time from the request's first byte to the response's last.",
+            "Time from the request's first byte to the response's last; a stream's to its first.",
             ["method", "route", "status"],
             buckets=BUCKETS_S,
             registry=self._registry,
         )
+        # Memory, processor time and open files of this process, under Prometheus' usual names.
+        ProcessCollector(registry=self._registry)
 
     def observe(self, method: str, route: str | None, status: int, elapsed_s: float) -> None:
         """Count one request under its operation's name, never under the path as sent."""
@@ -29,31 +37,36 @@ class Telemetry:
         labels = self._requests.labels(known, route or "none", str(status))
         labels.observe(elapsed_s)
 
-    def render(self, gauges: list[GaugeMetricFamily]) -> bytes:
-        """All figures as Prometheus text, with `gauges` read for this very scrape."""
+    def render(self, read_now: list[Metric]) -> bytes:
+        """All figures as Prometheus text, with those that were read for this very scrape."""
         once = CollectorRegistry()
-        once.register(_Once(gauges))
+        once.register(_Once(read_now))
         return generate_latest(self._registry) + generate_latest(once)
 
 
 class _Once(Collector):
-    def __init__(self, gauges: list[GaugeMetricFamily]) -> None:
-        self._gauges = gauges
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield from self._gauges
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
 
 
-def gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+def gauge(name: str, help_text: str, value: float) -> Metric:
     """One figure without labels."""
     return GaugeMetricFamily(name, help_text, value=value)
 
 
+def counter(name: str, help_text: str, value: float) -> Metric:
+    """One figure that only rises; Prometheus sees it as `name`_total."""
+    return CounterMetricFamily(name, help_text, value=value)
+
+
 def labelled_gauge(
-    name: str, help_text: str, label: str, values: dict[str, float]
-) -> GaugeMetricFamily:
-    """One figure for each value of a label."""
-    family = GaugeMetricFamily(name, help_text, labels=[label])
+    name: str, help_text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
+) -> Metric:
+    """One figure for each combination of the labels' values."""
+    family = GaugeMetricFamily(name, help_text, labels=labels)
     for key, value in values.items():
-        family.add_metric([key], value)
+        family.add_metric(key, value)
     return family

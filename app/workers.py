@@ -5,19 +5,37 @@ from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 from fastapi import APIRouter, Depends
+from prometheus_client import Metric
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.beats import Beats
 from app.context import Ctx
 from app.db import utc_now
 from app.runs.models import Run, Worker
 from app.runs.states import ACTIVE
 from app.schemas import Schema
 from app.security import needs_read
+from app.telemetry import labelled_gauge
 
 router = APIRouter(prefix="/workers", tags=["workers"], dependencies=[Depends(needs_read)])
 WorkerState = Literal["idle", "busy", "lost", "stopped"]
 MAX_SHOWN = 500
+_FROM_WORKERS = {
+    "halflayer_worker_beat_age_seconds": (
+        "Time since this API last saw the worker's beat rise.",
+        "beat_age_s",
+    ),
+    "halflayer_worker_cpu_cores": ("Processor cores in use by worker and trainer.", "cpu_cores"),
+    "halflayer_worker_memory_bytes": ("Memory of worker and trainer.", "memory_bytes"),
+    "halflayer_device_busy_ratio": ("Share of the time that the GPU computed.", "device_busy"),
+    "halflayer_device_memory_used_bytes": (
+        "Memory of the GPU in use, by anybody.",
+        "device_memory_used_bytes",
+    ),
+    "halflayer_device_memory_bytes": ("Memory that the device has.", "device_memory_bytes"),
+}
+"""Figures of each worker: name, words, and the key in what is known of it."""
 
 
 class WorkerInfo(Schema):
@@ -55,10 +73,31 @@ def list_workers(ctx: Ctx) -> WorkerList:
     return WorkerList(items=items, total=len(items))
 
 
-def count_by_state(session: Session, lease_s: float) -> dict[str, float]:
+def count_by_state(session: Session, lease_s: float) -> dict[tuple[str, ...], float]:
     """How many workers are in each state."""
     counted = Counter(info.state for info in _infos(session, lease_s))
-    return {state: float(counted[state]) for state in get_args(WorkerState)}
+    return {(state,): float(counted[state]) for state in get_args(WorkerState)}
+
+
+def worker_metrics(session: Session, beats: Beats) -> list[Metric]:
+    """The age of each worker's last beat, and what it said that it uses."""
+    rows = list(session.scalars(select(Worker).where(Worker.stopped_at.is_(None))))
+    ages_s = beats.ages_s({row.id: row.beat for row in rows})
+    values: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _FROM_WORKERS}
+    for row in rows:
+        labels = (row.id, row.hostname, row.device)
+        found = (row.usage or {}) | {
+            "beat_age_s": ages_s[row.id],
+            "device_memory_bytes": row.memory_bytes,
+        }
+        for name, (_, key) in _FROM_WORKERS.items():
+            value = found.get(key)
+            if isinstance(value, int | float):
+                values[name][labels] = float(value)
+    return [
+        labelled_gauge(name, words, ("worker", "host", "device"), values[name])
+        for name, (words, _) in _FROM_WORKERS.items()
+    ]
 
 
 def _infos(session: Session, lease_s: float) -> list[WorkerInfo]:

@@ -13,8 +13,10 @@ import psutil
 _PROBE = """
 import json, torch
 print(json.dumps([
-    [torch.cuda.get_device_name(i), torch.cuda.get_device_properties(i).total_memory]
-    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    [p.name, p.total_memory, f"GPU-{p.uuid}"]
+    for p in map(torch.cuda.get_device_properties, range(
+        torch.cuda.device_count() if torch.cuda.is_available() else 0
+    ))
 ]))
 """
 
@@ -27,6 +29,8 @@ class Device:
     """`cpu` or `cuda:0`, ..."""
     name: str
     memory_bytes: int | None
+    uuid: str | None = None
+    """By which the driver knows a GPU, whatever CUDA_VISIBLE_DEVICES makes of its number."""
 
 
 def cpu() -> Device:
@@ -43,7 +47,7 @@ def gpus() -> list[Device]:
         found = json.loads(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return []
-    return [Device(f"cuda:{index}", name, memory) for index, (name, memory) in enumerate(found)]
+    return [Device(f"cuda:{index}", *about) for index, about in enumerate(found)]
 
 
 def devices(wanted: str) -> list[Device]:

@@ -15,6 +15,7 @@ from app.runs.states import RunState
 from app.runs.transitions import StaleAttempt
 from app.settings import Settings
 from worker.patience import DATABASE_AWAY
+from worker.usage import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,12 @@ class Pulse:
 class Heart:
     """A thread that beats at intervals; a database that is away is tried again at the next."""
 
-    def __init__(self, db: Database, worker_id: str, settings: Settings) -> None:
+    def __init__(
+        self, db: Database, worker_id: str, settings: Settings, meter: Meter | None = None
+    ) -> None:
         self._db = db
         self._worker_id = worker_id
+        self._meter = meter
         self._beat_s = settings.heartbeat_s
         self._look_s = min(LOOK_S, settings.heartbeat_s)
         self._pulse: Pulse | None = None
@@ -83,11 +87,12 @@ class Heart:
         if pulse is not None:
             with self._db.write() as session:
                 self._hear(pulse, lambda: lifecycle.beat(session, pulse.run_id, pulse.attempt))
+        usage = self._meter.latest if self._meter else None
         with self._db.write() as session:
             session.execute(
                 update(Worker)
                 .where(Worker.id == self._worker_id)
-                .values(beat=Worker.beat + 1, seen_at=utc_now())
+                .values(beat=Worker.beat + 1, seen_at=utc_now(), usage=usage)
             )
 
     def _look(self) -> None:

@@ -7,6 +7,7 @@ import threading
 
 from celery import signals
 
+from app import logs
 from app.db import Database
 from app.queue import Doorbell
 from app.runs.sweeper import Sweeper
@@ -20,6 +21,7 @@ from worker.roll import sign_in, sign_out
 from worker.supervisor import Supervisor, Tools
 from worker.tasks import make_worker_app
 from worker.trainer import Standby
+from worker.usage import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.leave_with_parent:
         leave_with_parent()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("celery").setLevel(logging.WARNING)
+    settings = Settings()
+    logs.configure(settings.log_format, "worker")
     try:
         found = devices(options.device)
     except LookupError as error:
         parser.error(str(error))
     if len(found) > 1:
         return run_fleet(found)
-    return serve(Settings(), found[0])
+    return serve(settings, found[0])
 
 
 def serve(settings: Settings, device: Device) -> int:
@@ -54,7 +54,8 @@ def serve(settings: Settings, device: Device) -> int:
         worker_id = Patience(leave, grace_s=0)(lambda: sign_in(db, device))
     except GaveUp:
         return 1
-    heart = Heart(db, worker_id, settings)
+    meter = Meter(device, settings.heartbeat_s)
+    heart = Heart(db, worker_id, settings, meter)
     standby = Standby()
     tools = Tools(
         settings, db, Store(settings), doorbell, heart, worker_id, device.id, leave, standby
@@ -64,6 +65,7 @@ def serve(settings: Settings, device: Device) -> int:
     )
     logger.info("worker %s on %s (%s)", worker_id, device.id, device.name)
     standby.prepare()
+    meter.start()
     heart.start()
     sweeper.start()
     try:
@@ -72,6 +74,7 @@ def serve(settings: Settings, device: Device) -> int:
         leave.set()
         standby.close()
         heart.stop()
+        meter.stop()
         sweeper.join()
         _sign_out(db, worker_id)
         doorbell.close()
@@ -87,6 +90,8 @@ def _answer_doorbells(
         leave.set()
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
+    # Whoever answers this signal keeps Celery from setting up logs of its own.
+    signals.setup_logging.connect(_logs_are_set_up, weak=False)
     # Threads with a concurrency of 1: the supervisor waits in a thread of its own, so that the
     # main thread hears signals and keeps the broker's connection alive.
     worker = make_worker_app(settings, supervisor).Worker(
@@ -100,6 +105,10 @@ def _answer_doorbells(
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _logs_are_set_up(**_: object) -> None:
+    """By `main`."""
 
 
 def _sign_out(db: Database, worker_id: str) -> None:

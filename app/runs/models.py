@@ -147,3 +147,5 @@ class Worker(Base):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     """For people to read; no decision rests on it."""
     stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    usage: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What it uses of its machine, as of `seen_at`: see `worker.usage`."""

@@ -3,7 +3,9 @@
 One poller serves all clients of this process. It looks at the streamed runs twice a second and
 keeps each run's newest events, encoded once, in a bounded window. A client holds no queue: it reads
 from the window at its own pace and, when it is further behind than the window reaches, from the
-database in pages. So a slow reader costs nothing but its connection, and that not for ever.
+database in pages that are shared too. So a slow reader costs nothing but its connection, and that
+not for ever.
+
 The same look finds the credentials that have been revoked or have expired since: their streams end.
 """
 
@@ -21,10 +23,11 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.errors import Unavailable
-from app.runs.channel import WINDOW, Channel, Look, Message, glue
-from app.runs.models import LogLine, MetricPoint, Run
+from app.runs.channel import WINDOW, Channel, Look, Message
+from app.runs.models import Run
+from app.runs.pages import Pages, read_messages
 from app.runs.present import run_detail
-from app.runs.schemas import EndEvent, LogEvent, MetricsEvent
+from app.runs.schemas import EndEvent
 from app.runs.sse import SILENCE, EventStream, encode
 from app.runs.states import RunState
 from app.runs.transitions import RunNotFound
@@ -35,9 +38,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 HEARTBEAT_S = 15.0
-PAGE = 200
-READERS = 4
-"""Threads that read pages; requests have threads of their own, which streams may not take."""
+RUNS_AT_ONCE = 500
 SPARE_FILES = 256
 """Open files that are left to everything but streams."""
 
@@ -66,7 +67,7 @@ class StreamHub:
         self._holders: dict[str, Holder] = {}
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
-        self._readers = anyio.CapacityLimiter(READERS)
+        self._pages = Pages(db)
         self._closing = False
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.max_clients = min(settings.max_streams, max(0, files - SPARE_FILES))
@@ -179,15 +180,7 @@ class StreamHub:
     async def _after(self, run_id: str, channel: Channel, seq: int) -> tuple[bytes, int]:
         """The next events after `seq`, and the number up to which these are all."""
         in_memory = channel.after(seq)
-        if in_memory is not None:
-            return in_memory
-        upto = min(seq + PAGE, channel.last_seq)
-
-        def page() -> tuple[bytes, int]:
-            with self._db.read() as session:
-                return glue(read_messages(session, run_id, seq, upto), upto)
-
-        return await anyio.to_thread.run_sync(page, limiter=self._readers)
+        return in_memory or await self._pages.after(run_id, seq, channel.last_seq)
 
     async def _poll(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -229,8 +222,8 @@ class StreamHub:
         looks: dict[str, Look] = {}
         ids = list(known)
         with self._db.read() as session:
-            for start in range(0, len(ids), PAGE):
-                some = ids[start : start + PAGE]
+            for start in range(0, len(ids), RUNS_AT_ONCE):
+                some = ids[start : start + RUNS_AT_ONCE]
                 for run in session.scalars(select(Run).where(Run.id.in_(some))):
                     looks[run.id] = _look_at(session, run, *known[run.id])
             return looks, live_ids(session, holders)
@@ -254,36 +247,6 @@ def _look_at(session: Session, run: Run, version: int, last_seq: int) -> Look:
         messages=messages,
         window_start=window_start,
     )
-
-
-def read_messages(session: Session, run_id: str, after: int, upto: int) -> list[Message]:
-    """Encoded metric and log events with numbers in (after, upto], in order."""
-    points = session.execute(
-        select(
-            MetricPoint.seq,
-            MetricPoint.step,
-            MetricPoint.attempt,
-            MetricPoint.name,
-            MetricPoint.value,
-        )
-        .where(MetricPoint.run_id == run_id, MetricPoint.seq > after, MetricPoint.seq <= upto)
-        .order_by(MetricPoint.seq, MetricPoint.name)
-    )
-    found: dict[int, MetricsEvent] = {}
-    for seq, step, attempt, name, value in points:
-        found.setdefault(seq, MetricsEvent(step=step, attempt=attempt)).values[name] = value
-    messages = [
-        (seq, encode("metrics", point.model_dump_json(), seq)) for seq, point in found.items()
-    ]
-    lines = session.scalars(
-        select(LogLine)
-        .where(LogLine.run_id == run_id, LogLine.seq > after, LogLine.seq <= upto)
-        .order_by(LogLine.seq)
-    )
-    for line in lines:
-        event = LogEvent(time=line.time, level=line.level, message=line.message)
-        messages.append((line.seq, encode("log", event.model_dump_json(), line.seq)))
-    return sorted(messages)
 
 
 def _end(channel: Channel) -> bytes:
