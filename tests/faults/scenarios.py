@@ -1,6 +1,17 @@
 """All scenarios by name; the names are those of `make faults ARGS='--only NAME'`."""
 
-from tests.faults import access, broker, checkpoints, database, doubles, kills
+from tests.faults import (
+    access,
+    backups,
+    broker,
+    checkpoints,
+    clock,
+    database,
+    deploy,
+    doubles,
+    hosts,
+    kills,
+)
 from tests.faults.trial import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
@@ -10,6 +21,11 @@ SCENARIOS: dict[str, Scenario] = {
     "postgres": database.postgres,
     "sqlite-writers": database.sqlite_writers,
     "doubles": doubles.doubles,
+    "clock": clock.clock,
+    "deploy": deploy.deploy,
+    "hung": deploy.hung,
     "access": access.access,
     "checkpoints": checkpoints.checkpoints,
+    "backup": backups.backup,
+    "hosts": hosts.hosts,
 }
