@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from statistics import fmean
 
 import psutil
 
@@ -83,10 +84,13 @@ def _gpu(device: Device) -> Usage:
         return {}
 
 
-def parse_nvidia_smi(line: str) -> Usage:
-    """`87, 4213` (percent, MiB); raises ValueError where the driver says `[N/A]`."""
-    busy, used_mib = line.split(",")
+def parse_nvidia_smi(answer: str) -> Usage:
+    """`87, 4213` (percent, MiB), a line for each GPU: their mean and their sum.
+
+    Raises ValueError where the driver says `[N/A]`.
+    """
+    rows = [line.split(",") for line in answer.strip().splitlines()]
     return {
-        "device_busy": float(busy) / 100,
-        "device_memory_used_bytes": int(used_mib) * 1024**2,
+        "device_busy": fmean(float(busy) for busy, _ in rows) / 100,
+        "device_memory_used_bytes": sum(int(used_mib) for _, used_mib in rows) * 1024**2,
     }
