@@ -111,6 +111,8 @@ def launch(arguments: list[str], count: int, folder: Path) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415
 
+    from kdcore.loopback import LOOPBACK, register_loopback  # noqa: PLC0415
+
     logging.disable(logging.ERROR)  # torchrun's; what matters is said here and in the events
     cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
@@ -119,6 +121,7 @@ def launch(arguments: list[str], count: int, folder: Path) -> int:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _pass_on)
+    register_loopback()
     scratch = folder / ".torchrun"
     try:
         elastic_launch(
@@ -127,22 +130,25 @@ def launch(arguments: list[str], count: int, folder: Path) -> int:
                 max_nodes=1,
                 nproc_per_node=count,
                 run_id=uuid.uuid4().hex,
-                rdzv_backend="c10d",
-                rdzv_endpoint="127.0.0.1:0",
-                local_addr="127.0.0.1",
+                rdzv_backend=LOOPBACK,
                 max_restarts=0,
                 signals_to_handle="SIGHUP",
                 logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
             ),
             sys.executable,
         )("-m", "kdcore", *arguments)
+        rank, status = 0, 0
     except ChildFailedError as error:
-        return _end_like(*_first(error.failures))
+        rank, status = _first(error.failures)
     except SignalException as error:
-        return _end_like(0, -error.sigval)
+        rank, status = 0, -error.sigval
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return 0
+    if status < 0:
+        name = signal.Signals(-status).name
+        print(f"process {rank} of the run was ended by {name}", file=sys.stderr)  # noqa: T201
+        _die_of(-status)
+    return status
 
 
 def _pass_on(number: int, _frame: FrameType | None) -> None:
@@ -173,19 +179,9 @@ def _first(failures: "dict[int, ProcessFailure]") -> tuple[int, int]:
     return rank, failures[rank].exitcode
 
 
-def _end_like(rank: int, status: int) -> int:
-    if status < 0:
-        print(  # noqa: T201
-            f"process {rank} of the run was ended by {signal.Signals(-status).name}",
-            file=sys.stderr,
-            flush=True,
-        )
-        _die_of(-status)
-    return status
-
-
 def _die_of(number: int) -> None:
     """Whoever watches this process shall see what befell the one that mattered."""
+    sys.stderr.flush()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)

@@ -326,6 +326,10 @@ def test_a_request_to_stop_is_agreed_on_and_one_device_can_go_on(
 ) -> None:
     with launched(teacher.config, tmp_path, cache_dir) as process:
         wait_for(lambda: checkpoints(tmp_path) > 2, "training")
+        processes = [psutil.Process(process.pid), *rank_processes(process).values()]
+        ports = [port for each in processes for port in each.net_connections("inet")]
+        # What torchrun's own rendezvous hears from anybody, it unpickles.
+        assert {port.laddr.ip for port in ports if port.status == "LISTEN"} == {"127.0.0.1"}
         process.terminate()
         assert process.wait(QUICKLY_S) == 75
     stopped = events_of(tmp_path)[-1]
