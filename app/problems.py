@@ -18,6 +18,7 @@ from app.errors import (
     error_response,
     problem_response,
 )
+from app.storage import StoreAway
 
 logger = logging.getLogger(__name__)
 DISCRIMINATORS = ("kind", "source", "strategy")
@@ -35,6 +36,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     for kind in (OperationalError, InterfaceError, DBAPIError, PoolTimeout):
         app.add_exception_handler(kind, _database_error)
+    app.add_exception_handler(StoreAway, _store_away)
 
 
 async def _app_error(_request: Request, error: Exception) -> Response:
@@ -83,6 +85,11 @@ async def _database_error(_request: Request, error: Exception) -> Response:
         raise error  # a mistake of ours, not of the weather
     logger.warning("database away: %s", error)
     return error_response(Unavailable("The database cannot be reached; try again in a moment."))
+
+
+async def _store_away(_request: Request, error: Exception) -> Response:
+    logger.warning("%s", error)
+    return error_response(Unavailable("The file store cannot be reached; try again in a moment."))
 
 
 def field_problem(error: dict[str, Any], body: Any) -> FieldProblem:

@@ -1,12 +1,17 @@
-"""The artifact store: whole files under keys, on a local disk or any fsspec file system.
+"""The store: whole files under keys, on a local disk or any fsspec file system.
 
-A key is made by the server (`<run id>/<attempt>/<path>`), never by a client. A file appears under
-its key whole or not at all.
+A key is made by the server, never by a client. A file appears under its key whole or not at all.
+
+<run id>/<attempt>/<path>                     the results of runs
+uploads/<dataset id>/<file>                   uploads, where hosts share no data folder
+work/<run id>/<attempt>/<checkpoint>/<path>   copies of checkpoints, likewise (worker/mirror.py)
 """
 
+import errno
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 from uuid import uuid4
@@ -15,9 +20,18 @@ import fsspec
 
 from app.settings import Settings
 
+WORK = "work"
+"""Below this key lie the copies of checkpoints of runs that have not ended."""
+READ_AHEAD_BYTES = 4 << 20
+"""Of a store that is not a disk, each open file holds so much in memory."""
+
 
 class BadKey(ValueError):
     """A key that would leave the store."""
+
+
+class StoreAway(OSError):
+    """The store cannot be reached, or refuses what it should do; the same may work later."""
 
 
 def checked_key(key: str) -> str:
@@ -52,10 +66,21 @@ class Store:
     """Files by key below the storage URL of the settings."""
 
     def __init__(self, settings: Settings) -> None:
-        self._fs, root = fsspec.url_to_fs(settings.resolved_storage_url)
+        url = settings.resolved_storage_url
+        # What other processes put there must be seen at once, so no listing is remembered.
+        options = {} if url.startswith(("file:", "/")) else {"use_listings_cache": False}
+        self._fs, root = fsspec.url_to_fs(url, **options)
         self._root = str(root).rstrip("/")
         protocols = self._fs.protocol
         self._local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder: whoever reaches it then shares the data folder too.
+
+        Otherwise hosts share nothing but the store, and what another one needs has to be in it.
+        """
+        return self._local
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{checked_key(key)}"
@@ -64,7 +89,8 @@ class Store:
         """Copy `local` to `key`, replacing what was there; whole or not at all."""
         target = self._path(key)
         if not self._local:
-            self._fs.put_file(str(local), target)
+            with _in_words():
+                self._fs.put_file(str(local), target)
             return
         final = Path(target)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -82,24 +108,53 @@ class Store:
 
     def open(self, key: str) -> IO[bytes]:
         """A binary file that can seek; raises FileNotFoundError."""
-        return cast("IO[bytes]", self._fs.open(self._path(key), "rb"))
+        path = self._path(key)
+        if self._local:
+            return cast("IO[bytes]", self._fs.open(path, "rb"))
+        with _in_words():
+            return cast("IO[bytes]", self._fs.open(path, "rb", block_size=READ_AHEAD_BYTES))
 
     def fetch(self, key: str, local: Path) -> None:
         """Bring the file to `local`, which must not be written to: it may be the same file."""
+        path = self._path(key)
         if self._local:
-            link_or_copy(Path(self._path(key)), local)
+            link_or_copy(Path(path), local)
             return
         local.parent.mkdir(parents=True, exist_ok=True)
-        self._fs.get_file(self._path(key), str(local))
+        partial = local.with_name(f".{uuid4().hex}.partial")
+        try:
+            with _in_words():
+                self._fs.get_file(path, str(partial))
+            partial.replace(local)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def size(self, key: str) -> int:
         """Size in bytes; raises FileNotFoundError."""
-        return int(self._fs.size(self._path(key)))
+        path = self._path(key)
+        with _in_words():
+            return int(self._fs.size(path))
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of all files below `prefix`."""
+        path = self._path(prefix)
+        with _in_words():
+            found: list[str] = self._fs.find(path)
+        return sorted(each.removeprefix(f"{self._root}/") for each in found)
+
+    def names(self, prefix: str) -> list[str]:
+        """The names right below `prefix`, of files and of folders."""
+        path = self._path(prefix)
+        with suppress(FileNotFoundError), _in_words():
+            found: list[str] = self._fs.ls(path, detail=False)
+            return sorted(PurePosixPath(each).name for each in found)
+        return []
 
     def delete_prefix(self, key: str) -> None:
         """Remove everything below `key`; nothing there is not an error."""
-        with suppress(FileNotFoundError):
-            self._fs.rm(self._path(key), recursive=True)
+        path = self._path(key)
+        with suppress(FileNotFoundError), _in_words():
+            self._fs.rm(path, recursive=True)
 
     def free_bytes(self) -> int | None:
         """Bytes that still fit; None where the store has no such limit."""
@@ -110,7 +165,23 @@ class Store:
         return shutil.disk_usage(folder).free
 
 
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """One error for whatever a store's own libraries raise; a file not found, a refusal and a full
+    disk of ours stay what they are."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreAway(f"the store is away: {type(error).__name__}: {error}") from error
+
+
 def remove_run_files(settings: Settings, store: Store, run_id: str) -> None:
     """Remove a deleted run's published files and its work folder; call it after the commit."""
     store.delete_prefix(run_id)
+    if not store.is_local:
+        store.delete_prefix(f"{WORK}/{run_id}")
     shutil.rmtree(settings.work_dir / checked_key(run_id), ignore_errors=True)

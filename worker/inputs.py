@@ -1,13 +1,14 @@
 """Turns a config's references into files of the workspace: runs, uploaded texts and tokenizers."""
 
 import hashlib
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from app.datasets.models import Dataset
-from app.datasets.service import dataset_path
+from app.datasets.service import dataset_key, dataset_path
 from app.db import Database
 from app.runs.models import Artifact
 from app.runs.validation import AnyConfig
@@ -30,8 +31,10 @@ def resolve_references(
 ) -> AnyConfig:
     """`config` as the trainer can carry it out: every reference is a path below the workspace.
 
-    Raises DataError for what has vanished or fails its checksum.
+    Raises DataError for what has vanished or fails its checksum, StoreAway.
     """
+    # An earlier try may have brought half of them.
+    shutil.rmtree(workspace.inputs, ignore_errors=True)
     changes: dict[str, object] = {}
     for role in ("model", "teacher", "student"):
         reference = getattr(config, role, None)
@@ -39,15 +42,15 @@ def resolve_references(
             folder = workspace.inputs / role
             _fetch_checkpoint(reference.run_id, folder, db, store)
             changes[role] = FolderCheckpoint(path=str(folder))
-    with db.read() as session:
-        corpus = getattr(config, "corpus", None)
-        if isinstance(corpus, UploadCorpus):
-            changes["corpus"] = _file_corpus(corpus, session, workspace, settings)
-        tokenizer = getattr(config, "tokenizer", None)
-        if isinstance(tokenizer, UploadTokenizer):
-            folder = workspace.inputs / "tokenizer"
-            _fetch_upload(tokenizer.dataset_id, folder, session, settings)
-            changes["tokenizer"] = FolderTokenizer(path=str(folder))
+    uploads = _Uploads(db, settings, store)
+    corpus = getattr(config, "corpus", None)
+    if isinstance(corpus, UploadCorpus):
+        changes["corpus"] = _file_corpus(corpus, workspace, uploads)
+    tokenizer = getattr(config, "tokenizer", None)
+    if isinstance(tokenizer, UploadTokenizer):
+        folder = workspace.inputs / "tokenizer"
+        uploads.fetch(tokenizer.dataset_id, folder)
+        changes["tokenizer"] = FolderTokenizer(path=str(folder))
     return config.model_copy(update=changes)
 
 
@@ -68,16 +71,12 @@ def _fetch_checkpoint(run_id: str, folder: Path, db: Database, store: Store) -> 
             )
 
 
-def _file_corpus(
-    corpus: UploadCorpus, session: Session, workspace: Workspace, settings: Settings
-) -> FileCorpus:
-    train = _fetch_upload(
-        corpus.dataset_id, workspace.inputs / "corpus" / "train", session, settings
-    )
+def _file_corpus(corpus: UploadCorpus, workspace: Workspace, uploads: "_Uploads") -> FileCorpus:
+    train = uploads.fetch(corpus.dataset_id, workspace.inputs / "corpus" / "train")
     validation = None
     if corpus.validation_dataset_id is not None:
         folder = workspace.inputs / "corpus" / "validation"
-        validation = _fetch_upload(corpus.validation_dataset_id, folder, session, settings)
+        validation = uploads.fetch(corpus.validation_dataset_id, folder)
     return FileCorpus(
         path=str(train),
         validation_path=None if validation is None else str(validation),
@@ -85,18 +84,44 @@ def _file_corpus(
     )
 
 
-def _fetch_upload(dataset_id: str, folder: Path, session: Session, settings: Settings) -> Path:
-    dataset = session.get(Dataset, dataset_id)
-    if dataset is None:
-        raise DataError(f"dataset {dataset_id} was deleted")
-    source = dataset_path(settings, dataset)
-    target = folder / source.name
-    try:
-        # Linked, so that a dataset deleted meanwhile does not pull the rug from under the trainer.
-        link_or_copy(source, target)
-    except FileNotFoundError as error:
-        raise DataError(f"the file of dataset {dataset_id} is gone") from error
-    return target
+@dataclass(frozen=True)
+class _Uploads:
+    """Uploads, wherever they are."""
+
+    db: Database
+    settings: Settings
+    store: Store
+
+    def fetch(self, dataset_id: str, folder: Path) -> Path:
+        """The dataset's file, now in `folder`."""
+        with self.db.read() as session:
+            dataset = session.get(Dataset, dataset_id)
+        if dataset is None:
+            raise DataError(f"dataset {dataset_id} was deleted")
+        source = dataset_path(self.settings, dataset)
+        target = folder / source.name
+        try:
+            if not self.store.is_local and not source.exists():
+                source = self._from_store(dataset)
+            # Linked, so that a dataset deleted meanwhile does not pull the rug from under the
+            # trainer.
+            link_or_copy(source, target)
+        except FileNotFoundError as error:
+            raise DataError(f"the file of dataset {dataset_id} is gone") from error
+        return target
+
+    def _from_store(self, dataset: Dataset) -> Path:
+        """The file in this host's cache, fetched unless it is there and sound."""
+        place = self.settings.cache_dir / "uploads" / dataset.sha256
+        if place.is_file() and sha256_of(place) == dataset.sha256:
+            return place
+        self.store.fetch(dataset_key(dataset), place)
+        if sha256_of(place) != dataset.sha256:
+            place.unlink()
+            raise DataError(
+                f"the file of dataset {dataset.id} is damaged: it differs from what was uploaded"
+            )
+        return place
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Waiting for a database that is away, while the trainer goes on."""
+"""Waiting for a database or a store that is away, while the trainer goes on."""
 
 import logging
 import threading
@@ -10,31 +10,36 @@ from kombu.utils.functional import retry_over_time
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.storage import StoreAway
+
 logger = logging.getLogger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+AWAY = (*DATABASE_AWAY, StoreAway)
 
 T = TypeVar("T")
 
 
 class GaveUp(Exception):
-    """The worker must leave and the database is still away; the sweeper will find the run."""
+    """The worker must leave and what it needs is still away; the sweeper will find the run."""
 
 
 class Patience:
-    """Repeats what failed for want of a database; not for long once the worker shall leave."""
+    """Repeats what failed for want of a database or a store; not for long once the worker shall
+    leave."""
 
     def __init__(self, leave: threading.Event, grace_s: float) -> None:
         self._leave = leave
         self._grace_s = grace_s
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """`work()`, repeated until the database answers; raises GaveUp."""
+        """`work()`, repeated until what it needs answers; raises GaveUp."""
         leave_since: list[float] = []
 
         def told(error: Exception, intervals: Any, _retries: int) -> float:
             wait_s = float(next(intervals))
-            logger.warning("the database is away, again in %.0f s: %s", wait_s, error)
+            what = "store" if isinstance(error, StoreAway) else "database"
+            logger.warning("the %s is away, again in %.0f s: %s", what, wait_s, error)
             return wait_s
 
         def may_go_on() -> None:
@@ -45,7 +50,7 @@ class Patience:
 
         result: T = retry_over_time(
             work,
-            DATABASE_AWAY,
+            AWAY,
             errback=told,
             callback=may_go_on,
             interval_start=1,

@@ -22,6 +22,9 @@ class Recorder:
         self._tail = Tail(workspace, position_of(run))
         self.ending: Event | None = None
         """The last event with which the trainer announced its end."""
+        self._said_checkpoint: str | None = None
+        self.checkpoint: str | None = None
+        """The newest checkpoint of this attempt before which everything has become rows."""
 
     def catch_up(self) -> None:
         """Store what an earlier attempt said and nobody read: its trainer is not asked again.
@@ -46,7 +49,11 @@ class Recorder:
         for event in batch.events:
             if event["type"] in ENDINGS:
                 self.ending = event
+            if event["type"] == "checkpoint":
+                self._said_checkpoint = event.get("path")
         self._store(batch)
+        if self._tail.position == batch.after:
+            self.checkpoint = self._said_checkpoint
         return True
 
     def record_rest(self) -> None:

@@ -29,6 +29,7 @@ from kdcore.errors import DiskFull, KdcoreError
 from worker.exits import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.heart import Heart, Pulse
 from worker.inputs import resolve_references
+from worker.mirror import Mirror, fetch_newest
 from worker.patience import DATABASE_AWAY, GaveUp, Patience
 from worker.publish import publish, withdraw
 from worker.recorder import Recorder
@@ -81,7 +82,7 @@ class Supervisor:
             run = self._patiently(partial(self._claim, run_id))
             ring = Attempt(tools, self._patiently, run).carry_out() if run is not None else []
         except GaveUp:
-            logger.warning("left without the database; the sweeper will find the run")
+            logger.warning("left without the database or the store; the sweeper finds the run")
             return
         for queued_id in ring:
             tools.doorbell.ring(queued_id)
@@ -101,6 +102,7 @@ class Attempt:
         self._workspace = Workspace.of(tools.settings, run.id, run.attempt)
         self._pulse: Pulse = tools.heart.watch(run.id, run.attempt)
         self._recorder = Recorder(tools.db, run, self._workspace)
+        self._mirror = Mirror(tools.store, self._workspace, tools.settings.mirror_every_s)
 
     def carry_out(self) -> list[str]:
         """Train and end the run; returns the runs to ring for."""
@@ -112,6 +114,7 @@ class Attempt:
             logger.warning("%s: dropped", error)
             return []
         finally:
+            self._mirror.close()
             self._tools.heart.forget()
         logger.info("run %s: attempt %d is over", run.id, run.attempt)
         return queued
@@ -120,9 +123,7 @@ class Attempt:
 
     def _outcome(self) -> Outcome:
         try:
-            self._workspace.create()
-            self._patiently(self._recorder.catch_up)
-            self._workspace.drop_earlier()
+            self._go_on()
             self._patiently(self._write_config)
             return self._train()
         except KdcoreError as error:
@@ -137,6 +138,22 @@ class Attempt:
             # A mistake of ours would be the same on the next attempt: say so instead of retrying.
             logger.exception("run %s", self._run.id)
             return Failed("internal", f"the worker failed: {type(error).__name__}: {error}")
+
+    def _go_on(self) -> None:
+        """Take over what the attempts before have left."""
+        run, store = self._run, self._tools.store
+        # Nobody can record any more what attempts before the tail's have said: if their files are
+        # on this host, and another host has gone on since, points would be lost with them.
+        inherited = self._workspace.create(1 if store.is_local else run.tail_attempt)
+        elsewhere = not store.is_local and not inherited and run.attempt > 1
+        if elsewhere:
+            step, notes = self._patiently(lambda: fetch_newest(store, run.id, self._workspace))
+        self._patiently(self._recorder.catch_up)
+        if elsewhere and (step != run.checkpoint_step or notes):
+            if step is None:
+                notes.append("no checkpoint outlived the lost host: training begins anew")
+            self._change(lambda s: lifecycle.resume_at(s, run.id, run.attempt, step, notes))
+        self._workspace.drop_earlier()
 
     def _write_config(self) -> None:
         tools = self._tools
@@ -193,6 +210,7 @@ class Attempt:
                 trainer.kill()
             try:
                 busy = polls >= put_off_until and self._recorder.record()
+                self._mirror.offer(self._recorder.checkpoint)
             except DATABASE_AWAY as error:
                 logger.warning("recording put off, the database is away: %s", error)
                 busy, put_off_until = False, polls + round(2 / POLL_S)
@@ -209,11 +227,16 @@ class Attempt:
     def _end(self, outcome: Outcome) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         logger.info("run %s: %s", run_id, type(outcome).__name__.lower())
+        if isinstance(outcome, Stopped | Lost) and not self._pulse.cancelling:
+            self._mirror.offer(self._recorder.checkpoint)
+            self._mirror.flush(self._tools.settings.stop_grace_s)
+        self._mirror.close()
         match outcome:
             case Succeeded(summary):
                 return self._succeed(summary)
             case Failed(code, message):
                 self._change(lambda s: lifecycle.fail(s, run_id, attempt, code, message))
+                self._mirror.drop()
                 return []
             case Stopped():
                 state = self._change(lambda s: lifecycle.stopped(s, run_id, attempt))
@@ -222,12 +245,14 @@ class Attempt:
                 state = self._change(lambda s: lifecycle.lose(s, run_id, attempt, limit, reason))
         if state is RunState.CANCELLED:
             self._workspace.drop_run()
+        if state is not RunState.QUEUED:
+            self._mirror.drop()
         return [run_id] if state is RunState.QUEUED else []
 
     def _succeed(self, summary: dict[str, object]) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         try:
-            files = publish(self._workspace, run_id, self._tools.store)
+            files = self._patiently(lambda: publish(self._workspace, run_id, self._tools.store))
         except DiskFull as error:
             return self._end(Failed("disk_full", str(error)))
         except KdcoreError as error:
@@ -242,6 +267,7 @@ class Attempt:
                 raise
             queued = []
         self._workspace.drop_run()
+        self._mirror.drop()
         return queued
 
     def _has_succeeded(self) -> bool:

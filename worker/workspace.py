@@ -69,14 +69,16 @@ class Workspace:
         """The place of an earlier attempt of the same run."""
         return Workspace(self.run_dir, attempt)
 
-    def create(self) -> None:
-        """Make the folder and link the newest checkpoints of the attempts before."""
+    def create(self, oldest: int = 1) -> bool:
+        """Make the folder and link the newest checkpoints of the attempts before, from the attempt
+        `oldest` on; whether there were any."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for attempt in range(self.attempt - 1, 0, -1):
+        for attempt in range(self.attempt - 1, oldest - 1, -1):
             source = self.earlier(attempt)
             if source.checkpoints.is_dir() and any(source.checkpoints.iterdir()):
                 self._inherit(source)
-                return
+                return True
+        return False
 
     def _inherit(self, source: "Workspace") -> None:
         partial = self.folder / "checkpoints.partial"

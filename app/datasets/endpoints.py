@@ -1,6 +1,7 @@
 """Datasets over HTTP: streams uploads to disk, calls services, commits at the edge."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -17,7 +18,6 @@ from app.errors import DiskFull, FieldProblem, Invalid
 from app.ids import new_id
 from app.schemas import DatasetIdPath, Name, display_name
 from app.security import needs_read, needs_submit
-from app.storage import fsync_folder
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 READ = [Depends(needs_read)]
@@ -99,7 +99,7 @@ def delete_dataset(dataset_id: DatasetIdPath, ctx: Ctx) -> None:
     """Delete a dataset that no unfinished run uses."""
     with ctx.db.write() as session:
         service.delete_dataset(session, dataset_id)
-    service.remove_files(ctx.settings, dataset_id)
+    service.remove_files(ctx.settings, ctx.store, dataset_id)
 
 
 def _prepare(incoming: Path, content_length: str | None) -> None:
@@ -121,16 +121,15 @@ def _keep(ctx: Context, dataset_id: str, incoming: Path, received: Received) -> 
     format = service.format_of_upload(kind, filename)
     facts = check_file(received.path, format)
     received.path.rename(incoming / service.FILE_NAMES[format])
-    fsync_folder(incoming)
-    folder = ctx.settings.uploads_dir / dataset_id
-    incoming.rename(folder)
     try:
+        service.keep_files(ctx.settings, ctx.store, dataset_id, incoming)
         with ctx.db.write() as session:
             return service.present(
                 service.add_dataset(session, dataset_id, name, kind, format, received, facts)
             )
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the first error is the one to tell of
+            service.remove_files(ctx.settings, ctx.store, dataset_id)
         raise
 
 

@@ -17,6 +17,7 @@ from app.errors import Conflict, NotFound, Unsupported
 from app.runs.models import Run
 from app.runs.states import FINAL
 from app.settings import Settings
+from app.storage import Store, fsync_folder
 
 FILE_NAMES: dict[DatasetFormat, str] = {
     "txt": "data.txt",
@@ -31,6 +32,8 @@ FORMATS: dict[DatasetKind, dict[str, DatasetFormat]] = {
     "tokenizer": {".json": "tokenizer_json", ".txt": "vocab_txt"},
 }
 MAX_COLUMNS_CHARS = 2_000
+UPLOADS = "uploads"
+"""Below this key lie the uploads in a store that hosts share instead of a data folder."""
 
 
 class DatasetNotFound(NotFound):
@@ -42,8 +45,17 @@ class DatasetNotFound(NotFound):
 
 def dataset_path(settings: Settings, dataset: Dataset) -> Path:
     """The file of a dataset: the text itself, or tokenizer.json or vocab.txt in its own folder."""
-    name = FILE_NAMES[next(known for known in FILE_NAMES if known == dataset.format)]
-    return settings.uploads_dir / dataset.id / name
+    return settings.uploads_dir / dataset.id / file_name(dataset)
+
+
+def dataset_key(dataset: Dataset) -> str:
+    """Where that file is in a store that hosts share instead of a data folder."""
+    return f"{UPLOADS}/{dataset.id}/{file_name(dataset)}"
+
+
+def file_name(dataset: Dataset) -> str:
+    """What we call the file; the uploader's name for it is text, never a path."""
+    return FILE_NAMES[next(known for known in FILE_NAMES if known == dataset.format)]
 
 
 def format_of_upload(kind: DatasetKind, filename: str) -> DatasetFormat:
@@ -118,9 +130,21 @@ def delete_dataset(session: Session, dataset_id: str) -> None:
     session.flush()
 
 
-def remove_files(settings: Settings, dataset_id: str) -> None:
-    """Remove a deleted dataset's folder; call it after the commit."""
+def keep_files(settings: Settings, store: Store, dataset_id: str, incoming: Path) -> None:
+    """Bring a checked upload to where every worker finds it, durably; call it before the row."""
+    if store.is_local:
+        fsync_folder(incoming)
+        incoming.rename(settings.uploads_dir / dataset_id)
+        return
+    for file in incoming.iterdir():
+        store.put_file(file, f"{UPLOADS}/{dataset_id}/{file.name}")
+
+
+def remove_files(settings: Settings, store: Store, dataset_id: str) -> None:
+    """Remove a deleted dataset's files; call it after the commit."""
     shutil.rmtree(settings.uploads_dir / dataset_id, ignore_errors=True)
+    if not store.is_local:
+        store.delete_prefix(f"{UPLOADS}/{dataset_id}")
 
 
 def present(dataset: Dataset) -> DatasetInfo:

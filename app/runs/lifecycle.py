@@ -130,6 +130,22 @@ def beat(session: Session, run_id: str, attempt: int) -> RunState:
     return RunState(state)
 
 
+def resume_at(
+    session: Session, run_id: str, attempt: int, step: int | None, notes: list[str]
+) -> None:
+    """Note where an attempt really goes on, if that is not the newest checkpoint there was: what
+    it saves from there on is progress."""
+    run = _held(session, run_id, attempt)
+    session.execute(
+        update(Run)
+        .where(Run.id == run_id)
+        .values(checkpoint_step=step, claimed_checkpoint_step=step, version=Run.version + 1)
+        .execution_options(synchronize_session=False)
+    )
+    for note in notes:
+        _note(session, run, note)
+
+
 def look(session: Session, run_id: str, attempt: int) -> RunState:
     """As `beat`, but only reads."""
     state = session.scalars(

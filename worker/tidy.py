@@ -1,0 +1,62 @@
+"""Removes what ended runs left where their end could not reach: on this host, and in the store.
+
+Needed only where hosts share no data folder: a run may end on another host than it began on, or
+on none, when it is cancelled while it is queued.
+"""
+
+import logging
+import shutil
+import threading
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import Database
+from app.runs.models import Run
+from app.runs.states import FINAL, RunState
+from app.settings import Settings
+from app.storage import WORK, Store
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 600.0
+
+
+class Tidy:
+    """`tidy` does everything once, `run` does it until told to stop."""
+
+    def __init__(self, settings: Settings, db: Database, store: Store) -> None:
+        self._settings, self._db, self._store = settings, db, store
+
+    def run(self, stop: threading.Event) -> None:
+        """Tidy up at intervals; what is away is tried again at the next."""
+        while not self._store.is_local:
+            try:
+                self.tidy()
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("tidying put off: %s", error)
+            if stop.wait(INTERVAL_S):
+                return
+
+    def tidy(self) -> None:
+        """Look once."""
+        folder = self._settings.work_dir
+        here = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        copied = set(self._store.names(WORK))
+        with self._db.read() as session:
+            rows = session.execute(
+                select(Run.id, Run.state, Run.tail_attempt).where(Run.id.in_(here | copied))
+            )
+            known = {run_id: (RunState(state), tail) for run_id, state, tail in rows}
+        ended = {run_id for run_id, (state, _) in known.items() if state in FINAL}
+        for run_id in copied & ended | copied - known.keys():
+            self._store.delete_prefix(f"{WORK}/{run_id}")
+        for run_id in here:
+            state, tail_attempt = known.get(run_id, (None, 0))
+            if state is RunState.FAILED:
+                continue  # kept for people to look into, until the run is deleted
+            if state is None or state in FINAL:
+                shutil.rmtree(folder / run_id, ignore_errors=True)
+            for attempt in range(1, tail_attempt):
+                # The run has gone on elsewhere without what lies here.
+                shutil.rmtree(folder / run_id / f"attempt-{attempt}", ignore_errors=True)
