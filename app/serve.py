@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import socket
+import struct
 import sys
 from contextlib import suppress
 
@@ -21,7 +22,13 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by asyncio."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "cut_off": transport.abort}
+        self.app_state = {**self.app_state, "cut_off": self._cut_off}
+
+    def _cut_off(self) -> None:
+        """Drop the connection and, by a reset, what the kernel still holds for it."""
+        link = self.transport.get_extra_info("socket")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
 
 class Server(uvicorn.Server):

@@ -1,0 +1,58 @@
+"""All checks in order; one that breaks does not hide the others."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from app.db import Database
+from app.doctor import machine, services
+from app.doctor.findings import Finding, failed, skipped
+from app.settings import Settings
+
+NEEDS_DATABASE = "it needs the database"
+
+
+def examine(make_settings: Callable[[], Settings]) -> Iterator[Finding]:
+    """What there is to say of the installation that these settings describe."""
+    yield from machine.python()
+    try:
+        settings = make_settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"][:1]).upper()
+            yield failed("settings", f"HALFLAYER_{name}: {problem['msg']}", "change it")
+        return
+    except SettingsError as error:
+        yield failed("settings", str(error), "write lists as JSON, for instance '[\"a.example\"]'")
+        return
+    yield from machine.settings_that_do_not_fit(settings)
+    yield from _guarded("torch", machine.torch)
+    yield from _guarded("data folder", lambda: machine.data_folder(settings))
+    yield from _guarded("page", lambda: machine.page(settings))
+    yield from _guarded(
+        "uploads", lambda: machine.uploads(settings, services.ORPHAN_AGE_S, time.time())
+    )
+    about_api, says = services.api(settings)
+    yield from about_api
+    yield from _guarded("broker", lambda: services.broker(settings, says))
+    yield from _guarded("store", lambda: services.store(settings))
+    about_database = list(_guarded("database", lambda: services.database(settings)))
+    yield from about_database
+    if any(finding.status == "failed" for finding in about_database):
+        for check in ("clocks", "workers", "work folders"):
+            yield skipped(check, NEEDS_DATABASE)
+        return
+    with closing(Database(settings.resolved_database_url)) as db:
+        yield from _guarded("clocks", lambda: services.clocks(db))
+        yield from _guarded("workers", lambda: services.workers(settings, db))
+        yield from _guarded("work folders", lambda: services.leftovers(settings, db))
+
+
+def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except Exception as error:
+        yield failed(check, f"{type(error).__name__}: {error}", "this look itself failed")
