@@ -15,7 +15,7 @@ export npm_config_update_notifier := false
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check \
+.PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check deploy-check \
 	bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
 	setup setup-dev setup-bench frontend format openapi lock clean
 
@@ -38,7 +38,7 @@ test: setup-dev setup-bench frontend ## All tests (ARGS='tests/app -k runs' for 
 faults: setup-dev ## Break an installation on purpose, count what is lost (ARGS='--short --only kills')
 	@$(PY) -m tests.faults $(ARGS)
 
-check: lint types contracts generated frontend-check docker-check test ## What CI runs
+check: lint types contracts generated frontend-check docker-check deploy-check test ## What CI runs
 
 lint: setup-dev
 	$(VENV)/bin/ruff check .
@@ -64,6 +64,9 @@ docker-check: setup-dev
 	$(VENV)/bin/hadolint docker/*.Dockerfile
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@scripts/check-compose
+
+deploy-check: setup-dev
+	@scripts/check-deploy
 
 bench: setup setup-bench ## kdcore against the plain recipe (ARGS='--shape demo --only distill')
 	@$(PY) -m benchmarks.bench $(ARGS)

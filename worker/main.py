@@ -20,6 +20,7 @@ from worker.patience import DATABASE_AWAY, GaveUp, Patience
 from worker.roll import sign_in, sign_out
 from worker.supervisor import Supervisor, Tools
 from worker.tasks import make_worker_app
+from worker.tidy import Tidy
 from worker.trainer import Standby
 from worker.usage import Meter
 
@@ -57,17 +58,20 @@ def serve(settings: Settings, device: Device) -> int:
     meter = Meter(device, settings.heartbeat_s)
     heart = Heart(db, worker_id, settings, meter)
     standby = Standby()
-    tools = Tools(
-        settings, db, Store(settings), doorbell, heart, worker_id, device.id, leave, standby
-    )
+    store = Store(settings)
+    tools = Tools(settings, db, store, doorbell, heart, worker_id, device.id, leave, standby)
     sweeper = threading.Thread(
         target=Sweeper(db, doorbell, settings).run, args=(leave,), name="sweeper", daemon=True
+    )
+    tidy = threading.Thread(
+        target=Tidy(settings, db, store).run, args=(leave,), name="tidy", daemon=True
     )
     logger.info("worker %s on %s (%s)", worker_id, device.id, device.name)
     standby.prepare()
     meter.start()
     heart.start()
     sweeper.start()
+    tidy.start()
     try:
         status = _answer_doorbells(settings, Supervisor(tools), worker_id, leave)
     finally:
