@@ -41,7 +41,7 @@ def configure(log_format: LogFormat, service: str) -> None:
     handler.setFormatter(JsonLines(service) if log_format == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for chatty in ("celery", "httpx", "alembic"):
+    for chatty in ("celery", "httpx", "alembic", "botocore", "aiobotocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
