@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import cli_backup, cli_doctor, cli_runs, cli_tokens
+from app import cli_backup, cli_doctor, cli_runs, cli_tidy, cli_tokens
 from app.backup.manifest import BackupError
 from app.client import ClientError
 from app.demo import DemoFailed, run_demo
@@ -39,6 +39,7 @@ app.add_typer(cli_tokens.app, name="token")
 app.command()(cli_backup.backup)
 app.command()(cli_backup.restore)
 app.command()(cli_doctor.doctor)
+app.command()(cli_tidy.tidy)
 
 Port = Annotated[
     int | None,

@@ -21,6 +21,7 @@ SUMMARY: dict[str, Any] = {
     "kind": "teacher",
     "state": "running",
     "pipeline_id": PIPELINE_ID,
+    "pinned": False,
     "attempt": 1,
     "progress": {"phase": "training", "done": 120, "total": 900, "unit": "updates", "eta_s": 94.0},
     "created_at": "2026-01-15T09:30:00Z",
@@ -49,6 +50,7 @@ DETAIL: dict[str, Any] = SUMMARY | {
         ],
     },
     "last_seq": 57,
+    "files_removed_at": None,
 }
 QUEUED = DETAIL | {
     "state": "queued",
@@ -89,6 +91,21 @@ TOKEN = {
     "expires_at": None,
     "last_used_at": "2026-01-15T09:29:00Z",
 }
+RETENTION = {
+    "items": [
+        {
+            "run_id": RUN_ID,
+            "name": "demo teacher p=0.1",
+            "kind": "teacher",
+            "state": "succeeded",
+            "finished_at": "2026-01-15T09:34:00Z",
+            "what": "result",
+            "size_bytes": 21_034_552,
+        }
+    ],
+    "total": 1,
+    "size_bytes": 21_034_552,
+}
 EVENTS = (
     'event: run\ndata: {"id": "k3v9x2m4q8zt", "state": "running", "...": "..."}\n\n'
     'id: 57\nevent: metrics\ndata: {"step": 120, "attempt": 1, "values": {"loss": 6.31}}\n\n'
@@ -102,7 +119,8 @@ REQUESTS: dict[str, Any] = {
     "add_token": {"name": "notebook", "scope": "submit", "expires_days": 90},
     "submit_run": {"name": "demo teacher p=0.1", "config": TEACHER_CONFIG},
     "submit_pipeline": {"name": "demo p=0.1", "config": PIPELINE_CONFIG},
-    "rename_run": {"name": "the good one"},
+    "change_run": {"name": "the good one", "pinned": True},
+    "tidy_up": {"keep_last": 3, "older_than_days": 30, "run_ids": [RUN_ID]},
     "upload_dataset": {"file": "(the bytes of letters.txt)", "name": "letters", "kind": "text"},
 }
 RESPONSES: dict[str, Any] = {
@@ -114,7 +132,9 @@ RESPONSES: dict[str, Any] = {
     "submit_run": QUEUED,
     "submit_pipeline": {"pipeline_id": PIPELINE_ID, "runs": [QUEUED, WAITING]},
     "get_run": DETAIL,
-    "rename_run": DETAIL | {"name": "the good one"},
+    "change_run": DETAIL | {"name": "the good one", "pinned": True},
+    "get_retention_plan": RETENTION,
+    "tidy_up": RETENTION,
     "cancel_run": DETAIL | {"state": "cancelling"},
     "get_metrics": {
         "series": [{"name": "loss", "steps": [10, 20, 30], "values": [9.1, 8.4, None]}],
@@ -199,6 +219,8 @@ PARAMETERS: dict[str, Any] = {
     "limit": 50,
     "offset": 0,
     "max_points": 1500,
+    "keep_last": 3,
+    "older_than_days": 30,
 }
 PROBLEM = {
     "type": "urn:halflayer:problem:invalid",

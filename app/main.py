@@ -18,6 +18,7 @@ from app.frontend import Frontend
 from app.middleware import BodyMiddleware, HostMiddleware, OutermostMiddleware
 from app.queue import Doorbell
 from app.runs import endpoints as runs
+from app.runs import tidying
 from app.runs.seals import Seals
 from app.runs.stream import StreamHub
 from app.runs.sweeper import Sweeper
@@ -31,6 +32,7 @@ API_ROUTERS = (
     access.router,
     runs.router,
     runs.pipelines,
+    tidying.router,
     datasets.router,
     schema_forms.router,
     presets.router,

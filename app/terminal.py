@@ -1,5 +1,6 @@
 """What commands show in a terminal: tables, bars, one clear line for an error; fetches nothing."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.progress import Advance
+from app.runs.retention import Removable
 
 Json = dict[str, Any]
 
@@ -149,10 +151,12 @@ class WorkBars:
 
 def size_text(size_bytes: int) -> str:
     """Bytes as people read them, such as `1.5 GiB`."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
+    size = size_bytes / 1024
+    if size < 1:
+        return f"{size_bytes} B"
+    for unit in ("KiB", "MiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+            return f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:,.1f} GiB"
 
@@ -168,6 +172,21 @@ def runs_table(runs: list[Json]) -> Table:
         table.add_row(
             run["id"], run["kind"], state_text(run["state"]), share, age(run["created_at"]),
             Text(run["name"]),
+        )  # fmt: skip
+    return table
+
+
+def removable_table(files: Sequence[Removable]) -> Table:
+    """Files that may go, one run's a line."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("Run", "Kind", "State", "Files", "Ended", "Name"):
+        table.add_column(heading)
+    table.add_column("Size", justify="right")
+    for each in files:
+        ended = f"{each.finished_at:%Y-%m-%d}" if each.finished_at else "-"
+        table.add_row(
+            each.run_id, each.kind, state_text(each.state), each.what, ended, Text(each.name),
+            size_text(each.size_bytes),
         )  # fmt: skip
     return table
 

@@ -23,8 +23,8 @@ from app.runs.present import run_detail, run_log, run_summary
 from app.runs.report import render_report
 from app.runs.schemas import (
     ArtifactList,
+    ChangeRun,
     PipelineRuns,
-    RenameRun,
     RunDetail,
     RunList,
     RunLog,
@@ -122,10 +122,11 @@ def get_run(run_id: RunIdPath, ctx: Ctx) -> RunDetail:
 
 
 @router.patch("/{run_id}", dependencies=SUBMIT)
-def rename_run(run_id: RunIdPath, body: RenameRun, ctx: Ctx) -> RunDetail:
-    """Give a run another name."""
+def change_run(run_id: RunIdPath, body: ChangeRun, ctx: Ctx) -> RunDetail:
+    """Give a run another name, or pin it, so that its files are never tidied up."""
     with ctx.db.write() as session:
-        return run_detail(session, service.rename(session, run_id, body.name))
+        run = service.change(session, run_id, name=body.name, pinned=body.pinned)
+        return run_detail(session, run)
 
 
 @router.post("/{run_id}/cancel", dependencies=SUBMIT)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, UtcDateTime, utc_now
@@ -70,6 +70,11 @@ class Run(Base):
     queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Somebody wants its files kept: nothing removes them, or the run."""
+    files_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When its published files were tidied up; it can be no run's input any more."""
 
     inputs: Mapped[list["RunInput"]] = relationship(
         foreign_keys="RunInput.run_id", cascade="all, delete-orphan", lazy="selectin"

@@ -37,7 +37,7 @@ def _summary_fields(run: Run) -> dict[str, Any]:
         # A run that was skipped has a reason, but did not fail: its code is its state.
         error = RunError(code=run.error_code or run.state, message=run.error_message or "")
     inputs = [RunInputRef(role=each.role, run_id=each.input_run_id) for each in run.inputs]
-    plain = ("id", "name", "kind", "state", "pipeline_id", "attempt", "result")
+    plain = ("id", "name", "kind", "state", "pipeline_id", "pinned", "attempt", "result")
     times = ("created_at", "queued_at", "started_at", "finished_at")
     return {name: getattr(run, name) for name in plain + times} | {
         "progress": progress,
@@ -66,6 +66,7 @@ def run_detail(session: Session, run: Run) -> RunDetail:
             descendants=_relatives(session, run.id, ancestors=False),
         ),
         last_seq=run.event_seq,
+        files_removed_at=run.files_removed_at,
     )
 
 

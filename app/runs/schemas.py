@@ -1,15 +1,18 @@
 """Request and response bodies of runs; knows no table."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from app.runs.states import RunState
-from app.schemas import Name, Schema
+from app.schemas import ID_PATTERN, Name, Schema
 from kdcore.config import Kind, PipelineConfig, RunConfig
 
 Scalar = float | int | str | bool | None
+What = Literal["result", "work"]
+MAX_KEPT = 1_000_000
+MAX_DAYS = 36_500
 
 
 class SubmitRun(Schema):
@@ -30,11 +33,13 @@ class SubmitPipeline(Schema):
     """What to do."""
 
 
-class RenameRun(Schema):
-    """A new name for a run."""
+class ChangeRun(Schema):
+    """What shall be different about a run; what is not given stays."""
 
-    name: Name
+    name: Name | None = None
     """What to call it from now on."""
+    pinned: bool | None = None
+    """Keep its files whatever is tidied up, and refuse to delete it."""
 
 
 class Progress(Schema):
@@ -80,6 +85,8 @@ class RunSummary(Schema):
     state: RunState
     pipeline_id: str | None
     """Shared by the runs that were submitted as one pipeline."""
+    pinned: bool
+    """Its files are never tidied up."""
     attempt: int
     """Rises each time a worker takes the run up; 0 before the first time."""
     progress: Progress | None
@@ -134,6 +141,8 @@ class RunDetail(RunSummary):
     lineage: Lineage
     last_seq: int
     """Sequence number of the newest metric point or log line."""
+    files_removed_at: datetime | None
+    """When its files were tidied up; null if they were not."""
 
 
 class RunList(Schema):
@@ -206,6 +215,39 @@ class ArtifactList(Schema):
 
     items: list[ArtifactFile]
     total: int
+
+
+class RemovableFiles(Schema):
+    """Files of one ended run that a policy lets go."""
+
+    run_id: str
+    name: str
+    kind: Kind
+    state: RunState
+    finished_at: datetime | None
+    what: What
+    """`result`: its published files; `work`: what its trainer left behind."""
+    size_bytes: int
+
+
+class RetentionPlan(Schema):
+    """What may go, oldest first."""
+
+    items: list[RemovableFiles]
+    total: int
+    size_bytes: int
+    """Of all of them."""
+
+
+class TidyUp(Schema):
+    """A policy, and the runs whose files it may remove."""
+
+    keep_last: int | None = Field(default=None, ge=1, le=MAX_KEPT)
+    """Results of each kind to keep, newest first."""
+    older_than_days: float | None = Field(default=None, ge=0, le=MAX_DAYS)
+    """Only what ended longer ago than this goes."""
+    run_ids: list[Annotated[str, StringConstraints(pattern=ID_PATTERN)]] = Field(max_length=10_000)
+    """As the plan listed them; of other runs nothing goes."""
 
 
 class MetricsEvent(Schema):

@@ -1,4 +1,4 @@
-"""What people do with runs: submit, look, rename, cancel, delete.
+"""What people do with runs: submit, look, rename, pin, cancel, delete.
 
 Functions flush and never commit; the edge commits, and rings for what `queued_ids` lists. States
 change in `app.runs.transitions` only.
@@ -30,11 +30,11 @@ from kdcore.config import (
 __all__ = [
     "RunNotFound",
     "cancel",
+    "change",
     "delete",
     "get_run",
     "list_runs",
     "queued_ids",
-    "rename",
     "submit",
     "submit_pipeline",
 ]
@@ -175,10 +175,13 @@ def list_runs(
     return list(session.scalars(page)), total
 
 
-def rename(session: Session, run_id: str, name: str) -> Run:
-    """Give the run another name."""
+def change(
+    session: Session, run_id: str, *, name: str | None = None, pinned: bool | None = None
+) -> Run:
+    """Give the run another name, pin it or let it go; None leaves things as they are."""
     run = get_run(session, run_id)
-    run.name = name
+    run.name = run.name if name is None else name
+    run.pinned = run.pinned if pinned is None else pinned
     run.version = Run.version + 1
     session.flush()
     session.refresh(run)
@@ -196,6 +199,8 @@ def delete(session: Session, run_id: str) -> list[str]:
         raise RunNotFound(run_id)
     if RunState(run.state) not in FINAL:
         raise Conflict(f"run {run_id} is {run.state}: cancel it first")
+    if run.pinned:
+        raise Conflict(f"run {run_id} is pinned: unpin it first")
     dependant = session.scalars(
         select(Run)
         .join(RunInput, RunInput.run_id == Run.id)

@@ -162,6 +162,8 @@ def _check_input(
         findings.wrong(pointer, f"run {run_id} ended as {state}: it has no result to start from")
     elif state is RunState.CANCELLING:
         findings.wrong(pointer, f"run {run_id} is being cancelled: it will have no result")
+    elif run.files_removed_at is not None:
+        findings.wrong(pointer, f"the files of run {run_id} were tidied up: train it anew")
     elif isinstance(config, DistillConfig) and role == "teacher" and run.kind == "prune":
         findings.wrong(
             pointer,

@@ -233,5 +233,5 @@ def test_the_same_events_become_rows_once(database: Database) -> None:
 def test_renaming_tells_the_streams(database: Database) -> None:
     run = submit(database, "teacher")
     with database.write() as session:
-        renamed = service.rename(session, run.id, "another")
+        renamed = service.change(session, run.id, name="another")
     assert (renamed.name, renamed.version) == ("another", 1)

@@ -92,6 +92,32 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/retention": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Retention Plan
+         * @description What a policy would let go, oldest first; removes nothing.
+         *
+         *     Without a limit only what ended runs left in the work folder is listed, no result.
+         */
+        get: operations["get_retention_plan"];
+        put?: never;
+        /**
+         * Tidy Up
+         * @description Remove what the policy lets go of the named runs; answers what went. It cannot be undone.
+         */
+        post: operations["tidy_up"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/runs": {
         parameters: {
             query?: never;
@@ -138,10 +164,10 @@ export interface paths {
         options?: never;
         head?: never;
         /**
-         * Rename Run
-         * @description Give a run another name.
+         * Change Run
+         * @description Give a run another name, or pin it, so that its files are never tidied up.
          */
-        patch: operations["rename_run"];
+        patch: operations["change_run"];
         trace?: never;
     };
     "/api/v1/runs/{run_id}/artifacts": {
@@ -448,7 +474,7 @@ export interface paths {
         };
         /**
          * Prometheus Metrics
-         * @description Figures for Prometheus: runs by state, queue, workers, streams, request times.
+         * @description Figures for Prometheus: runs, queue, workers and their devices, streams, request times.
          */
         get: operations["prometheus_metrics"];
         put?: never;
@@ -509,6 +535,22 @@ export interface components {
             items: components["schemas"]["ArtifactFile"][];
             /** Total */
             total: number;
+        };
+        /**
+         * ChangeRun
+         * @description What shall be different about a run; what is not given stays.
+         */
+        ChangeRun: {
+            /**
+             * Name
+             * @description What to call it from now on.
+             */
+            name?: string | null;
+            /**
+             * Pinned
+             * @description Keep its files whatever is tidied up, and refuse to delete it.
+             */
+            pinned?: boolean | null;
         };
         /**
          * CreatedToken
@@ -1710,15 +1752,30 @@ export interface components {
             status: "ready" | "degraded" | "unready";
         };
         /**
-         * RenameRun
-         * @description A new name for a run.
+         * RemovableFiles
+         * @description Files of one ended run that a policy lets go.
          */
-        RenameRun: {
+        RemovableFiles: {
+            /** Finished At */
+            finished_at: string | null;
             /**
-             * Name
-             * @description What to call it from now on.
+             * Kind
+             * @enum {string}
              */
+            kind: "teacher" | "prune" | "distill";
+            /** Name */
             name: string;
+            /** Run Id */
+            run_id: string;
+            /** Size Bytes */
+            size_bytes: number;
+            state: components["schemas"]["RunState"];
+            /**
+             * What
+             * @description `result`: its published files; `work`: what its trainer left behind.
+             * @enum {string}
+             */
+            what: "result" | "work";
         };
         /**
          * Reporting
@@ -1738,6 +1795,21 @@ export interface components {
              * @default 10
              */
             log_every_steps: number;
+        };
+        /**
+         * RetentionPlan
+         * @description What may go, oldest first.
+         */
+        RetentionPlan: {
+            /** Items */
+            items: components["schemas"]["RemovableFiles"][];
+            /**
+             * Size Bytes
+             * @description Of all of them.
+             */
+            size_bytes: number;
+            /** Total */
+            total: number;
         };
         /**
          * RunCheckpoint
@@ -1784,6 +1856,11 @@ export interface components {
              */
             created_at: string;
             error: components["schemas"]["RunError"] | null;
+            /**
+             * Files Removed At
+             * @description When its files were tidied up; null if they were not.
+             */
+            files_removed_at: string | null;
             /** Finished At */
             finished_at: string | null;
             /** Id */
@@ -1803,6 +1880,11 @@ export interface components {
             lineage: components["schemas"]["Lineage"];
             /** Name */
             name: string;
+            /**
+             * Pinned
+             * @description Its files are never tidied up.
+             */
+            pinned: boolean;
             /**
              * Pipeline Id
              * @description Shared by the runs that were submitted as one pipeline.
@@ -1939,6 +2021,11 @@ export interface components {
             kind: "teacher" | "prune" | "distill";
             /** Name */
             name: string;
+            /**
+             * Pinned
+             * @description Its files are never tidied up.
+             */
+            pinned: boolean;
             /**
              * Pipeline Id
              * @description Shared by the runs that were submitted as one pipeline.
@@ -2281,6 +2368,27 @@ export interface components {
              *     }
              */
             tokenizer: components["schemas"]["WordPieceTokenizer"] | components["schemas"]["HubTokenizer"] | components["schemas"]["UploadTokenizer"] | components["schemas"]["FolderTokenizer"] | components["schemas"]["ModelTokenizer"];
+        };
+        /**
+         * TidyUp
+         * @description A policy, and the runs whose files it may remove.
+         */
+        TidyUp: {
+            /**
+             * Keep Last
+             * @description Results of each kind to keep, newest first.
+             */
+            keep_last?: number | null;
+            /**
+             * Older Than Days
+             * @description Only what ended longer ago than this goes.
+             */
+            older_than_days?: number | null;
+            /**
+             * Run Ids
+             * @description As the plan listed them; of other runs nothing goes.
+             */
+            run_ids: string[];
         };
         /**
          * TokenInfo
@@ -3414,6 +3522,7 @@ export interface operations {
                      *           },
                      *           "created_at": "2026-01-15T09:30:00Z",
                      *           "error": null,
+                     *           "files_removed_at": null,
                      *           "finished_at": null,
                      *           "id": "k3v9x2m4q8zt",
                      *           "inputs": [],
@@ -3432,6 +3541,7 @@ export interface operations {
                      *             ]
                      *           },
                      *           "name": "demo teacher p=0.1",
+                     *           "pinned": false,
                      *           "pipeline_id": "q2w4e6r8t0yu",
                      *           "progress": null,
                      *           "queued_at": "2026-01-15T09:30:00Z",
@@ -3453,6 +3563,7 @@ export interface operations {
                      *           },
                      *           "created_at": "2026-01-15T09:30:00Z",
                      *           "error": null,
+                     *           "files_removed_at": null,
                      *           "finished_at": null,
                      *           "id": "p4r8u2n6e1ab",
                      *           "inputs": [
@@ -3468,6 +3579,7 @@ export interface operations {
                      *             "descendants": []
                      *           },
                      *           "name": "demo prune",
+                     *           "pinned": false,
                      *           "pipeline_id": "q2w4e6r8t0yu",
                      *           "progress": null,
                      *           "queued_at": null,
@@ -3946,6 +4058,426 @@ export interface operations {
             };
         };
     };
+    get_retention_plan: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Results of each kind to keep.
+                 * @example 3
+                 */
+                keep_last?: number | null;
+                /**
+                 * @description Only what ended so many days ago.
+                 * @example 30
+                 */
+                older_than_days?: number | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "finished_at": "2026-01-15T09:34:00Z",
+                     *           "kind": "teacher",
+                     *           "name": "demo teacher p=0.1",
+                     *           "run_id": "k3v9x2m4q8zt",
+                     *           "size_bytes": 21034552,
+                     *           "state": "succeeded",
+                     *           "what": "result"
+                     *         }
+                     *       ],
+                     *       "size_bytes": 21034552,
+                     *       "total": 1
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RetentionPlan"];
+                };
+            };
+            /** @description Not signed in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The scope, or the page it came from, forbids it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not possible in the present state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is wrong; `errors` names it */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Temporarily unavailable; see Retry-After */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    tidy_up: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "keep_last": 3,
+                 *       "older_than_days": 30,
+                 *       "run_ids": [
+                 *         "k3v9x2m4q8zt"
+                 *       ]
+                 *     }
+                 */
+                "application/json": components["schemas"]["TidyUp"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "items": [
+                     *         {
+                     *           "finished_at": "2026-01-15T09:34:00Z",
+                     *           "kind": "teacher",
+                     *           "name": "demo teacher p=0.1",
+                     *           "run_id": "k3v9x2m4q8zt",
+                     *           "size_bytes": 21034552,
+                     *           "state": "succeeded",
+                     *           "what": "result"
+                     *         }
+                     *       ],
+                     *       "size_bytes": 21034552,
+                     *       "total": 1
+                     *     }
+                     */
+                    "application/json": components["schemas"]["RetentionPlan"];
+                };
+            };
+            /** @description Not signed in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The scope, or the page it came from, forbids it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not possible in the present state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported format */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A field is wrong; `errors` names it */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Temporarily unavailable; see Retry-After */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_runs: {
         parameters: {
             query?: {
@@ -4004,6 +4536,7 @@ export interface operations {
                      *           "inputs": [],
                      *           "kind": "teacher",
                      *           "name": "demo teacher p=0.1",
+                     *           "pinned": false,
                      *           "pipeline_id": "q2w4e6r8t0yu",
                      *           "progress": {
                      *             "done": 120,
@@ -4294,6 +4827,7 @@ export interface operations {
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
+                     *       "files_removed_at": null,
                      *       "finished_at": null,
                      *       "id": "k3v9x2m4q8zt",
                      *       "inputs": [],
@@ -4312,6 +4846,7 @@ export interface operations {
                      *         ]
                      *       },
                      *       "name": "demo teacher p=0.1",
+                     *       "pinned": false,
                      *       "pipeline_id": "q2w4e6r8t0yu",
                      *       "progress": null,
                      *       "queued_at": "2026-01-15T09:30:00Z",
@@ -4588,6 +5123,7 @@ export interface operations {
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
+                     *       "files_removed_at": null,
                      *       "finished_at": null,
                      *       "id": "k3v9x2m4q8zt",
                      *       "inputs": [],
@@ -4606,6 +5142,7 @@ export interface operations {
                      *         ]
                      *       },
                      *       "name": "demo teacher p=0.1",
+                     *       "pinned": false,
                      *       "pipeline_id": "q2w4e6r8t0yu",
                      *       "progress": {
                      *         "done": 120,
@@ -4931,7 +5468,7 @@ export interface operations {
             };
         };
     };
-    rename_run: {
+    change_run: {
         parameters: {
             query?: never;
             header?: never;
@@ -4948,10 +5485,11 @@ export interface operations {
             content: {
                 /**
                  * @example {
-                 *       "name": "the good one"
+                 *       "name": "the good one",
+                 *       "pinned": true
                  *     }
                  */
-                "application/json": components["schemas"]["RenameRun"];
+                "application/json": components["schemas"]["ChangeRun"];
             };
         };
         responses: {
@@ -5017,6 +5555,7 @@ export interface operations {
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
+                     *       "files_removed_at": null,
                      *       "finished_at": null,
                      *       "id": "k3v9x2m4q8zt",
                      *       "inputs": [],
@@ -5035,6 +5574,7 @@ export interface operations {
                      *         ]
                      *       },
                      *       "name": "the good one",
+                     *       "pinned": true,
                      *       "pipeline_id": "q2w4e6r8t0yu",
                      *       "progress": {
                      *         "done": 120,
@@ -5682,6 +6222,7 @@ export interface operations {
                      *       },
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
+                     *       "files_removed_at": null,
                      *       "finished_at": null,
                      *       "id": "k3v9x2m4q8zt",
                      *       "inputs": [],
@@ -5700,6 +6241,7 @@ export interface operations {
                      *         ]
                      *       },
                      *       "name": "demo teacher p=0.1",
+                     *       "pinned": false,
                      *       "pipeline_id": "q2w4e6r8t0yu",
                      *       "progress": {
                      *         "done": 120,

@@ -17,7 +17,7 @@ import { messageOf } from "@/api/problem";
 import { artifactsQuery } from "@/api/queries";
 import type { RunDetail } from "@/api/types";
 import { isFinal } from "@/features/runs/labels";
-import { formatBytes } from "@/lib/format";
+import { formatBytes, formatTime } from "@/lib/format";
 
 function fileUrl(id: string, path: string): string {
   return `/api/v1/runs/${id}/artifacts/${path.split("/").map(encodeURIComponent).join("/")}`;
@@ -68,6 +68,16 @@ export function Files({ run }: { run: RunDetail }) {
           {isFinal(run.state)
             ? "Only runs that have succeeded have files."
             : "Files appear when the run has succeeded."}
+        </Text>
+      </Paper>
+    );
+  }
+  if (run.files_removed_at) {
+    return (
+      <Paper>
+        <Text size="sm" c="dimmed">
+          Its files were tidied up on {formatTime(run.files_removed_at)}; its curves and its log
+          stay.
         </Text>
       </Paper>
     );

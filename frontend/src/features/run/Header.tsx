@@ -9,9 +9,17 @@ import {
   Text,
   TextInput,
   Title,
+  Tooltip,
 } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
-import { IconCheck, IconCopy, IconPencil, IconX } from "@tabler/icons-react";
+import {
+  IconCheck,
+  IconCopy,
+  IconPencil,
+  IconPin,
+  IconPinFilled,
+  IconX,
+} from "@tabler/icons-react";
 import { useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { type FormEvent, useEffect, useState } from "react";
@@ -25,6 +33,8 @@ import { StateBadge } from "@/components/StateBadge";
 import { etaText, isFinal, KIND_LABELS, percent, progressText } from "@/features/runs/labels";
 import { elapsedSeconds, formatCount, formatDuration, formatTime } from "@/lib/format";
 import type { Link } from "./useLiveRun";
+
+const PINNED = "Pinned: its files are never tidied up";
 
 function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
   const queryClient = useQueryClient();
@@ -99,7 +109,41 @@ function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
   );
 }
 
+/** Shows whether the run is pinned; whoever may write changes it here. */
+function Pin({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
+  const queryClient = useQueryClient();
+  const toggle = async () => {
+    try {
+      const changed = await unwrap(
+        client.PATCH("/api/v1/runs/{run_id}", {
+          params: { path: { run_id: run.id } },
+          body: { pinned: !run.pinned },
+        }),
+      );
+      queryClient.setQueryData(runQuery(run.id).queryKey, changed);
+    } catch (reason) {
+      notifications.show({ color: "red", message: messageOf(reason) });
+    }
+  };
+  if (!mayWrite && !run.pinned) return null;
+  return (
+    <Tooltip label={run.pinned ? PINNED : "Pin: keep its files when old ones are tidied up"}>
+      <ActionIcon
+        variant="subtle"
+        color={run.pinned ? undefined : "gray"}
+        aria-label={mayWrite ? "Pin the run" : PINNED}
+        aria-pressed={run.pinned}
+        disabled={!mayWrite}
+        onClick={() => void toggle()}
+      >
+        {run.pinned ? <IconPinFilled size={15} /> : <IconPin size={15} />}
+      </ActionIcon>
+    </Tooltip>
+  );
+}
+
 function NextStep({ run }: { run: RunDetail }) {
+  if (run.files_removed_at) return null;
   if (["failed", "cancelled", "cancelling", "skipped"].includes(run.state)) return null;
   if (run.kind === "teacher") {
     return (
@@ -218,7 +262,10 @@ export function Header({ run, link, mayWrite }: { run: RunDetail; link: Link; ma
   return (
     <Stack gap="xs">
       <Group justify="space-between" gap="xs" align="flex-start">
-        <Name run={run} mayWrite={mayWrite} />
+        <Group gap={4} wrap="nowrap" align="flex-start" miw={0}>
+          <Name run={run} mayWrite={mayWrite} />
+          <Pin run={run} mayWrite={mayWrite} />
+        </Group>
         {mayWrite && <Actions run={run} />}
       </Group>
       <Group gap="xs">

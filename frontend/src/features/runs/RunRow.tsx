@@ -1,6 +1,6 @@
 /** One run in the list, and the frame around the runs of one pipeline. */
 import { Badge, Group, Paper, Text } from "@mantine/core";
-import { IconCopy, IconGitBranch } from "@tabler/icons-react";
+import { IconCopy, IconGitBranch, IconPinFilled } from "@tabler/icons-react";
 import { Link } from "@tanstack/react-router";
 import type { RunSummary } from "@/api/types";
 import { LinkButton } from "@/components/LinkButton";
@@ -27,6 +27,9 @@ export function RunRow({ run }: { run: RunSummary }) {
             {run.name}
           </Text>
         </Link>
+        {run.pinned && (
+          <IconPinFilled size={14} role="img" aria-label="pinned" style={{ flexShrink: 0 }} />
+        )}
       </Group>
       <div>
         <StateBadge state={run.state} />

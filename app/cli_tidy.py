@@ -1,0 +1,52 @@
+"""`halflayer tidy`: shows which files may go, asks, and removes them; no server takes part."""
+
+from typing import Annotated
+
+import typer
+
+from app.cli_connect import DataDir
+from app.db import Database
+from app.runs.retention import Policy, plan
+from app.runs.retention import tidy as tidy_up
+from app.settings import Settings
+from app.storage import Store
+from app.terminal import console, removable_table, size_text
+
+
+def tidy(
+    keep_last: Annotated[
+        int | None, typer.Option(min=1, help="Keep the newest N results of each kind.")
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="DAYS", help="Only what ended so long ago.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Remove files of ended runs to make room; curves, logs and the runs themselves stay.
+
+    Without --keep-last or --older-than only what ended runs left in the work folder goes. Pinned
+    runs, inputs of runs that have not ended, and the newest result of each kind never go.
+    """
+    settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    policy = Policy(keep_last, older_than)
+    database = Database(settings.resolved_database_url)
+    try:
+        with database.read() as session:
+            found = plan(session, settings, policy)
+        if not found:
+            console.print("There is nothing to tidy up.")
+            return
+        console.print(removable_table(found))
+        total = size_text(sum(each.size_bytes for each in found))
+        if dry_run:
+            console.print(f"{total} would go.")
+            return
+        if not yes:
+            typer.confirm(f"Remove {total}? It cannot be undone.", abort=True)
+        named = {each.run_id for each in found}
+        gone = tidy_up(database, settings, Store(settings), policy, named)
+        console.print(f"{size_text(sum(each.size_bytes for each in gone))} removed.")
+    finally:
+        database.close()
