@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdcore.errors import CheckpointError, DiskFull, is_disk_full
+from kdcore.errors import CheckpointError, disk_full, is_disk_full
 
 KEEP = 3
 MANIFEST = "manifest.json"
@@ -108,16 +108,6 @@ def drop_temporary(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def disk_full(folder: Path, needed_bytes: int | None = None) -> DiskFull:
-    """The disk-full error in words: how much was needed, if that is known, and what is free."""
-    needed = "more was" if needed_bytes is None else f"{needed_bytes:,} bytes were"
-    free_bytes = shutil.disk_usage(folder).free
-    return DiskFull(
-        f"no space left in {folder}: {needed} needed, {free_bytes:,} bytes are free. "
-        "Free some space and submit the run again"
-    )
 
 
 def needed_bytes(*tensors: dict[str, Tensor]) -> int:

@@ -7,7 +7,15 @@
 
 The flags of `teacher`, `prune` and `distill` are the fields of `kdcore.config`. Exit status: 0 the
 result is in OUT/model; 75 stopped on request, a checkpoint was saved and the same command goes on
-from there; 1 failed; 2 the flags are wrong.
+from there; 1 failed; 2 the flags are wrong; 73 the disk is so full that not even that could be
+written into the events; 76 another process of the run is gone, the same command goes on from the
+last checkpoint.
+
+Several devices train one model together if they are named, or counted:
+
+    python -m kdcore teacher --device cuda:0,cuda:1 --out runs/teacher
+    python -m kdcore teacher --devices 2 --out runs/teacher
+    torchrun --nproc-per-node 2 -m kdcore teacher --out runs/teacher
 
 `standby` loads the libraries, which takes seconds, and waits for one line of JSON on standard
 input: `arguments` as they would stand on the command line, and `output`, the file for what is
@@ -21,6 +29,8 @@ import select
 import signal
 import sys
 import threading
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, get_args
@@ -35,14 +45,31 @@ from pydantic_settings import (
 )
 
 from kdcore.config import RUN_CONFIG, DistillConfig, PruneConfig, RunConfig, TeacherConfig
-from kdcore.errors import ConfigError, DataError, KdcoreError
-from kdcore.events import Event, Fanout, JsonlSink, Sink
+from kdcore.errors import (
+    ConfigError,
+    DataError,
+    KdcoreError,
+    RankLost,
+    is_disk_full,
+    says_no_memory,
+)
+from kdcore.events import Event, FailureSink, Fanout, JsonlSink, Sink
+from kdcore.launch import (
+    EXIT_RANK_LOST,
+    Seat,
+    die_with_launcher,
+    end_at_once,
+    launch,
+    process_count,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_DISK_FULL = 73
+"""EX_CANTCREAT: the events cannot tell of this failure, since they cannot grow."""
 EXIT_STOPPED = 75
 """EX_TEMPFAIL: run the same command again to go on."""
 
@@ -69,7 +96,13 @@ class _Where(BaseModel):
     cache: Path | None = Field(
         default=None, description="Folder for tokenised corpora; empty means inside OUT."
     )
-    device: str = Field(default="auto", description="cpu, cuda:0, ... or auto.")
+    device: str = Field(
+        default="auto",
+        description="cpu, cuda:0, ... or auto; several, with commas, train together.",
+    )
+    devices: int | None = Field(
+        default=None, ge=1, description="Devices of this kind that train together."
+    )
 
 
 class _Teacher(TeacherConfig, _Where):
@@ -207,13 +240,17 @@ def _die_with_parent() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Parse `arguments` (without the program's name) and carry out the run."""
     faulthandler.enable()
+    seat = Seat.taken()
+    if seat is not None:
+        die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["standby"]:
         arguments = _stand_by()
     try:
         cli = CliApp.run(_Cli, cli_args=arguments)
         command = get_subcommand(cli)
-        config = _config_of(command)
+        assert isinstance(command, _Where)
+        config, processes = _config_of(command), process_count(command.device, command.devices)
     except ValidationError as error:
         for problem in error.errors():
             field = ".".join(str(part) for part in problem["loc"])
@@ -222,17 +259,35 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
-    assert isinstance(command, _Where)
-    server_run = isinstance(command, _Run)
     if isinstance(command, _Run) and command.die_with_parent:
         _die_with_parent()
-    command.out.mkdir(parents=True, exist_ok=True)
+    try:
+        command.out.mkdir(parents=True, exist_ok=True)
+        if seat is None and processes > 1 and not isinstance(config, PruneConfig):
+            return launch(arguments, processes, command.out)
+        status = _carry_out(config, command, seat)
+    except Exception as error:
+        full = is_disk_full(error)
+        if seat is None and not full:
+            raise
+        with suppress(OSError):  # standard error may be a file on that disk
+            print(error if full else traceback.format_exc(), file=sys.stderr)  # noqa: T201
+        status = EXIT_DISK_FULL if full else EXIT_FAILED
+    if seat is not None and status:
+        end_at_once(status)
+    return status
+
+
+def _carry_out(config: RunConfig, command: _Where, seat: Seat | None) -> int:
+    server_run, chief = isinstance(command, _Run), seat is None or seat.rank == 0
     events = command.events if isinstance(command, _Run) else None
-    jsonl = JsonlSink(events or command.out / "events.jsonl")
-    terminal = None if isinstance(command, _Run) and command.quiet else TerminalSink()
+    path = events or command.out / "events.jsonl"
+    jsonl = JsonlSink(path) if chief else FailureSink(path)
+    quiet = not chief or (isinstance(command, _Run) and command.quiet)
+    terminal = None if quiet else TerminalSink()
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
-        return _execute(config, command, sink, resumable_hint=not server_run)
+        return _execute(config, command, sink, seat, resumable_hint=not server_run)
     finally:
         if terminal:
             terminal.close()
@@ -267,19 +322,35 @@ def _config_of(command: object) -> RunConfig:
     return RUN_CONFIG.validate_python({k: v for k, v in fields.items() if k not in where})
 
 
-def _execute(config: RunConfig, where: _Where, sink: Sink, *, resumable_hint: bool) -> int:
-    stop = _StopRequest()
+def _execute(
+    config: RunConfig, where: _Where, sink: Sink, seat: Seat | None, *, resumable_hint: bool
+) -> int:
+    stop = None if seat else _StopRequest()
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
+    from kdcore.ranks import ALONE, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
 
+    ranks = ALONE
     try:
-        ended = execute(config, where.out, sink, stop, where.cache, where.device)
+        ranks = join(seat, where.device)
+        # Who waits for the others can do nothing with a request to stop but die of it.
+        stop = stop or _StopRequest()
+        ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks)
+        ranks.leave()
+    except RankLost as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return EXIT_RANK_LOST
     except KdcoreError as error:
         field = list(error.field) if isinstance(error, ConfigError) else None
-        sink.emit("failed", code=error.code, message=str(error), field=field)
+        if ranks.first_to_fail():
+            sink.emit("failed", code=error.code, message=str(error), field=field)
         return EXIT_FAILED
     except Exception as error:
-        sink.emit("failed", code="internal", message=f"{type(error).__name__}: {error}", field=None)
+        message = f"{type(error).__name__}: {error}"
+        no_memory = isinstance(error, MemoryError) or says_no_memory(message)
+        code = "oom_host" if no_memory else "internal"
+        if ranks.first_to_fail():
+            sink.emit("failed", code=code, message=message, field=None)
         raise
     if ended.summary is None:
         if resumable_hint:

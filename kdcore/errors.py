@@ -14,6 +14,8 @@ KdcoreError
 """
 
 import errno
+import shutil
+from pathlib import Path
 from typing import Literal
 
 FailureCode = Literal[
@@ -111,10 +113,22 @@ class RanksDiffer(KdcoreError):
     """The processes of a run have different settings, layers or weights."""
 
 
+def disk_full(folder: Path, needed_bytes: int | None = None) -> DiskFull:
+    """The disk-full error in words: how much was needed, if that is known, and what is free."""
+    needed = "more was" if needed_bytes is None else f"{needed_bytes:,} bytes were"
+    free_bytes = shutil.disk_usage(folder).free
+    return DiskFull(
+        f"no space left in {folder}: {needed} needed, {free_bytes:,} bytes are free. "
+        "Free some space and submit the run again"
+    )
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether the disk, or this user's share of it, has no room; libraries in Rust only say so."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-        words in str(error) for words in ("No space left on device", "Disk quota exceeded")
+    return (
+        isinstance(error, DiskFull)
+        or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
     )
 
 

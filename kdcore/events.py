@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdcore.errors import disk_full, is_disk_full
+
 Event = dict[str, Any]
 EVENT_TYPES = frozenset(
     {"started", "progress", "metrics", "log", "checkpoint", "result", "failed", "stopped"}
@@ -51,11 +53,12 @@ class JsonlSink:
     """Appends events to a file, one `write` a line.
 
     A killed process or a full disk can leave half a line; whoever writes next ends it, so that the
-    half line is one unreadable line and never merges with a later event.
+    half line is one unreadable line and never merges with a later event. Raises DiskFull.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = path.parent
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
         self._cut = False
         """Whether the file ends in the middle of a line."""
@@ -69,7 +72,12 @@ class JsonlSink:
         rest = b"\n" * self._cut + json.dumps(event, ensure_ascii=False).encode() + b"\n"
         while rest:
             # A disk that is filling up takes a part, and only then has no room left.
-            rest = rest[self._file.write(rest) :]
+            try:
+                rest = rest[self._file.write(rest) :]
+            except OSError as error:
+                if is_disk_full(error):
+                    raise disk_full(self._folder, len(rest)) from error
+                raise
             self._cut = bool(rest)
 
     def close(self) -> None:

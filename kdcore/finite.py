@@ -25,13 +25,16 @@ class FiniteWatch:
 
     def see(self, step: int, values: dict[str, Tensor]) -> None:
         """Look at what update `step` (from 0) gave; on the CPU, raises NonFiniteLoss."""
+        self._look(step, values)
+        if self._model.device.type == "cpu":
+            self.refuse()
+
+    def _look(self, step: int, values: dict[str, Tensor]) -> None:
         self._names = list(values)
         found = torch.stack([value.detach().double() for value in values.values()])
         begins = (self._first < 0) & ~found.isfinite().all()
         self._first = torch.where(begins, step, self._first)
         self._found = torch.where(begins, found, self._found)
-        if self._model.device.type == "cpu":
-            self.refuse()
 
     def refuse(self) -> None:
         """Raise NonFiniteLoss if an update so far went wrong; waits for the device."""

@@ -1,5 +1,6 @@
 """One plain training loop: batches -> objective -> update -> events, checkpoint, stop."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -11,15 +12,18 @@ from torch import Tensor
 from kdcore.batches import rng
 from kdcore.checkpoint import Checkpoint, Checkpointer, optimiser_tensors, restore_optimiser
 from kdcore.config import Optimiser, Reporting, Schedule
-from kdcore.errors import CheckpointError, NonFiniteLoss
+from kdcore.errors import CheckpointError
 from kdcore.events import Sink
-from kdcore.losses import is_finite
+from kdcore.finite import FiniteWatch
 from kdcore.machine import ResolvedPrecision
 from kdcore.models import MaskedLM
 from kdcore.objectives import Objective
+from kdcore.ranks import ALONE, Ranks, checksum
 from kdcore.schedule import Ahead, Made, Plan, linear_factor
 from kdcore.tally import Clock, Totals
 
+COMPARE_EVERY_STEPS = 100
+"""Updates between two comparisons of the ranks' weights, which cost a pass over them."""
 _NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight")
 
 
@@ -56,6 +60,7 @@ class Training:
     eval_every_steps: int | None = None
     tokens_at_once: int = 1 << 10
     """Batches of more tokens go through the model in parts; memory grows with this, and no more."""
+    ranks: Ranks = ALONE
 
 
 def make_optimiser(model: MaskedLM, options: Optimiser) -> torch.optim.AdamW:
@@ -82,26 +87,34 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
 
     Update `step` depends on (config, seed, step) and the weights before it, so a training that is
     resumed gives the same weights, bit for bit, as one that was never stopped. Raises
-    NonFiniteLoss, and CheckpointError if `resume` belongs to another training.
+    NonFiniteLoss, and CheckpointError if `resume` belongs to another training; where several
+    processes train, RankLost and RanksDiffer too.
     """
-    model, sink = training.model, training.sink
+    model, sink, ranks = training.model, training.sink, training.ranks
     plan = Plan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(model, training.optimiser)
     names = {id(p): name for name, p in model.named_parameters()}
     totals, first = _start(training, optimiser, names, resume)
     clock = Clock(first, plan.total_steps, totals.trained_s, training.reporting)
     model.train()
+    watch = FiniteWatch(plan, model)
     with closing(Ahead(plan, training.objective.batch)) as ahead:
         for step in range(first, plan.total_steps):
-            if training.should_stop():
+            if ranks.any(training.should_stop()):
+                watch.refuse_weights(step)
                 _save(training, step, optimiser, names, totals, clock)
+                _compare(training, step)  # and so nobody leaves before it is saved
                 return _result(step, True, totals, clock)
+            if step % COMPARE_EVERY_STEPS == 0 or step == first:
+                _compare(training, step)
             done = step + 1
             logged = done % training.reporting.log_every_steps == 0 or done == plan.total_steps
-            updated = update(training, plan, optimiser, step, ahead.of_update(step), logged)
+            updated = update(training, plan, optimiser, step, ahead.of_update(step))
+            watch.see(step, updated.values)
             totals.add(updated.values)
             totals.tokens += updated.tokens
             if logged:
+                watch.refuse()
                 _log(training, done, _factor(training, plan, step), totals, clock)
             if clock.progress_due(done):
                 sink.emit("progress", phase="training", **clock.progress(done))
@@ -111,7 +124,10 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
                     training.evaluate(done)
             if done < plan.total_steps and clock.checkpoint_due():
                 with clock.saving():
+                    watch.refuse_weights(done)
                     _save(training, done, optimiser, names, totals, clock)
+    watch.refuse_weights(plan.total_steps)
+    _compare(training, plan.total_steps)
     return _result(plan.total_steps, False, totals, clock)
 
 
@@ -129,9 +145,8 @@ def update(
     optimiser: torch.optim.Optimizer,
     step: int,
     batches: Iterable[Made] | None = None,
-    check: bool = True,
 ) -> Update:
-    """Update number `step` (from 0); `check` looks for NaN where that makes the host wait."""
+    """Update number `step` (from 0)."""
     rate = training.optimiser.learning_rate * _factor(training, plan, step)
     for group in optimiser.param_groups:
         group["lr"] = rate
@@ -139,8 +154,6 @@ def update(
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     limit = training.optimiser.clip_norm or math.inf
     updated.values["grad_norm"] = torch.nn.utils.clip_grad_norm_(trained, limit).double()
-    if check or training.model.device.type == "cpu":
-        _refuse_non_finite(step, plan, updated.values)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return updated
@@ -149,29 +162,45 @@ def update(
 def gradients(
     training: Training, plan: Plan, step: int, batches: Iterable[Made] | None = None
 ) -> Update:
-    """Add the gradients of update `step` to the parameters' own; makes its batches if need be."""
-    objective, kind = training.objective, training.model.device.type
-    values: dict[str, Tensor] = {}
-    tokens = 0
+    """Add the gradients of update `step` to the parameters' own; makes its batches if need be.
+
+    The ranks deal out the parts of all its batches among them, one after the other.
+    """
+    objective, ranks, device = training.objective, training.ranks, training.model.device
+    tokens, turns = 0, itertools.count()
+    sums = torch.zeros(1 + len(objective.terms), dtype=torch.float64, device=device)
     if batches is None:
         batches = ((*place, objective.batch(*place)) for place in plan.batches(step))
-    share = 1.0 / len(plan.batches(step))
+    share, cuts = 1.0 / len(plan.batches(step)), ranks.cuts(plan.accumulation_steps)
     for epoch, index, batch in batches:
         tokens += batch.tokens
-        for number, part in enumerate(batch.parts(training.tokens_at_once)):
+        for number, part in enumerate(batch.parts(training.tokens_at_once, cuts)):
+            if not ranks.owns(next(turns)):
+                continue
             # Dropout's randomness restarts at every part, so it is a function of the step too.
             draw = rng(training.seed, "dropout", epoch, index, number)
             torch.manual_seed(int(draw.integers(1 << 62)))
-            with torch.autocast(kind, torch.bfloat16, enabled=training.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
                 losses = objective.losses(part, batch, step, share)
             losses.total.backward()  # type: ignore[no-untyped-call]
-            parts = {"loss": losses.total.detach()}
-            if len(losses.terms) > 1:
-                parts |= {f"loss/{name}": term for name, term in losses.terms.items()}
-            for name, term in parts.items():
-                mean = term.double()
-                values[name] = values[name] + mean if name in values else mean
+            terms = (losses.terms[name] for name in objective.terms)
+            sums += torch.stack([each.detach().double() for each in (losses.total, *terms)])
+    ranks.add_up([p for p in training.model.parameters() if p.requires_grad])
+    values = dict(zip(_curves(objective), ranks.sum(sums).unbind(), strict=False))
     return Update(values, tokens)
+
+
+def _curves(objective: Objective) -> list[str]:
+    """What an update's losses are called; a single term is the loss itself."""
+    terms = objective.terms if len(objective.terms) > 1 else ()
+    return ["loss", *(f"loss/{name}" for name in terms)]
+
+
+def _compare(training: Training, done: int) -> None:
+    """Refuse to go on with weights that are not the same bits on all ranks."""
+    if training.ranks.world > 1:
+        found = checksum(list(training.model.parameters()))
+        training.ranks.refuse_difference(f"the weights after update {done}", found)
 
 
 def _factor(training: Training, plan: Plan, step: int) -> float:
@@ -198,19 +227,6 @@ def _start(
     return Totals.from_state(resume.state["totals"], training.model.device), resume.step
 
 
-def _refuse_non_finite(step: int, plan: Plan, values: dict[str, Tensor]) -> None:
-    if is_finite(*values.values()):
-        return
-    bad = [name for name, value in values.items() if not math.isfinite(value.item())]
-    (epoch, first), (_, last) = plan.batches(step)[0], plan.batches(step)[-1]
-    raise NonFiniteLoss(
-        step + 1,
-        f"{', '.join(bad)} became NaN or infinite at update {step + 1} "
-        f"(epoch {epoch + 1}, batches {first + 1} to {last + 1}): lower the learning "
-        "rate, warm up longer, clip the gradients, or train in fp32",
-    )
-
-
 def _log(training: Training, done: int, factor: float, totals: Totals, clock: Clock) -> None:
     updates = done - totals.logged_step
     values: dict[str, float] = {
@@ -234,6 +250,8 @@ def _save(
     totals: Totals,
     clock: Clock,
 ) -> None:
+    if not training.ranks.chief:
+        return
     totals.trained_s = clock.trained_s()
     path = training.checkpointer.save(
         done,
@@ -243,6 +261,7 @@ def _save(
             "identity": training.identity,
             "precision": training.precision,
             "tokens_at_once": training.tokens_at_once,
+            "world": training.ranks.world,
             "totals": totals.as_state(),
         },
     )

@@ -4,7 +4,6 @@ T is the temperature. Formulas: Hinton et al. 2015 (arXiv:1503.02531) for the so
 `distiller.py` of DistilBERT (Sanh et al. 2019, arXiv:1910.01108) for their reductions.
 """
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
 from torch import Tensor
 
@@ -44,8 +43,3 @@ def mse_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Squared error of the logits, summed over the vocabulary, mean over positions."""
     squared = F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="sum")
     return squared / max(1, student_logits.shape[0])
-
-
-def is_finite(*values: Tensor) -> bool:
-    """Whether all these scalars are finite; waits for the device."""
-    return bool(torch.stack([value.detach().float() for value in values]).isfinite().all())

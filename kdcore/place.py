@@ -8,10 +8,23 @@ from pathlib import Path
 
 import torch
 
-from kdcore.checkpoint import disk_full
-from kdcore.errors import DeviceOutOfMemory, HostOutOfMemory
+from kdcore.errors import (
+    MEMORY_ADVICE,
+    DeviceOutOfMemory,
+    HostOutOfMemory,
+    KdcoreError,
+    RankLost,
+    disk_full,
+    is_disk_full,
+    says_no_memory,
+)
 from kdcore.events import Sink
+from kdcore.machine import describe
+from kdcore.ranks import ALONE, Ranks
 from kdcore.result import Summary
+
+_NO_DEVICE_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""How CUDA and its libraries say it where PyTorch's own allocator was not the one to ask."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,11 @@ class Place:
     device: torch.device
     sink: Sink
     should_stop: Callable[[], bool]
+    ranks: Ranks = ALONE
+
+    def describe(self) -> str:
+        """The devices of all ranks, in words."""
+        return " + ".join(self.ranks.tell(describe(self.device)))
 
 
 @dataclass(frozen=True)
@@ -38,23 +56,28 @@ def typed_failures(out_dir: Path) -> Iterator[None]:
     """Give errors of the machine their typed code and an advice."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise DeviceOutOfMemory(
-            "the device has no memory left: lower schedule.batch_size and raise "
-            f"schedule.accumulation_steps by the same factor. {error}"
-        ) from error
-    except MemoryError as error:
-        raise HostOutOfMemory(
-            "the machine has no memory left: lower schedule.batch_size"
-        ) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise HostOutOfMemory(
-                "the machine has no memory left: lower schedule.batch_size and raise "
-                f"schedule.accumulation_steps by the same factor. {error}"
-            ) from error
+    except KdcoreError:
         raise
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise disk_full(error, out_dir, 0) from error
-        raise
+    except Exception as error:
+        typed = _typed(error, out_dir)
+        if typed is None:
+            raise
+        raise typed from error
+
+
+def _typed(error: Exception, out_dir: Path) -> KdcoreError | None:
+    """What an error of the machine is called; None for an error of anybody else."""
+    words = str(error)
+    if is_disk_full(error):
+        return disk_full(out_dir)
+    if isinstance(error, torch.distributed.DistError):
+        return RankLost(f"another process of the run is gone: {words}")
+    if isinstance(error, torch.OutOfMemoryError) or any(
+        each in words for each in _NO_DEVICE_MEMORY
+    ):
+        return DeviceOutOfMemory(f"the device has no memory left: {MEMORY_ADVICE}. {words}")
+    no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if no_memory or says_no_memory(words):
+        said = f". {words}" if words else ""
+        return HostOutOfMemory(f"the machine has no memory left: {MEMORY_ADVICE}{said}")
+    return None

@@ -12,7 +12,6 @@ import transformers
 
 import kdcore
 from kdcore.checkpoint import (
-    disk_full,
     drop_temporary,
     manifest_of,
     needed_bytes,
@@ -22,7 +21,7 @@ from kdcore.checkpoint import (
     write_json,
 )
 from kdcore.config import DistillConfig, PruneConfig, TeacherConfig
-from kdcore.errors import is_disk_full
+from kdcore.errors import disk_full, is_disk_full
 from kdcore.models import NOTES_FILE, MaskedLM, shape_of
 from kdcore.tokenizers import Tokens
 

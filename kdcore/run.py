@@ -21,7 +21,7 @@ from kdcore.config import (
 )
 from kdcore.errors import DataError
 from kdcore.events import Sink
-from kdcore.machine import describe, pick_device, prepare_process
+from kdcore.machine import pick_device, prepare_process
 from kdcore.models import (
     MaskedLM,
     build_student,
@@ -37,6 +37,7 @@ from kdcore.models import (
 from kdcore.objectives import DistilObjective, MlmObjective
 from kdcore.place import Ended, Place, typed_failures
 from kdcore.prune import prune
+from kdcore.ranks import ALONE, Ranks
 from kdcore.result import Summary, publish_result, versions
 from kdcore.shapes import check_distill, check_teacher, fresh_student_shape, scratch_shape
 from kdcore.text import read_text
@@ -53,10 +54,12 @@ def execute(
     should_stop: Callable[[], bool] = lambda: False,
     cache_dir: Path | None = None,
     device: str = "auto",
+    ranks: Ranks = ALONE,
 ) -> Ended:
     """Carry out `config` in `out_dir`, resuming from its newest checkpoint if it has one.
 
-    Emits the events of `kdcore.events`; raises a KdcoreError that says what to do.
+    Emits the events of `kdcore.events`; raises a KdcoreError that says what to do. Where several
+    processes carry out the run together, it is for the chief's sink that all is said.
     """
     prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -67,14 +70,15 @@ def execute(
         device=pick_device(device),
         sink=sink,
         should_stop=should_stop,
-    )
-    sink.emit(
-        "started",
-        config=config.model_dump(mode="json"),
-        versions=versions(),
-        device=describe(place.device),
+        ranks=ranks,
     )
     with typed_failures(out_dir):
+        sink.emit(
+            "started",
+            config=config.model_dump(mode="json"),
+            versions=versions(),
+            device=place.describe(),
+        )
         match config:
             case TeacherConfig():
                 return _teacher(config, place)
@@ -145,6 +149,8 @@ def _check_vocabulary(model: MaskedLM, tokens: Tokens) -> None:
 
 
 def _prune(config: PruneConfig, place: Place) -> Ended:
+    if not place.ranks.chief:
+        return Ended({}, 0)
     folder = checkpoint_folder(config.teacher)
     place.sink.emit("progress", phase="pruning", done=0, total=1, unit="models", eta_s=None)
     teacher = load_model(folder)
@@ -243,6 +249,8 @@ def _finish(
     steps: int,
     place: Place,
 ) -> Ended:
+    if not place.ranks.chief:
+        return Ended(summary, steps)
     place.sink.emit("progress", phase="saving", done=0, total=1, unit="models", eta_s=None)
     summary = publish_result(place.out_dir, config, model, tokens, summary, notes)
     place.sink.emit("result", summary=summary, folder="model")

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from kdcore.checkpoint import Checkpoint, Checkpointer, sha256_of, write_json
 from kdcore.config import DistillConfig, TeacherConfig
+from kdcore.errors import NonFiniteLoss
 from kdcore.evaluate import EvalResult, heldout_loss
 from kdcore.events import Progress
 from kdcore.loop import FitResult, Training, fit
-from kdcore.machine import ResolvedPrecision, describe, pick_precision, pick_tokens_at_once
+from kdcore.machine import ResolvedPrecision, pick_precision, pick_tokens_at_once
 from kdcore.models import MaskedLM, parameter_count, shape_of
 from kdcore.objectives import Objective
 from kdcore.place import Place
@@ -34,14 +36,18 @@ def train(
     from its checkpoint's folder rather than measuring it again.
     """
     checkpointer = Checkpointer(place.out_dir / "checkpoints")
-    resume = _resume(checkpointer, place)
+    resume, ranks = _resume(checkpointer, place), place.ranks
+    identity = _identity(config, text, inputs)
+    ranks.refuse_difference("what they train", [identity, resume.step if resume else 0])
     precision: ResolvedPrecision = (
-        resume.state["precision"] if resume else pick_precision(config.precision, place.device)
+        resume.state["precision"]
+        if resume
+        else ranks.tell(pick_precision(config.precision, place.device))[0]
     )
     tokens_at_once = (
         resume.state["tokens_at_once"]
         if resume
-        else pick_tokens_at_once(shape_of(model), place.device)
+        else min(ranks.tell(pick_tokens_at_once(shape_of(model), place.device)))
     )
     if resume is None:
         # A level to draw beside the curves from the first update on.
@@ -49,10 +55,8 @@ def train(
         place.sink.emit("metrics", step=0, values=values)
     evaluation = _evaluator(model, text, precision, place)
     if start_eval is not None:
-        start_eval.append(_start_eval(place.out_dir, evaluation))
-    place.sink.emit(
-        "log", level="info", message=f"training on {describe(place.device)} in {precision}"
-    )
+        start_eval.append(_start_eval(place, evaluation))
+    place.sink.emit("log", level="info", message=f"training on {place.describe()} in {precision}")
 
     fitted = fit(
         Training(
@@ -65,11 +69,12 @@ def train(
             precision=precision,
             tokens_at_once=tokens_at_once,
             checkpointer=checkpointer,
-            identity=_identity(config, text, inputs),
+            identity=identity,
             sink=place.sink,
             should_stop=place.should_stop,
             evaluate=evaluation,
             eval_every_steps=config.evaluation.every_steps,
+            ranks=ranks,
         ),
         resume,
     )
@@ -85,25 +90,34 @@ def _evaluator(
 
     def evaluate(step: int) -> EvalResult:
         progress = Progress(place.sink, "evaluating", len(text.held_out), "sequences")
-        result = heldout_loss(model, text.held_out, precision, progress.update)
+        result = heldout_loss(model, text.held_out, precision, progress.update, place.ranks)
         place.sink.emit(
             "metrics",
             step=step,
             values={"eval/loss": result.loss, "eval/perplexity": result.perplexity},
         )
+        if not math.isfinite(result.loss):
+            raise NonFiniteLoss(
+                step,
+                f"the held-out loss is NaN or infinite after update {step}: the checkpoint it "
+                "started from is broken, or the learning rate or the weight decay is too high",
+            )
         return result
 
     return evaluate
 
 
-def _start_eval(out_dir: Path, evaluation: Callable[[int], EvalResult]) -> float:
-    path = out_dir / "start_eval.json"
-    if path.is_file():
-        return float(json.loads(path.read_text(encoding="utf-8"))["loss"])
+def _start_eval(place: Place, evaluation: Callable[[int], EvalResult]) -> float:
+    path = place.out_dir / "start_eval.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["loss"] if path.is_file() else None
+    known = place.ranks.tell(known)[0]
+    if known is not None:
+        return float(known)
     loss = evaluation(0).loss
-    temporary = path.with_suffix(f".tmp-{os.getpid()}")
-    write_json(temporary, {"loss": loss})
-    temporary.replace(path)
+    if place.ranks.chief:
+        temporary = path.with_suffix(f".tmp-{os.getpid()}")
+        write_json(temporary, {"loss": loss})
+        temporary.replace(path)
     return loss
 
 
@@ -113,6 +127,13 @@ def _resume(checkpointer: Checkpointer, place: Place) -> Checkpoint | None:
         place.sink.emit("log", level="warning", message=f"checkpoint passed over: {reason}")
     if resume is not None:
         place.sink.emit("log", level="info", message=f"resuming after update {resume.step}")
+        world = resume.state.get("world", 1)
+        if world != place.ranks.world:
+            message = (
+                f"{world} devices trained so far, now {place.ranks.world}: what follows is as good "
+                "as before, but not to the bit"
+            )
+            place.sink.emit("log", level="info", message=message)
     return resume
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from kdcore.cli import EXIT_STOPPED, EXIT_USAGE
-from kdcore.errors import FailureCode
+from kdcore.cli import EXIT_DISK_FULL, EXIT_STOPPED, EXIT_USAGE
+from kdcore.errors import MEMORY_ADVICE, FailureCode, says_no_memory
 from kdcore.events import Event
+from kdcore.launch import EXIT_RANK_LOST
 
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that somebody else sends; the others a process brings upon itself."""
@@ -92,13 +93,21 @@ def outcome_of(
     if last_event is not None and kind == "failed" and status > 0:
         message = str(last_event.get("message") or "the trainer gave no reason")
         return Failed(_known_code(last_event.get("code")), message)
+    if status == EXIT_DISK_FULL:
+        return Failed(
+            "disk_full",
+            "the trainer's disk is so full that not even its events could be written: free some "
+            "space and submit the run again" + _words(last_words),
+        )
     if status < 0:
         return _killed(-status, asked_to_stop, oom_killed, last_words)
     if asked_to_stop:
         return Stopped()
     if status == EXIT_STOPPED:
         return Lost("somebody else stopped the trainer")
-    code: FailureCode = "config" if status == EXIT_USAGE else "internal"
+    if status == EXIT_RANK_LOST:
+        return Lost("one of the run's processes did not answer any more" + _words(last_words))
+    code: FailureCode = "config" if status == EXIT_USAGE else _crash_code(last_words)
     return Failed(code, f"the trainer left with exit status {status}" + _words(last_words))
 
 
@@ -113,16 +122,19 @@ def _killed(number: int, asked_to_stop: bool, oom_killed: bool, last_words: str)
     if number == signal.SIGKILL and oom_killed:
         return Failed(
             "oom_host",
-            "the machine ran out of memory and its kernel killed the trainer: lower "
-            "schedule.batch_size and raise schedule.accumulation_steps by the same factor, or "
-            "use a smaller model",
+            f"the machine ran out of memory and its kernel killed the trainer: {MEMORY_ADVICE}",
         )
     if asked_to_stop:
         return Stopped()
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number in _FROM_OUTSIDE:
         return Lost(f"something outside killed the trainer ({name})")
-    return Failed("internal", f"the trainer crashed ({name})" + _words(last_words))
+    return Failed(_crash_code(last_words), f"the trainer crashed ({name})" + _words(last_words))
+
+
+def _crash_code(last_words: str) -> FailureCode:
+    """Libraries in C++ and Rust end the process where they get no memory, and say so first."""
+    return "oom_host" if says_no_memory(last_words) else "internal"
 
 
 def _words(last_words: str) -> str:

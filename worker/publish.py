@@ -1,6 +1,5 @@
 """Brings a result into the store: verified against its manifest first; writes no row."""
 
-import errno
 import json
 import logging
 from pathlib import Path
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.runs.lifecycle import PublishedFile
 from app.storage import BadKey, Store, checked_key
-from kdcore.errors import DiskFull, KdcoreError
+from kdcore.errors import DiskFull, KdcoreError, is_disk_full
 from worker.inputs import sha256_of
 from worker.workspace import Workspace
 
@@ -45,12 +44,16 @@ def publish(workspace: Workspace, run_id: str, store: Store) -> list[PublishedFi
         try:
             store.put_file(workspace.model / file.path, key)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
+            # What is there of it would only be in the way of whoever makes room.
+            withdraw(workspace, run_id, store)
             needed = sum(each.size_bytes for each in files)
+            free = store.free_bytes()
+            beside = "" if free is None else f", {free:,} are free"
             raise DiskFull(
-                f"no room to publish the result: it needs {needed} bytes in the store, "
-                f"{store.free_bytes()} are free"
+                f"no room to publish the result: it needs {needed:,} bytes in the store{beside}. "
+                "Free some space and submit the run again"
             ) from error
         published.append(PublishedFile(file.path, file.size_bytes, file.sha256, key))
     return published

@@ -5,8 +5,9 @@ straight to a folder inside the uploads, which becomes the dataset's own by a re
 checked.
 """
 
-import errno
 import hashlib
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.errors import DiskFull, FieldProblem, Invalid, TooLarge
+from kdcore.errors import is_disk_full
 
 MAX_FIELD_BYTES = 4096
 MAX_PARTS = 8
@@ -109,7 +111,8 @@ async def receive(request: Request, target: Path, max_bytes: int) -> Received:
     digest = hashlib.sha256()
     try:
         parser = MultipartParser(options[b"boundary"], parts.callbacks())
-        with open(target, "xb") as file:
+        # Unbuffered: what a full disk did not take must not be tried once more at the closing.
+        with open(target, "xb", buffering=0) as file:
             async for chunk in request.stream():
                 parser.write(chunk)
                 if parts.file_bytes:
@@ -120,6 +123,15 @@ async def receive(request: Request, target: Path, max_bytes: int) -> Received:
                     await anyio.to_thread.run_sync(_store, file, digest, bytes(parts.file_bytes))
                     parts.file_bytes.clear()
             parser.finalize()
+            await anyio.to_thread.run_sync(os.fsync, file.fileno())
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFull(
+            f"There is no room for this upload: {received.size_bytes:,} bytes of it have arrived, "
+            f"and {shutil.disk_usage(target.parent).free:,} are free beside them. Delete something "
+            "first."
+        ) from error
     except FormParserError as error:
         raise HTTPException(400, f"The multipart body is malformed: {error}") from error
     if parts.filename is None:
@@ -133,10 +145,7 @@ async def receive(request: Request, target: Path, max_bytes: int) -> Received:
 
 
 def _store(file: IO[bytes], digest: Any, data: bytes) -> None:
-    try:
-        file.write(data)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFull("There is no room for this upload; delete something first.") from error
-        raise
     digest.update(data)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]

@@ -1,15 +1,14 @@
 """Checkpoints: atomic, verified, and the one before is used when the newest is damaged."""
 
-import errno
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import kdcore.checkpoint as checkpoint_module
 from kdcore.checkpoint import KEEP, Checkpointer
 from kdcore.errors import CheckpointError, DiskFull
+from tests.faults.small_disk import MIB, small_disk
 
 
 def save(checkpointer: Checkpointer, step: int) -> tuple[nn.Linear, Path]:
@@ -54,6 +53,39 @@ def test_a_flipped_bit_falls_back_to_the_one_before(tmp_path: Path, name: str) -
     assert name in refused[0]
 
 
+def damage(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{}")
+
+
+def test_damaged_ones_do_not_crowd_out_the_good_ones(tmp_path: Path) -> None:
+    """All that is there is damaged, so training begins anew: what it saves must stay."""
+    checkpointer = Checkpointer(tmp_path)
+    for step in range(10, 10 + KEEP):
+        damage(save(checkpointer, step)[1])
+    for step in (1, 2):
+        save(checkpointer, step)
+        loaded, refused = checkpointer.load_newest()
+        assert loaded is not None
+        assert loaded.step == step
+        assert refused == []
+
+
+def test_a_sound_one_of_the_same_step_is_left_alone_and_a_damaged_one_replaced(
+    tmp_path: Path,
+) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    _, folder = save(checkpointer, 3)
+    before = folder.stat().st_ino
+    save(checkpointer, 3)
+    assert folder.stat().st_ino == before
+    damage(folder)
+    save(checkpointer, 3)
+    loaded, refused = checkpointer.load_newest()
+    assert loaded is not None
+    assert refused == []
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
 @pytest.mark.parametrize("missing", ["manifest.json", "model.safetensors"])
 def test_a_missing_file_falls_back(tmp_path: Path, missing: str) -> None:
     checkpointer = Checkpointer(tmp_path)
@@ -72,15 +104,16 @@ def test_nothing_to_load(tmp_path: Path) -> None:
         Checkpointer(tmp_path).load(3)
 
 
-def test_disk_full_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpointer = Checkpointer(tmp_path)
-    save(checkpointer, 1)
-
-    def full(*_arguments: object, **_named: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(DiskFull, match="bytes were needed"):
+def test_disk_full_keeps_the_last_good_one(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", MIB) as disk:
+        checkpointer = Checkpointer(disk.folder)
+        save(checkpointer, 1)
+        for leave_bytes in (0, 4096, 8192, 12288):
+            disk.fill(leave_bytes)
+            with pytest.raises(DiskFull, match=r"[1-9][0-9,]* bytes were needed"):
+                save(checkpointer, 2)
+            disk.clear()
+            assert checkpointer.steps() == [1]
+            assert checkpointer.load_newest()[1] == []
+            assert not list(disk.folder.glob(".tmp-*"))
         save(checkpointer, 2)
-    assert checkpointer.steps() == [1]
-    assert not list(tmp_path.glob(".tmp-*"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdcore.losses import cosine_loss, is_finite, mlm_loss, mse_loss, soft_target_loss
+from kdcore.losses import cosine_loss, mlm_loss, mse_loss, soft_target_loss
 
 
 def logits(positions: int, vocab: int, seed: int) -> torch.Tensor:
@@ -74,9 +74,3 @@ def test_gradients(loss) -> None:  # type: ignore[no-untyped-def]
         loss(student + step * direction, teacher) - loss(student - step * direction, teacher)
     ) / (2 * step)
     torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=2e-2, atol=1e-3)
-
-
-def test_is_finite() -> None:
-    assert is_finite(torch.tensor(1.0), torch.tensor(2.0))
-    assert not is_finite(torch.tensor(1.0), torch.tensor(float("nan")))
-    assert not is_finite(torch.tensor(float("inf")))

@@ -43,6 +43,28 @@ def test_a_crash_without_words_is_internal_with_stderrs_end() -> None:
         assert "Traceback" in outcome.message
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "memory allocation of 4096 bytes failed",
+        "libgomp: Thread creation failed: Resource temporarily unavailable",
+    ],
+)
+def test_a_crash_for_lack_of_memory_is_one_of_the_hosts(words: str) -> None:
+    for status in (1, -signal.SIGABRT):
+        outcome = judge(status, last_words=words)
+        assert isinstance(outcome, Failed)
+        assert outcome.code == "oom_host"
+        assert words in outcome.message
+
+
+def test_a_trainer_that_cannot_even_write_its_events() -> None:
+    outcome = judge(73)
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "disk_full"
+
+
 @pytest.mark.parametrize("status", [75, -signal.SIGTERM, -signal.SIGKILL])
 def test_a_stop_is_a_stop_if_we_asked_and_a_loss_if_not(status: int) -> None:
     assert judge(status, asked_to_stop=True) == Stopped()
