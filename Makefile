@@ -17,7 +17,7 @@ export npm_config_update_notifier := false
 .DEFAULT_GOAL := help
 .PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check deploy-check \
 	bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
-	setup setup-dev setup-bench frontend format openapi lock clean
+	setup setup-dev setup-bench frontend format openapi lock audit clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -98,6 +98,11 @@ openapi: setup-dev frontend/node_modules/.stamp ## Write the OpenAPI document an
 lock: setup-dev ## Resolve the dependencies of pyproject.toml anew (ARGS=--upgrade for newer ones)
 	scripts/lock $(ARGS)
 
+audit: setup-dev frontend/node_modules/.stamp ## Ask the registries for known holes in what is locked
+	$(VENV)/bin/pip-audit --disable-pip --require-hashes -r requirements-dev.lock
+	$(VENV)/bin/pip-audit --disable-pip --no-deps -r requirements-torch.lock
+	cd frontend && $(NPM) audit
+
 clean: ## Remove everything that make made, but no data
 	rm -rf $(VENV) build frontend/node_modules frontend/dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -112,13 +117,14 @@ frontend: frontend/dist/index.html
 $(PY): | scripts/make-venv
 	scripts/make-venv $(VENV)
 
-$(VENV)/.stamp-run: requirements.lock pyproject.toml | $(PY)
-	$(PIP) install --quiet -r requirements.lock
+$(VENV)/.stamp-run: requirements.lock requirements-torch.lock pyproject.toml | $(PY)
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	$(PIP) install --quiet -r requirements-torch.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.stamp-dev: requirements-dev.lock $(VENV)/.stamp-run
-	$(PIP) install --quiet -r requirements-dev.lock
+	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
 # Only the reference of the benchmarks sees this folder.

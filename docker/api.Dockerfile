@@ -11,9 +11,8 @@ FROM python:3.11-slim-bookworm
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/halflayer
 COPY requirements.lock ./
-# --no-deps: the lock is complete, and only so can PyTorch be left out.
-RUN grep -v '^torch==' requirements.lock > api.lock \
-    && pip install --no-cache-dir --no-deps -r api.lock
+# PyTorch has a lock of its own, which is left out here.
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md alembic.ini ./
 COPY alembic/ alembic/
 COPY kdcore/ kdcore/
