@@ -1,15 +1,15 @@
 """Hosts that share nothing but Postgres, Valkey and an S3 store: lost, cut off, sent away."""
 
 import random
-import re
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 
-import httpx
 import psutil
+from s3fs import S3FileSystem
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
@@ -21,7 +21,7 @@ from tests.faults.kills import Damage, wait_resumed
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.stand import Stand, standing, teacher, wait_for
 from tests.faults.trial import Trial
-from tests.fixtures.s3 import BUCKET, S3Server, running_s3
+from tests.fixtures.s3 import FILES, S3Server, running_s3
 from tests.fixtures.tether import tether
 
 UPDATES = 120
@@ -111,19 +111,22 @@ class Site:
 
     def keys(self, prefix: str) -> list[str]:
         """The store's files, read past all hosts."""
-        answer = httpx.get(
-            f"http://127.0.0.1:{self.s3.port}/{BUCKET}",
-            params={"list-type": "2", "prefix": f"files/{prefix}", "max-keys": "1000"},
-            trust_env=False,
-        )
-        return re.findall(r"<Key>files/(.*?)</Key>", answer.raise_for_status().text)
+        return [each.removeprefix(f"{FILES}/") for each in self._store.find(f"{FILES}/{prefix}")]
 
     def flip_bits(self, key: str) -> None:
         """Damage one file of the store."""
-        url = f"http://127.0.0.1:{self.s3.port}/{BUCKET}/files/{key}"
-        data = bytearray(httpx.get(url, trust_env=False).raise_for_status().content)
+        data = bytearray(self._store.cat_file(f"{FILES}/{key}"))
         data[len(data) // 2] ^= 0x10
-        httpx.put(url, content=bytes(data), trust_env=False).raise_for_status()
+        self._store.pipe_file(f"{FILES}/{key}", bytes(data))
+
+    @cached_property
+    def _store(self) -> S3FileSystem:
+        return S3FileSystem(
+            endpoint_url=f"http://127.0.0.1:{self.s3.port}",
+            key="testing",
+            secret="testing",
+            use_listings_cache=False,
+        )
 
     def log(self, run_id: str) -> str:
         """What the run's page shows as its log."""
