@@ -5,8 +5,8 @@ FROM python:3.11-slim-bookworm
 ARG TORCH_INDEX=https://pypi.org/simple
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/halflayer
-COPY requirements.lock requirements-torch.lock ./
-RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
+COPY requirements-s3.lock requirements-torch.lock ./
+RUN pip install --no-cache-dir --require-hashes -r requirements-s3.lock \
     && pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -r requirements-torch.lock
 COPY pyproject.toml README.md alembic.ini ./
 COPY alembic/ alembic/
