@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     BertConfig,
     BertForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    PretrainedConfig,
 )
 
 from kdcore.config import FolderCheckpoint, HubCheckpoint, RunCheckpoint, ScratchModel
@@ -28,6 +28,46 @@ from kdcore.shapes import ModelShape
 
 MaskedLM: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
 _MODEL_FILES = ["*.json", "model*.safetensors", "vocab.txt"]
+_FAMILIES: dict[str, tuple[type[MaskedLM], tuple[str, ...]]] = {
+    "bert": (
+        BertForMaskedLM,
+        (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "hidden_act",
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "initializer_range",
+            "layer_norm_eps",
+            "pad_token_id",
+            "tie_word_embeddings",
+        ),
+    ),
+    "distilbert": (
+        DistilBertForMaskedLM,
+        (
+            "vocab_size",
+            "max_position_embeddings",
+            "sinusoidal_pos_embds",
+            "n_layers",
+            "n_heads",
+            "dim",
+            "hidden_dim",
+            "dropout",
+            "attention_dropout",
+            "activation",
+            "initializer_range",
+            "pad_token_id",
+            "tie_word_embeddings",
+        ),
+    ),
+}
+"""By `model_type`: the class, and the fields of a config.json that are taken over."""
 NOTES_FILE = "halflayer.json"
 """What Halflayer knows of a checkpoint beyond its weights: how it was made, its tokenizer."""
 
@@ -187,26 +227,61 @@ def load_model(folder: Path) -> MaskedLM:
 
     Raises DataError if the folder is no BERT or DistilBERT, or if its weights cannot be read.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} holds no readable model config: {error}") from error
-    families: dict[str, type[MaskedLM]] = {
-        "bert": BertForMaskedLM,
-        "distilbert": DistilBertForMaskedLM,
-    }
-    family = families.get(config.model_type)
-    if family is None:
-        raise DataError(
-            f"{folder} holds a {config.model_type}; only BERT and DistilBERT can be used"
-        )
+    family, config = _family_and_config(folder)
+    _require_safetensors(folder)
     try:
         model = family.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            folder,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise DataError(f"cannot read the weights in {folder}: {error}") from error
     return cast(MaskedLM, model)
+
+
+def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
+    """The model's class, and as much of its config as describes its shape.
+
+    A config may also name code, kernels, quantisers and files, which transformers would load.
+    """
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model_type = raw["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} holds no readable model config: {error}") from error
+    if model_type not in _FAMILIES:
+        raise DataError(f"{folder} holds a {model_type}; only BERT and DistilBERT can be used")
+    family, fields = _FAMILIES[model_type]
+    try:
+        config = family.config_class(**{key: raw[key] for key in fields if key in raw})
+    except Exception as error:  # whatever its checks raise: they differ between versions
+        raise DataError(f"{folder} holds no readable model config: {error}") from error
+    return family, config
+
+
+def _require_safetensors(folder: Path) -> None:
+    """Raises DataError if something beside the weights would have transformers load others.
+
+    `use_safetensors` alone does not keep it from unpickling what an index names, nor from
+    fetching the base model of an adapter.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise DataError(f"{folder} holds an adapter; merge it into its model first")
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{index} is no index of weights: {error}") from error
+    for name in named:
+        if not str(name).endswith(".safetensors") or Path(str(name)).name != name:
+            raise DataError(
+                f"{index} names '{name}'; only .safetensors files in the folder itself are read"
+            )
 
 
 def read_notes(folder: Path) -> dict[str, object]:
