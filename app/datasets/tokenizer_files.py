@@ -13,8 +13,9 @@ NEEDED = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
 def check_tokenizer_json(path: Path) -> None:
     """Raise Invalid unless the file is a tokenizer that can mask."""
+    text = _text(path)
     try:
-        tokenizer = Tokenizer.from_str(_text(path))
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare exceptions with its reason in words
         raise Invalid(f"This is not a tokenizer.json: {error}") from error
     missing = [token for token in NEEDED if tokenizer.token_to_id(token) is None]
