@@ -50,7 +50,7 @@ def main(notes: Path, fault: str, arguments: list[str]) -> int:
         if looks == 4 and befallen == "memory":
             torch.empty(1 << 50)
         if looks == 4 and befallen == "weights":
-            next(models[0].parameters()).data.view(torch.int32)[0, 0] ^= 1
+            next(models[0].parameters()).data.view(torch.int32)[5, 0] ^= 1 << 22
         return look(self)
 
     kdcore.objectives.layers_active = layers_active
