@@ -2,14 +2,20 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from app.db import Base, make_engine
 from app.migrations import alembic_config, current_revision, downgrade, head_revision, upgrade
+from kdcore import __version__
+
+RELEASES = Path(__file__).parents[1] / "fixtures" / "releases"
 
 
 def _differences(url: str) -> list[object]:
@@ -68,3 +74,121 @@ def test_two_migrations_at_once_do_not_collide(empty_database_url: str) -> None:
     both = [subprocess.Popen([sys.executable, "-c", command, empty_database_url]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert _differences(empty_database_url) == []
+
+
+# ----------------------------------------------------------------- expand first, contract later
+
+
+@dataclass(frozen=True)
+class _Column:
+    type: str
+    nullable: bool
+    filled_in: bool
+    """The database knows a value where a statement names none."""
+
+
+Schema = dict[str, dict[str, _Column | str]]
+
+
+def _schema(connection: Connection) -> Schema:
+    """Tables, their columns, and the conditions that rows must meet, by name."""
+    looked = inspect(connection)
+    found: Schema = {}
+    for table in looked.get_table_names():
+        found[table] = {
+            column["name"]: _Column(
+                str(column["type"]),
+                bool(column["nullable"]),
+                bool(column["nullable"]) or column["default"] is not None,
+            )
+            for column in looked.get_columns(table)
+        }
+        conditions = [
+            *looked.get_unique_constraints(table),
+            *looked.get_check_constraints(table),
+            *looked.get_foreign_keys(table),
+            *(index for index in looked.get_indexes(table) if index["unique"]),
+        ]
+        found[table] |= {f"condition {each['name']}": str(each["name"]) for each in conditions}
+    return found
+
+
+def _contractions(before: Schema, after: Schema) -> list[str]:
+    """What a step does that code of the release before cannot live with."""
+    found = [f"{table} is gone" for table in before.keys() - after.keys()]
+    for table in before.keys() & after.keys():
+        old, new = before[table], after[table]
+        for name in old.keys() | new.keys():
+            was, now = old.get(name), new.get(name)
+            if isinstance(now, str) and was is None:
+                found.append(f"{table}: {name} is new")
+            elif isinstance(was, _Column) and now is None:
+                found.append(f"{table}.{name} is gone")
+            elif isinstance(now, _Column) and was is None and not now.filled_in:
+                found.append(f"{table}.{name} is new and must be given")
+            elif isinstance(was, _Column) and isinstance(now, _Column):
+                if was.type != now.type:
+                    found.append(f"{table}.{name} was {was.type} and is {now.type}")
+                if was.nullable and not now.nullable:
+                    found.append(f"{table}.{name} must be given now")
+    return sorted(found)
+
+
+def test_no_step_takes_away_what_the_release_before_needs(empty_database_url: str) -> None:
+    """See docs/adr/0010. A step that contracts says `contracts_after = "1.2.0"`, the release that
+    first did without what goes: it must be out, which its fixture shows."""
+    scripts = ScriptDirectory.from_config(alembic_config(empty_database_url))
+    engine = make_engine(empty_database_url)
+    before: Schema = {}
+    for script in reversed(list(scripts.walk_revisions())):
+        upgrade(empty_database_url, script.revision)
+        with engine.connect() as connection:
+            after = _schema(connection)
+        out = getattr(script.module, "contracts_after", None)
+        if out is None:
+            assert _contractions(before, after) == [], script.revision
+        else:
+            assert out != __version__, f"{script.revision}: {out} is not out yet"
+            assert (RELEASES / out / "halflayer.db").exists(), f"{script.revision}: no {out}"
+        before = after
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DROP TABLE notes", "notes is gone"),
+        ("ALTER TABLE notes DROP COLUMN text", "notes.text is gone"),
+        ("ALTER TABLE notes RENAME COLUMN text TO words", "notes.text is gone"),
+        ("CREATE UNIQUE INDEX ix_one ON notes (text)", "notes: condition ix_one is new"),
+        (
+            "DROP TABLE notes; CREATE TABLE notes (id INTEGER NOT NULL, text VARCHAR(5) NOT NULL)",
+            "notes.text must be given now",
+        ),
+        (
+            "DROP TABLE notes; CREATE TABLE notes (id INTEGER NOT NULL, text VARCHAR(4))",
+            "notes.text was VARCHAR(5) and is VARCHAR(4)",
+        ),
+        (
+            "DROP TABLE notes; CREATE TABLE notes (id INTEGER NOT NULL, text VARCHAR(5), "
+            "more INTEGER NOT NULL)",
+            "notes.more is new and must be given",
+        ),
+        ("ALTER TABLE notes ADD COLUMN more INTEGER NOT NULL DEFAULT 0", None),
+        ("ALTER TABLE notes ADD COLUMN more INTEGER", None),
+        ("CREATE TABLE others (id INTEGER NOT NULL)", None),
+        ("CREATE INDEX ix_text ON notes (text)", None),
+    ],
+)
+def test_a_contracting_step_is_recognised(
+    empty_database_url: str, statement: str, said: str | None
+) -> None:
+    engine = make_engine(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE notes (id INTEGER NOT NULL, text VARCHAR(5))"))
+        before = _schema(connection)
+        for part in statement.split("; "):
+            connection.execute(text(part))
+        found = _contractions(before, _schema(connection))
+    engine.dispose()
+    assert (said in found) if said else (found == [])
