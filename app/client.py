@@ -15,6 +15,8 @@ Json = dict[str, Any]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 CHUNK_BYTES = 1024**2
 RECONNECTS = 5
+BUSY = (502, 503, 504)
+"""Of the server, or of a proxy before it; the same request may work in a moment."""
 
 
 class ClientError(Exception):
@@ -39,6 +41,10 @@ class Refused(ClientError):
     """The server understood the request and refused it."""
 
     exit_code = 5
+
+
+class Busy(Refused):
+    """The server, or something that it needs, is away for a moment."""
 
 
 class Broken(ClientError):
@@ -105,7 +111,7 @@ class Client:
         line = problem_line(response)
         if response.status_code in (401, 403):
             raise NotAllowed(line)
-        raise Refused(line)
+        raise (Busy if response.status_code in BUSY else Refused)(line)
 
     def presets(self) -> list[Json]:
         """Configs worth starting from."""
@@ -169,7 +175,7 @@ class Client:
                     if event == "end":
                         return
                 error: Exception = ConnectionError("the stream was cut")
-            except (httpx.HTTPError, SSEError) as caught:
+            except (httpx.HTTPError, SSEError, Busy) as caught:
                 error = caught
             failures += 1
             if failures > RECONNECTS:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
+from app import logs
 from app.db import Database
 from app.queue import Doorbell
 from app.runs import lifecycle
@@ -80,7 +81,10 @@ class Supervisor:
             return
         try:
             run = self._patiently(partial(self._claim, run_id))
-            ring = Attempt(tools, self._patiently, run).carry_out() if run is not None else []
+            if run is None:
+                return
+            with logs.bound(run_id=run.id, attempt=run.attempt):
+                ring = Attempt(tools, self._patiently, run).carry_out()
         except GaveUp:
             logger.warning("left without the database or the store; the sweeper finds the run")
             return

@@ -5,7 +5,7 @@ on stdin, answers each with one on stdout:
 
     {"do": "join", "readers": 200}     -> {"served": 190, "refused": 10, "other": []}
     {"do": "join_slow", "readers": 10} -> the same; each then takes one byte a second
-    {"do": "tell"}                     -> {"gaps": 0, "doubles": 0, "ended": 0, "slow_left": 10}
+    {"do": "tell"}                     -> {"gaps": 0, "doubles": 0, "ended": 0, "slow_ports": [...]}
 """
 
 import asyncio
@@ -74,7 +74,8 @@ class Crowd:
         ).encode()
         self._gate = asyncio.Semaphore(AT_ONCE)
         self.readers: list[Reader] = []
-        self._slow: set[asyncio.Task[None]] = set()
+        self._slow: dict[int, asyncio.Task[None]] = {}
+        """By their local ports."""
 
     async def join(self, readers: int) -> dict[str, Any]:
         """So many more; returns once each has its answer."""
@@ -103,7 +104,7 @@ class Crowd:
             await loop.sock_connect(link, self._address)
             await loop.sock_sendall(link, self._request)
             head = await asyncio.wait_for(loop.sock_recv(link, 12), ANSWER_S)
-        self._slow.add(asyncio.create_task(_crawl(link)))
+        self._slow[link.getsockname()[1]] = asyncio.create_task(_crawl(link))
         return int(head.split()[1]), True
 
     def tell(self) -> dict[str, Any]:
@@ -112,8 +113,8 @@ class Crowd:
             "gaps": sum(reader.gaps for reader in self.readers),
             "doubles": sum(reader.doubles for reader in self.readers),
             "ended": sum(reader.ended for reader in self.readers),
-            "last_ids": sorted(Counter(reader.last_id for reader in self.readers).items())[:5],
-            "slow_left": sum(not task.done() for task in self._slow),
+            "last_ids": sorted({reader.last_id for reader in self.readers})[:5],
+            "slow_ports": list(self._slow),
         }
 
 

@@ -11,6 +11,7 @@ from tests.faults import (
     doubles,
     hosts,
     kills,
+    streams,
 )
 from tests.faults.trial import Scenario
 
@@ -28,4 +29,6 @@ SCENARIOS: dict[str, Scenario] = {
     "checkpoints": checkpoints.checkpoints,
     "backup": backups.backup,
     "hosts": hosts.hosts,
+    "killed-api": streams.killed_api,
+    "streams": streams.many_streams,
 }
