@@ -19,6 +19,7 @@ from app.errors import (
     problem_response,
 )
 from app.storage import StoreAway
+from kdcore.errors import is_disk_full
 
 logger = logging.getLogger(__name__)
 DISCRIMINATORS = ("kind", "source", "strategy")
@@ -37,6 +38,7 @@ def install(app: FastAPI) -> None:
     for kind in (OperationalError, InterfaceError, DBAPIError, PoolTimeout):
         app.add_exception_handler(kind, _database_error)
     app.add_exception_handler(StoreAway, _store_away)
+    app.add_exception_handler(OSError, _os_error)
 
 
 async def _app_error(_request: Request, error: Exception) -> Response:
@@ -90,6 +92,12 @@ async def _database_error(_request: Request, error: Exception) -> Response:
 async def _store_away(_request: Request, error: Exception) -> Response:
     logger.warning("%s", error)
     return error_response(Unavailable("The file store cannot be reached; try again in a moment."))
+
+
+async def _os_error(_request: Request, error: Exception) -> Response:
+    if not is_disk_full(error):
+        raise error
+    return error_response(DiskFull("The server's disk is full: delete something first."))
 
 
 def field_problem(error: dict[str, Any], body: Any) -> FieldProblem:

@@ -108,6 +108,10 @@ class _Uploads:
             link_or_copy(source, target)
         except FileNotFoundError as error:
             raise DataError(f"the file of dataset {dataset_id} is gone") from error
+        if sha256_of(target) != dataset.sha256:
+            raise DataError(
+                f"the file of dataset {dataset_id} is damaged: it differs from what was uploaded"
+            )
         return target
 
     def _from_store(self, dataset: Dataset) -> Path:
@@ -116,11 +120,6 @@ class _Uploads:
         if place.is_file() and sha256_of(place) == dataset.sha256:
             return place
         self.store.fetch(dataset_key(dataset), place)
-        if sha256_of(place) != dataset.sha256:
-            place.unlink()
-            raise DataError(
-                f"the file of dataset {dataset.id} is damaged: it differs from what was uploaded"
-            )
         return place
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow
@@ -16,6 +16,7 @@ from app.datasets.service import dataset_path
 from app.runs.states import RunState
 from kdcore.config import TeacherConfig, UploadCorpus
 from tests.app.conftest import Api
+from tests.faults.small_disk import MIB, small_disk
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB = "\n".join([*SPECIAL, "word"]).encode()
@@ -205,3 +206,18 @@ def test_column_names_beyond_the_row_are_left_out(api: Api) -> None:
     body = upload(api, "a.jsonl", line)
     assert body.status_code == 201, body.text
     assert body.json()["columns"] == names[: len(body.json()["columns"])]
+
+
+def test_a_disk_that_fills_up_during_an_upload_is_told_and_nothing_stays(api: Api) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+        for _ in range(40):
+            yield b"a line\n" * 10_000
+        yield b"\r\n--edge--\r\n"
+
+    with small_disk(api.context.settings.uploads_dir, MIB) as disk:
+        headers = {"content-type": "multipart/form-data; boundary=edge"}
+        response = api.request("POST", "/datasets", content=body(), headers=headers)
+        assert response.status_code == 507
+        assert "of it have arrived" in response.json()["detail"]
+        assert list(disk.folder.iterdir()) == []

@@ -2,7 +2,6 @@
 
 import io
 import random
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +32,7 @@ def bitflips(trial: Trial) -> Iterator[Row]:
         stand.wait_final([stand.undisturbed])
         yield _resumed(trial, stand, corpus)
         yield _downloads(trial, stand)
-        yield _inputs(trial, stand)
+        yield _inputs(trial, stand, corpus)
 
 
 def flip(path: Path, draw: random.Random) -> None:
@@ -157,8 +156,8 @@ def _arrived(stand: Stand, url: str, headers: dict[str, str]) -> list[bytes] | N
     return None
 
 
-def _inputs(trial: Trial, stand: Stand) -> Row:
-    """A run that starts from a result which the disk has spoilt since."""
+def _inputs(trial: Trial, stand: Stand, corpus: Json) -> Row:
+    """A run that starts from a result or an upload which the disk has spoilt since."""
     draw, times = trial.random("inputs"), trial.times(1, 10)
     with stand.db.read() as session:
         key = session.scalars(
@@ -166,21 +165,22 @@ def _inputs(trial: Trial, stand: Stand) -> Row:
                 Artifact.run_id == stand.undisturbed, Artifact.path == "model.safetensors"
             )
         ).one()
-    stored = stand.data_dir / "artifacts" / key
-    whole = stored.with_name("whole")
-    shutil.copyfile(stored, whole)
+    prune = {"kind": "prune", "teacher": {"source": "run", "run_id": stand.undisturbed}}
+    victims = (
+        (stand.data_dir / "artifacts" / key, prune),
+        (stand.data_dir / "uploads" / corpus["dataset_id"] / "data.txt", teacher(corpus, 2)),
+    )
     undetected = 0
-    config = {"kind": "prune", "teacher": {"source": "run", "run_id": stand.undisturbed}}
-    for _ in range(times):
-        flip(stored, draw)
-        (run,) = stand.wait_final([stand.client.submit_run(config)["id"]])
-        undetected += run.state != RunState.FAILED or run.error_code != "data"
-        shutil.copyfile(whole, stored)
-    whole.unlink()
+    for stored, config in victims:
+        whole = stored.read_bytes()
+        for _ in range(times):
+            flip(stored, draw)
+            (run,) = stand.wait_final([stand.client.submit_run(config)["id"]])
+            undetected += run.state != RunState.FAILED or run.error_code != "data"
+            stored.write_bytes(whole)
     return Row(
-        "one bit turned around in the checkpoint that a run starts from",
-        times,
-        "failed, `data`: `model.safetensors of run ... is damaged: it differs from what was "
-        "published`",
+        "one bit turned around in the result or the upload that a run starts from",
+        times * len(victims),
+        "failed, `data`: `the file of dataset ... is damaged: it differs from what was uploaded`",
         [Figure("undetected_flips", undetected)],
     )

@@ -1,5 +1,6 @@
 """A real worker process, real kdcore trainers, a real broker: a pipeline from submit to files."""
 
+import hashlib
 import json
 import os
 import signal
@@ -61,7 +62,7 @@ def corpus(settings: Settings, database: Database) -> dict[str, str]:
         columns="",
         size_bytes=len(text),
         documents=2000,
-        sha256="0" * 64,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
     )
     path = dataset_path(settings, dataset)
     path.parent.mkdir(parents=True)
