@@ -91,6 +91,8 @@ def test_the_newest_sound_copy_is_fetched_and_the_last_two_are_kept(
     here: Settings, there: Settings, store: Store, tmp_path: Path
 ) -> None:
     ours = Workspace.of(here, "r00000000001", 1)
+    ours.create()
+    (ours.folder / "start_eval.json").write_text('{"loss": 6.5}')
     copy(store, ours, 1, 2, 3)
     steps = {key.split("/")[3] for key in store.keys("work/r00000000001")}
     assert steps == {"step-00000002", "step-00000003"}
@@ -99,6 +101,7 @@ def test_the_newest_sound_copy_is_fetched_and_the_last_two_are_kept(
     assert fetch_newest(store, "r00000000001", theirs) == (3, [])
     state = theirs.checkpoints / "step-00000003" / "state.json"
     assert state.read_text() == "weights 3"
+    assert (theirs.folder / "start_eval.json").read_text() == '{"loss": 6.5}'
     # A bit of the newest one is flipped, and of a newer one only half has arrived.
     (tmp_path / "bad").write_text("weights 7")
     key = "work/r00000000001/1/step-00000003/checkpoints/step-00000003/state.json"
