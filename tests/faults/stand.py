@@ -292,7 +292,7 @@ class Stand:
         wait_for(ended, timeout_s, f"the end of {run_ids}: {[self.run(i).state for i in run_ids]}")
         return [self.run(run_id) for run_id in run_ids]
 
-    def wait_points(self, run_id: str, count: int = 1, timeout_s: float = 120) -> None:
+    def wait_points(self, run_id: str, count: int = 1, timeout_s: float = 300) -> None:
         """Until the run has so many rows of its loss."""
 
         def there() -> bool:
