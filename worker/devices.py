@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,10 @@ print(json.dumps([
 
 @dataclass(frozen=True)
 class Device:
-    """One place to train."""
+    """Where one run at a time trains: one place, or several together."""
 
     id: str
-    """`cpu` or `cuda:0`, ..."""
+    """`cpu`, `cuda:0` or `cuda:0,cuda:1`, as the trainer takes it."""
     name: str
     memory_bytes: int | None
     uuid: str | None = None
@@ -50,18 +51,46 @@ def gpus() -> list[Device]:
     return [Device(f"cuda:{index}", *about) for index, about in enumerate(found)]
 
 
-def devices(wanted: str) -> list[Device]:
-    """The devices that `auto`, `cpu` or `cuda:N` stands for; raises LookupError for none."""
-    if wanted == "cpu":
+def devices(wanted: str, per_run: int = 1) -> list[Device]:
+    """What each worker shall have of the devices that `wanted` stands for.
+
+    `wanted` is `auto`, `cpu`, `cuda` or `cuda:N`, of which `per_run` go together; or several names
+    with commas, which all go together. Raises LookupError for what is not there.
+    """
+    names = [name.strip() for name in wanted.split(",")]
+    there = gpus() if any(name != "cpu" for name in names) else []
+    if len(names) > 1:
+        return [_together([device for name in names for device in _named(name, there)])]
+    found = _named(wanted, there)
+    if found == [cpu()]:
+        found *= per_run
+    if len(found) % per_run:
+        raise LookupError(f"{len(found)} devices cannot be given out {per_run} at a time")
+    return [_together(found[i : i + per_run]) for i in range(0, len(found), per_run)]
+
+
+def _named(name: str, there: list[Device]) -> list[Device]:
+    if name == "cpu" or (name == "auto" and not there):
         return [cpu()]
-    found = gpus()
-    if wanted == "auto":
-        return found or [cpu()]
-    chosen = [device for device in found if wanted in (device.id, "cuda")]
+    chosen = [device for device in there if name in (device.id, "cuda", "auto")]
     if not chosen:
-        there = ", ".join(device.id for device in found) or "no GPU"
-        raise LookupError(f"there is no device {wanted} here; torch sees {there}")
+        seen = ", ".join(device.id for device in there) or "no GPU"
+        raise LookupError(f"there is no device {name} here; torch sees {seen}")
     return chosen
+
+
+def _together(several: list[Device]) -> Device:
+    if len(several) == 1:
+        return several[0]
+    names = Counter(device.name for device in several)
+    uuids = [device.uuid for device in several if device.uuid]
+    return Device(
+        id=",".join(device.id for device in several),
+        name=", ".join(f"{count} x {name}" for name, count in names.items()),
+        # The processor named twice has its memory once.
+        memory_bytes=sum({each.id: each.memory_bytes or 0 for each in several}.values()) or None,
+        uuid=",".join(uuids) or None,
+    )
 
 
 def _processor_name() -> str:

@@ -30,7 +30,12 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to leave; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m worker.main", description=__doc__)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N; cuda:0,cuda:1 for both at once"
+    )
+    parser.add_argument(
+        "--devices-per-run", type=int, default=1, metavar="N", help="devices that train one run"
+    )
     parser.add_argument("--leave-with-parent", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.leave_with_parent:
@@ -38,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings()
     logs.configure(settings.log_format, "worker")
     try:
-        found = devices(options.device)
+        found = devices(options.device, max(1, options.devices_per_run))
     except LookupError as error:
         parser.error(str(error))
     if len(found) > 1:

@@ -204,9 +204,9 @@ class Stand:
         self.api = self.start_process("api", "app.serve")
         self.wait_ready()
 
-    def start_worker(self, **changes: str) -> Process:
+    def start_worker(self, device: str = "cpu", **changes: str) -> Process:
         name = f"worker-{len(self.workers)}"
-        worker = self.start_process(name, "worker.main --device cpu", **changes)
+        worker = self.start_process(name, f"worker.main --device {device}", **changes)
         self.workers.append(worker)
         return worker
 
@@ -334,17 +334,23 @@ def teacher(corpus: Json, updates: int, seed: int = 1, **changes: Any) -> Json:
 
 @contextmanager
 def standing(
-    folder: Path, kind: Kind = "sqlite", *, workers: int = 1, patient: bool = False, **extra: str
+    folder: Path,
+    kind: Kind = "sqlite",
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    patient: bool = False,
+    **extra: str,
 ) -> Iterator[Stand]:
     """An installation for the duration of the block; `patient` for its default times.
 
-    `extra`: further variables of its processes.
+    `device`: what each worker is given. `extra`: further variables of its processes.
     """
     with ExitStack() as stack:
         stand = Stand(folder, kind, stack, ({} if patient else IMPATIENT) | extra)
         stand.start_api()
         for _ in range(workers):
-            stand.start_worker()
+            stand.start_worker(device)
         yield stand
 
 
