@@ -71,13 +71,15 @@ def restart(stand: Stand) -> None:
 
 def broker(trial: Trial) -> Iterator[Row]:
     """A worker trains all the while; another one takes what is submitted."""
-    with standing(trial.new_folder("broker"), workers=2, patient=trial.long) as stand:
+    # No fault here concerns the database, so a busy machine shall not be taken for a dead worker.
+    lease = {"HALFLAYER_LEASE_S": "60"}
+    with standing(trial.new_folder("broker"), workers=2, patient=trial.long, **lease) as stand:
         corpus = stand.upload_text()
         seldom = {"log_every_steps": 20, "checkpoint_every_s": 5}
         trains = stand.client.submit_run(teacher(corpus, ENDLESS, reporting=seldom))["id"]
         stand.wait_points(trains)
         yield _bells_lost(trial, stand, corpus, trains)
-        yield _away(trial, stand, corpus, trains, "away", [8] if not trial.long else [300, 20, 20])
+        yield _away(trial, stand, corpus, trains, "away", [5] if not trial.long else [300, 20, 20])
         if trial.long:
             yield _away(trial, stand, corpus, trains, "blackhole", [60, 20])
 

@@ -20,6 +20,8 @@ from tests.faults.writer import Wrote, count_rows
 
 WRITERS = 8
 TOGETHER = 2
+LEASE_S = 6.0
+"""Less than the time that Postgres is away: no worker may be called dead for want of a database."""
 READY_WITHIN_S = 30.0
 
 
@@ -70,14 +72,18 @@ def _updates_made(stand: Stand, run_id: str) -> int:
 
 def postgres(trial: Trial) -> Iterator[Row]:
     """Ended without a checkpoint, and started anew at once or much later."""
-    updates = trial.times(400, 2000)
-    with standing(trial.new_folder("postgres"), "postgres", workers=TOGETHER) as stand:
+    updates = trial.times(500, 2000)
+    with standing(
+        trial.new_folder("postgres"), "postgres", workers=TOGETHER, HALFLAYER_LEASE_S=str(LEASE_S)
+    ) as stand:
         corpus = stand.upload_text()
         config = teacher(corpus, updates)
         stand.undisturbed = stand.client.submit_run(config)["id"]
         stand.wait_final([stand.undisturbed])
-        yield _postgres_away(trial, stand, config, [0.0] * trial.times(2, 20))
-        yield _postgres_away(trial, stand, config, [8.0] if not trial.long else [300.0, 30.0])
+        yield _postgres_away(trial, stand, config, [0.0] * trial.times(1, 20))
+        yield _postgres_away(
+            trial, stand, config, [LEASE_S + 2] if not trial.long else [300.0, 30.0]
+        )
 
 
 def _postgres_away(trial: Trial, stand: Stand, config: object, spells_s: list[float]) -> Row:
@@ -92,7 +98,7 @@ def _postgres_away(trial: Trial, stand: Stand, config: object, spells_s: list[fl
             ids += [stand.client.submit_run(config)["id"] for _ in range(TOGETHER)]
             for run_id in ids[-TOGETHER:]:
                 stand.wait_points(run_id)
-        time.sleep(draw.uniform(0, 1))
+        time.sleep(draw.uniform(0, 0.3))
         made = sum(_updates_made(stand, i) for i in ids)
         stand.stop_postgres()
         end_s = time.monotonic() + spell_s
@@ -141,7 +147,7 @@ def sqlite_writers(trial: Trial) -> Iterator[Row]:
     """Eight processes submit, claim, record and end runs, all in one SQLite file."""
     url = f"sqlite:///{trial.new_folder('writers') / 'halflayer.db'}"
     upgrade(url)
-    rounds = trial.times(25, 400)
+    rounds = trial.times(10, 400)
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.faults.writer", url, f"{trial.seed}/{n}", str(rounds)],

@@ -18,20 +18,24 @@ from app.runs import lifecycle
 from app.runs.models import Artifact, Run
 from app.runs.states import FINAL, RunState
 from tests.faults.figures import Figure, Row
-from tests.faults.kills import UPDATES, Damage, owner_of
+from tests.faults.kills import Damage, owner_of
 from tests.faults.stand import Kind, Process, Stand, standing, teacher, wait_for
 from tests.faults.trial import Trial
 
+UPDATES = 200
 WORKERS = 2
 RINGS = 100
 RACERS = 8
+LEASE_S = 6.0
 
 
 def doubles(trial: Trial) -> Iterator[Row]:
     """On Postgres, where writers really meet; the claims on SQLite too."""
     kinds: tuple[Kind, ...] = ("postgres", "sqlite") if trial.long else ("postgres",)
     for kind in kinds:
-        with standing(trial.new_folder("doubles"), kind, workers=0) as stand:
+        with standing(
+            trial.new_folder("doubles"), kind, workers=0, HALFLAYER_LEASE_S=str(LEASE_S)
+        ) as stand:
             yield _claims(trial, stand)
             for _ in range(WORKERS):
                 stand.start_worker()
@@ -147,22 +151,23 @@ def _frozen(trial: Trial, stand: Stand, corpus: Json) -> Row:
     stale_writes = double_results = left_behind = 0
     gone_s: list[float] = []
     draw = trial.random("frozen", stand.kind)
-    for spell_s in [120.0, 120.0, *[8.0] * 8] if trial.long else [7.0]:
-        trial.say(f"frozen for {spell_s:.0f} s on {stand.kind}")
+    spells_s = [120.0, 120.0, *[LEASE_S + 4] * 8] if trial.long else [LEASE_S + 3]
+    while spells_s:
+        trial.say(f"frozen for {spells_s[-1]:.0f} s on {stand.kind}")
         run_id = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
         stand.wait_points(run_id)
-        time.sleep(draw.uniform(0, 1))
+        time.sleep(draw.uniform(0, 0.5))
         worker = owner_of(stand, run_id)
         if worker is None:  # the run was quicker
             continue
-        attempt = stand.run(run_id).attempt
+        attempt, stale = stand.run(run_id).attempt, worker.trainers(run_id)
         frozen = Frozen(worker)
-        time.sleep(spell_s)
+        time.sleep(spells_s.pop())
         frozen.thaw()
         thawed_s = time.monotonic()
-        [run] = stand.wait_final([run_id])
-        wait_for(lambda w=worker, i=run_id: not w.trainers(i), 60, "the stale trainer's end")
+        psutil.wait_procs(stale, timeout=120)
         gone_s.append(time.monotonic() - thawed_s)
+        [run] = stand.wait_final([run_id])
         damage.compare(stand, run_id, stand.undisturbed)
         if run.attempt > attempt:
             stale_writes += _rows_after_takeover(stand, run_id, attempt)

@@ -1,0 +1,103 @@
+"""The wall clock jumps by an hour, forwards and back, while runs train; libfaketime moves it."""
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from tests.faults.figures import Figure, Row
+from tests.faults.kills import Damage
+from tests.faults.stand import Stand, standing, teacher
+from tests.faults.trial import Trial
+
+HOUR_S = 3600
+READ_AGAIN_S = 1.0
+"""The library looks at its file no oftener than this."""
+
+
+def library() -> Path:
+    """libfaketime as its wheel brings it, found without importing the package."""
+    spec = importlib.util.find_spec("libfaketime")
+    assert spec is not None
+    assert spec.origin is not None
+    [found] = Path(spec.origin).parent.rglob("libfaketime.so.1")
+    return found
+
+
+class WallClock:
+    """The wall clock of an installation; the time that counts upwards only is left alone."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.set(0)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a process go by this clock."""
+        return {
+            "LD_PRELOAD": str(library()),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_CACHE_DURATION": str(READ_AGAIN_S),
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    @staticmethod
+    def tidy() -> None:
+        """Remove what the library leaves behind of processes that were killed."""
+        for path in Path("/dev/shm").glob("*faketime_*"):
+            if not psutil.pid_exists(int(path.name.rpartition("_")[2])):
+                path.unlink(missing_ok=True)
+
+    def set(self, offset_s: int) -> None:
+        """So much before or after the real time; waits until everybody goes by it."""
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(f"{offset_s:+d}\n")
+        fresh.replace(self._file)
+        time.sleep(2 * READ_AGAIN_S)
+
+
+def _submit(stand: Stand, config: object) -> tuple[str, float]:
+    """A new run, and by how much the server's wall clock is ahead of the real one."""
+    submitted = stand.client.submit_run(config)
+    created_at = datetime.fromisoformat(submitted["created_at"]).timestamp()
+    return submitted["id"], created_at - time.time()
+
+
+def clock(trial: Trial) -> Iterator[Row]:
+    """Forwards, back to the truth, backwards, back to the truth."""
+    folder = trial.new_folder("clock")
+    wall = WallClock(folder / "wall-clock")
+    jumps = [HOUR_S, 0, -HOUR_S, 0] * trial.times(1, 5)
+    # Far more than a busy machine holds up a heartbeat, far less than an hour.
+    lease = {"HALFLAYER_LEASE_S": "20"}
+    damage, false_recoveries = Damage(), 0
+    with standing(folder / "stand", **wall.environment, **lease) as stand:
+        config = teacher(stand.upload_text(), trial.times(30, 200))
+        stand.undisturbed = _submit(stand, config)[0]
+        stand.wait_final([stand.undisturbed])
+        ids = []
+        for number, offset_s in enumerate(jumps):
+            trial.say(f"the wall clock jumps: {number} of {len(jumps)}")
+            run_id, _ = _submit(stand, config)
+            ids.append(run_id)
+            stand.wait_points(run_id)
+            wall.set(offset_s)
+            run_id, ahead_s = _submit(stand, config)
+            ids.append(run_id)
+            assert abs(ahead_s - offset_s) < HOUR_S / 2, f"the clock is ahead by {ahead_s:.0f} s"
+            if trial.long:
+                time.sleep(30)
+        for run in stand.wait_final(ids):
+            false_recoveries += run.attempt - 1
+            damage.compare(stand, run.id, stand.undisturbed)
+    wall.tidy()
+    yield Row(
+        "the wall clock of API, workers and trainers jumps by an hour, both ways",
+        len(jumps),
+        "nothing but the times shown",
+        [*damage.figures(), Figure("false_recoveries", false_recoveries)],
+        {"runs": damage.runs},
+    )
