@@ -99,8 +99,8 @@ lock: setup-dev ## Resolve the dependencies of pyproject.toml anew (ARGS=--upgra
 	scripts/lock $(ARGS)
 
 audit: setup-dev frontend/node_modules/.stamp ## Ask the registries for known holes in what is locked
-	$(VENV)/bin/pip-audit --disable-pip --require-hashes -r requirements-dev.lock
-	$(VENV)/bin/pip-audit --disable-pip --no-deps -r requirements-torch.lock
+	$(VENV)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements-dev.lock
+	$(VENV)/bin/pip-audit --strict --disable-pip --no-deps -r requirements-torch.lock
 	cd frontend && $(NPM) audit
 
 clean: ## Remove everything that make made, but no data
