@@ -5,6 +5,7 @@ from tests.faults import (
     backups,
     bitflips,
     broker,
+    canaries,
     cancels,
     checkpoints,
     clock,
@@ -13,10 +14,13 @@ from tests.faults import (
     disk,
     doubles,
     ends,
+    hostile,
     hosts,
     kills,
+    markup,
     ranks,
     streams,
+    uploads,
 )
 from tests.faults.trial import Scenario
 
@@ -31,6 +35,10 @@ SCENARIOS: dict[str, Scenario] = {
     "deploy": deploy.deploy,
     "hung": deploy.hung,
     "access": access.access,
+    "hostile": hostile.hostile,
+    "markup": markup.markup,
+    "uploads": uploads.uploads,
+    "canaries": canaries.canaries,
     "checkpoints": checkpoints.checkpoints,
     "bitflips": bitflips.bitflips,
     "disk": disk.disk,
