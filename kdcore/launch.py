@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 EXIT_RANK_LOST = 76
 """Another process of the run is gone: run the same command again to go on."""
+_LAUNCHER = "KDCORE_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -83,7 +84,8 @@ def die_with_launcher() -> None:
     """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    # A launcher that says who it is may be gone before this process asks.
+    parent = int(os.environ.get(_LAUNCHER, os.getppid()))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -121,6 +123,7 @@ def launch(arguments: list[str], count: int, folder: Path) -> int:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _pass_on)
+    os.environ[_LAUNCHER] = str(os.getpid())
     register_loopback()
     scratch = folder / ".torchrun"
     try:

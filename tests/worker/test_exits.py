@@ -65,7 +65,7 @@ def test_a_trainer_that_cannot_even_write_its_events() -> None:
     assert outcome.code == "disk_full"
 
 
-@pytest.mark.parametrize("status", [75, -signal.SIGTERM, -signal.SIGKILL])
+@pytest.mark.parametrize("status", [75, 76, -signal.SIGTERM, -signal.SIGKILL])
 def test_a_stop_is_a_stop_if_we_asked_and_a_loss_if_not(status: int) -> None:
     assert judge(status, asked_to_stop=True) == Stopped()
     assert isinstance(judge(status), Lost)
