@@ -107,8 +107,10 @@ def outcome_of(
         return Lost("somebody else stopped the trainer")
     if status == EXIT_RANK_LOST:
         return Lost("one of the run's processes did not answer any more" + _words(last_words))
-    code: FailureCode = "config" if status == EXIT_USAGE else _crash_code(last_words)
-    return Failed(code, f"the trainer left with exit status {status}" + _words(last_words))
+    what = f"the trainer left with exit status {status}"
+    if status == EXIT_USAGE:
+        return Failed("config", what + _words(last_words))
+    return _crashed(what, last_words)
 
 
 def _known_code(code: object) -> FailureCode:
@@ -129,12 +131,15 @@ def _killed(number: int, asked_to_stop: bool, oom_killed: bool, last_words: str)
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number in _FROM_OUTSIDE:
         return Lost(f"something outside killed the trainer ({name})")
-    return Failed(_crash_code(last_words), f"the trainer crashed ({name})" + _words(last_words))
+    return _crashed(f"the trainer crashed ({name})", last_words)
 
 
-def _crash_code(last_words: str) -> FailureCode:
+def _crashed(what: str, last_words: str) -> Failed:
     """Libraries in C++ and Rust end the process where they get no memory, and say so first."""
-    return "oom_host" if says_no_memory(last_words) else "internal"
+    if says_no_memory(last_words):
+        advice = f"the machine has no memory left: {MEMORY_ADVICE}. In full: "
+        return Failed("oom_host", advice + what + _words(last_words))
+    return Failed("internal", what + _words(last_words))
 
 
 def _words(last_words: str) -> str:

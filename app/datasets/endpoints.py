@@ -108,9 +108,8 @@ def _prepare(incoming: Path, content_length: str | None) -> None:
     free_bytes = shutil.disk_usage(incoming).free - SPARE_BYTES
     if declared > free_bytes:
         shutil.rmtree(incoming, ignore_errors=True)
-        raise DiskFull(
-            f"The upload has {declared:,} bytes; the server has room for {max(0, free_bytes):,}."
-        )
+        upload = f"The upload has {declared:,} bytes" if declared else "No upload has room"
+        raise DiskFull(f"{upload}; the server has room for {max(0, free_bytes):,} bytes.")
 
 
 def _keep(ctx: Context, dataset_id: str, incoming: Path, received: Received) -> DatasetInfo:

@@ -211,13 +211,20 @@ def test_column_names_beyond_the_row_are_left_out(api: Api) -> None:
 def test_a_disk_that_fills_up_during_an_upload_is_told_and_nothing_stays(api: Api) -> None:
     def body() -> Iterator[bytes]:
         yield b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
-        for _ in range(40):
-            yield b"a line\n" * 10_000
+        for _ in range(70):
+            yield b"a line.\n" * (MIB // 8)
         yield b"\r\n--edge--\r\n"
 
-    with small_disk(api.context.settings.uploads_dir, MIB) as disk:
+    def upload() -> Any:
         headers = {"content-type": "multipart/form-data; boundary=edge"}
-        response = api.request("POST", "/datasets", content=body(), headers=headers)
+        return api.request("POST", "/datasets", content=body(), headers=headers)
+
+    with small_disk(api.context.settings.uploads_dir, 65 * MIB) as disk:
+        response = upload()
         assert response.status_code == 507
         assert "of it have arrived" in response.json()["detail"]
         assert list(disk.folder.iterdir()) == []
+        disk.fill()
+        response = upload()
+        assert response.status_code == 507
+        assert "room for 0 bytes" in response.json()["detail"]
