@@ -12,7 +12,7 @@ from tests.faults.kills import RESUMED_WITHIN_S, Damage, owner_of, wait_resumed
 from tests.faults.stand import Stand, standing, teacher, wait_for
 from tests.faults.trial import Trial
 
-UPDATES = 150
+UPDATES = 100
 VICTIMS = ("0", "1", "launcher")
 SURVIVE_S = 20.0
 """Whoever lost a fellow must be gone by then; no time-out of anybody's is as short."""
@@ -20,7 +20,7 @@ SURVIVE_S = 20.0
 
 def ranks(trial: Trial) -> Iterator[Row]:
     """Runs of two devices each, through the real worker and the real torchrun."""
-    draw, wanted = trial.random("ranks"), trial.times(2, 60)
+    draw, wanted = trial.random("ranks"), trial.times(1, 60)
     done, survivors, damage = 0, 0, Damage()
     with standing(trial.new_folder("ranks"), device="cpu,cpu") as stand:
         config = teacher(stand.upload_text(), UPDATES)
