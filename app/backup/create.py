@@ -29,7 +29,7 @@ from app.backup.manifest import (
     write_manifest,
 )
 from app.backup.rows import count_rows, save_table, tables_of
-from app.backup.work import remove_pins, save_work
+from app.backup.work import remove_pins, save_copy, save_work
 from app.datasets.models import Dataset
 from app.datasets.service import dataset_path
 from app.db import Base, Database, utc_now
@@ -145,9 +145,13 @@ def _save_work(
             select(Run.id).where(Run.state.not_in(FINAL)).order_by(Run.created_at)
         ).all()
     advance = watcher.phase("Checkpoints of unfinished runs", len(unfinished), "runs")
+    store = Store(settings)
     saved = []
     for run_id in unfinished:
-        saved += save_work(settings, run_id, folder)
+        if store.is_local:
+            saved += save_work(settings, run_id, folder)
+        else:
+            saved += save_copy(store, run_id, folder)
         advance(1)
     return saved
 
@@ -160,7 +164,7 @@ def _of_unfinished(work: list[SavedFile], unfinished: set[str], folder: Path) ->
         if run_id in unfinished:
             kept.append(file)
         else:
-            shutil.rmtree(folder / "work" / run_id, ignore_errors=True)
+            (folder / file.path).unlink()
     return kept
 
 

@@ -3,7 +3,8 @@
 <backup>/
     manifest.json  manifest.json.sha256
     database/<table>.jsonl
-    uploads/<dataset id>/...  artifacts/<key in the store>  work/<run id>/attempt-<n>/...
+    uploads/<dataset id>/...  artifacts/<key in the store>
+    work/<run id>/attempt-<n>/...  copies/<run id>/<n>/<checkpoint>/...  (where hosts share a store)
 
 A folder without `manifest.json` is no backup: it is written last, in a folder that gets its name
 only then.

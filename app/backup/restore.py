@@ -31,7 +31,7 @@ from app.runs.lifecycle import stopped
 from app.runs.models import Run
 from app.runs.states import ACTIVE, RunState
 from app.settings import Settings
-from app.storage import Store, remove_run_files
+from app.storage import WORK, Store, remove_run_files
 
 MARK = "restore-unfinished"
 """In the data folder while a restore is at work; names the backup."""
@@ -136,18 +136,31 @@ def _restore_files(settings: Settings, folder: Path, manifest: Manifest, watcher
     files = [file for file in manifest.files if not file.path.startswith("database/")]
     advance = watcher.phase("Files", 2 * sum(file.size_bytes for file in files), "bytes")
     for file in files:
-        kind, _, rest = file.path.partition("/")
-        if kind == "artifacts":
-            store.put_file(folder / file.path, rest)
+        place = _place(settings, store, file.path)
+        if isinstance(place, Path):
+            with open(folder / file.path, "rb") as source:
+                copy_hashed(source, place, advance)
+        else:
+            store.put_file(folder / file.path, place)
             advance(file.size_bytes)
-            with store.open(rest) as source:
-                _compare(file, hash_of(source, advance))
-            continue
-        target = settings.data_dir / file.path
-        with open(folder / file.path, "rb") as source:
-            copy_hashed(source, target, advance)
-        with open(target, "rb") as source:
+        with open(place, "rb") if isinstance(place, Path) else store.open(place) as source:
             _compare(file, hash_of(source, advance))
+
+
+def _place(settings: Settings, store: Store, path: str) -> Path | str:
+    """Where a file of the backup belongs: a path in the data folder, or a key of the store."""
+    kind, _, rest = path.partition("/")
+    if kind == "artifacts":
+        return rest
+    if kind == "copies" and not store.is_local:
+        return f"{WORK}/{rest}"
+    if kind == "copies":
+        # From hosts that share a store to hosts that share a folder.
+        run_id, attempt, _, name = rest.split("/", 3)
+        return settings.work_dir / run_id / f"attempt-{attempt}" / name
+    if kind == "uploads" and not store.is_local:
+        return path
+    return settings.data_dir / path
 
 
 def _compare(file: SavedFile, found: tuple[int, str]) -> None:

@@ -8,12 +8,14 @@ some of those events already and take the rest from the file.
 import json
 import logging
 import shutil
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from app.backup.manifest import CHUNK_BYTES, SavedFile, copy_hashed
 from app.settings import Settings
-from app.storage import checked_key, link_or_copy
+from app.storage import WORK, Store, checked_key, link_or_copy
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,10 @@ TRIES = 5
 """A trainer drops old checkpoints while they are linked; some other one is whole."""
 PINS = ".backup"
 """Links to checkpoints while they are copied; in the data folder, so on the same disk."""
+OWN = "manifest.json"
+"""A checkpoint's manifest of itself."""
+MIRROR = "mirror.json"
+"""Put last by whoever copies a checkpoint to the store; names the files of the copy."""
 WORDS = ("events.jsonl", "stderr.log", "start_eval.json")
 
 
@@ -50,7 +56,8 @@ def _save_checkpoint(run_dir: Path, pins: Path, backup: Path) -> list[SavedFile]
             pinned = pins / str(number) / attempt.name
             for checkpoint in _pin(attempt / "checkpoints", pinned):
                 place = _place(run_dir.name, attempt, f"checkpoints/{checkpoint.name}")
-                if saved := _copy_checkpoint(checkpoint, backup, place):
+                open_file = partial(_open_path, checkpoint)
+                if saved := _copy_verified(open_file, OWN, backup, place):
                     return saved
     return []
 
@@ -66,29 +73,49 @@ def _pin(checkpoints: Path, pinned: Path) -> list[Path]:
     return _numbered(pinned, "step")
 
 
-def _copy_checkpoint(checkpoint: Path, backup: Path, place: str) -> list[SavedFile]:
-    """The files of the copy; none if a byte of the checkpoint is not as its manifest says."""
+def save_copy(store: Store, run_id: str, backup: Path) -> list[SavedFile]:
+    """Where hosts share a store and no data folder: the newest good copy that lies in the store.
+
+    All that led to it was in the rows before it was made, so it needs nothing beside it.
+    """
+    found = [PurePosixPath(key) for key in store.keys(f"{WORK}/{run_id}")]
+    copies = [key.parent for key in found if key.name == MIRROR and len(key.parts) == 5]
+    for key in sorted(copies, key=lambda each: each.name, reverse=True):
+        place = f"copies/{key.relative_to(WORK).as_posix()}"
+        if saved := _copy_verified(partial(_open_key, store, key), MIRROR, backup, place):
+            return saved
+    return []
+
+
+def _open_key(store: Store, folder: PurePosixPath, name: str) -> IO[bytes]:
+    return store.open(f"{folder}/{name}")
+
+
+def _open_path(folder: Path, name: str) -> IO[bytes]:
+    return open(folder / name, "rb")
+
+
+def _copy_verified(
+    open_file: Callable[[str], IO[bytes]], manifest: str, backup: Path, place: str
+) -> list[SavedFile]:
+    """The files of the copy; none if a byte of one is not as their manifest says."""
     target = backup / place
     saved = []
     try:
-        for name, expected in _manifest_of(checkpoint).items():
-            with open(checkpoint / name, "rb") as source:
+        with open_file(manifest) as source:
+            entries = json.load(source)["files"]
+        expected = {checked_key(entry["path"]): str(entry["sha256"]) for entry in entries}
+        for name in [*expected, manifest]:
+            with open_file(name) as source:
                 size_bytes, sha256 = copy_hashed(source, target / name)
-            if expected not in (None, sha256):
-                raise ValueError(f"{name} of {checkpoint.name} fails its checksum")
+            if expected.get(name, sha256) != sha256:
+                raise ValueError(f"{name} fails its checksum")
             saved.append(SavedFile(path=f"{place}/{name}", size_bytes=size_bytes, sha256=sha256))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         logger.info("%s is passed over: %s", place, error)
         shutil.rmtree(target, ignore_errors=True)
         return []
     return saved
-
-
-def _manifest_of(checkpoint: Path) -> dict[str, str | None]:
-    """The SHA-256 of each file of a checkpoint; None for the manifest, which names the others."""
-    manifest: Any = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
-    files = {checked_key(entry["path"]): str(entry["sha256"]) for entry in manifest["files"]}
-    return {**files, "manifest.json": None}
 
 
 def _save_lines(source: Path, backup: Path, place: str) -> list[SavedFile]:

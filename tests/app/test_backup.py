@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,8 +29,11 @@ from app.stack import StackError, only_one
 from app.storage import Store
 from app.tokens import create_token
 from kdcore.config import TeacherConfig
+from tests.app.test_s3_store import _server, s3  # noqa: F401 - fixtures
 from tests.conftest import DATABASES
 from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.s3 import S3Server
+from worker.mirror import Mirror, fetch_newest
 from worker.workspace import Workspace
 
 POINTS = 2500
@@ -444,3 +448,44 @@ def test_the_commands(small: Settings, fresh: Settings, tmp_path: Path) -> None:
     lacking = command("backup", tmp_path / "second", *at)
     assert lacking.exit_code == 1
     assert "not in the backup: uploads/dataset00000/data.txt, it is gone" in lacking.output
+
+
+def test_hosts_that_share_a_store(
+    small: Settings,
+    fresh: Settings,
+    s3: S3Server,  # noqa: F811 - the fixture
+    tmp_path: Path,
+) -> None:
+    """Uploads and copies of checkpoints are in the store then, and come back there."""
+    here = Settings(data_dir=small.data_dir, storage_url=f"{s3.url}/{tmp_path.name}")
+    store = Store(here)
+    weights = "done00000000/1/model.safetensors"
+    store.put_file(small.data_dir / "artifacts" / weights, weights)
+    upload = small.uploads_dir / "dataset00000" / "data.txt"
+    store.put_file(upload, "uploads/dataset00000/data.txt")
+    upload.unlink()
+    work = Workspace.of(here, "running00000", 2)
+    mirror = Mirror(store, work, every_s=0)
+    mirror.offer("checkpoints/step-00000002")
+    mirror.flush(60)
+    mirror.close()
+    shutil.rmtree(work.run_dir)  # its host is another one
+
+    folder, manifest = back_up(here, tmp_path)
+    assert manifest.left_out == []
+    assert len(manifest.below("copies/running00000/2/step-00000002")) == 3
+
+    there = Settings(data_dir=fresh.data_dir, storage_url=f"{s3.url}/{tmp_path.name}-new")
+    restore(there, folder)
+    with Store(there).open("uploads/dataset00000/data.txt") as file:
+        assert file.read() == TEXT
+    resumed = Workspace.of(there, "running00000", 3)
+    resumed.folder.mkdir(parents=True)
+    assert fetch_newest(Store(there), "running00000", resumed) == (2, [])
+
+    shared = Settings(data_dir=tmp_path / "shared")
+    restore(shared, folder)
+    assert (shared.uploads_dir / "dataset00000" / "data.txt").read_bytes() == TEXT
+    resumed = Workspace.of(shared, "running00000", 3)
+    assert resumed.create()
+    assert (resumed.checkpoints / "step-00000002" / "state.json").read_text() == "state of 2"
