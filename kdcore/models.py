@@ -249,7 +249,7 @@ def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
     """
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type = raw["model_type"]
+        model_type = str(raw["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} holds no readable model config: {error}") from error
     if model_type not in _FAMILIES:
