@@ -10,6 +10,7 @@ from worker.workspace import Workspace
 
 MAX_LINE_BYTES = 1 << 20
 MAX_LINES = 1000
+MAX_DUMP_BYTES = 1 << 16
 MAX_STDERR_BYTES = 1 << 20
 """More of an attempt's stderr does not become log lines; the file keeps it."""
 
@@ -98,15 +99,23 @@ class Tail:
 
 
 def last_lines(path: Path, lines: int = 20, size_bytes: int = 4000) -> str:
-    """The end of a text file, for people to read; empty if there is none."""
+    """The end of a text file, for people to read; empty if there is none.
+
+    Where Python's dump of a crash begins in it, the lines around that: what a library said before
+    tells more than the stacks of all threads.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - size_bytes))
-            text = file.read().decode("utf-8", "replace")
+            file.seek(max(0, file.tell() - MAX_DUMP_BYTES))
+            found = file.read().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-lines:]).strip()
+    for number, line in enumerate(found):
+        if line.startswith("Fatal Python error: "):
+            found = found[: number + lines // 2]
+            break
+    return "\n".join(found[-lines:])[-size_bytes:].strip()
 
 
 def parse_event(line: bytes) -> list[Event]:

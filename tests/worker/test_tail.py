@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.runs.record import Position
-from worker.tail import MAX_LINE_BYTES, MAX_LINES, Tail, parse_event, read_lines
+from worker.tail import MAX_LINE_BYTES, MAX_LINES, Tail, last_lines, parse_event, read_lines
 from worker.workspace import Workspace
 
 
@@ -117,3 +117,20 @@ def test_offsets_count_bytes_not_characters(tmp_path: Path) -> None:
     path.write_bytes("é\n".encode() * 2)
     lines = read_lines(path, 3, final=False)
     assert (lines.lines, lines.offset) == (["é".encode()], 6)
+
+
+def test_of_a_crash_what_came_before_the_dump_is_shown(tmp_path: Path) -> None:
+    stacks = "".join(f'  File "x.py", line {n} in f\n' for n in range(200))
+    path = tmp_path / "stderr.log"
+    path.write_text(
+        "early\n" * 50
+        + "memory allocation of 32 bytes failed\nFatal Python error: Aborted\n\n"
+        + stacks
+        + "Extension modules: "
+        + "numpy, " * 500
+    )
+    words = last_lines(path)
+    assert "memory allocation of 32 bytes failed" in words
+    assert "Fatal Python error: Aborted" in words
+    assert "Extension modules" not in words
+    assert len(words.splitlines()) <= 20
