@@ -35,6 +35,7 @@ _NO_HOST_MEMORY = (
     "memory allocation of",
     "can't start new thread",
     "Thread creation failed",
+    "ThreadPoolBuildError",
     "failed to map segment",
 )
 """How PyTorch, NumPy, C++, Rust, Python, OpenMP and the loader say that the host has no more."""

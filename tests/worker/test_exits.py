@@ -49,6 +49,7 @@ def test_a_crash_without_words_is_internal_with_stderrs_end() -> None:
         "terminate called after throwing an instance of 'std::bad_alloc'",
         "memory allocation of 4096 bytes failed",
         "libgomp: Thread creation failed: Resource temporarily unavailable",
+        "pyo3_runtime.PanicException: ThreadPoolBuildError { kind: IOError(Os { code: 11 }) }",
     ],
 )
 def test_a_crash_for_lack_of_memory_is_one_of_the_hosts(words: str) -> None:
@@ -57,6 +58,7 @@ def test_a_crash_for_lack_of_memory_is_one_of_the_hosts(words: str) -> None:
         assert isinstance(outcome, Failed)
         assert outcome.code == "oom_host"
         assert words in outcome.message
+        assert "use a smaller model" in outcome.message
 
 
 def test_a_trainer_that_cannot_even_write_its_events() -> None:
