@@ -14,16 +14,15 @@ const ADVICE: Record<string, { title: string; advice: string }> = {
   },
   nan: {
     title: "The loss is no longer a number",
-    advice: "Lower the learning rate, add warm-up, clip gradients, or train in fp32.",
+    advice: "Lower the learning rate or weight decay, add warm-up, clip gradients, or train in fp32.",
   },
   oom_device: {
     title: "The device ran out of memory",
-    advice:
-      "Lower the batch size and raise the accumulation steps by as much, or shorten the sequences.",
+    advice: "Take a smaller model or shorter sequences, or a device with more memory.",
   },
   oom_host: {
     title: "The machine ran out of memory",
-    advice: "Take a smaller model or batch, or a machine with more memory.",
+    advice: "Take a smaller model or shorter sequences, or a machine with more memory.",
   },
   disk_full: {
     title: "The disk is full",
