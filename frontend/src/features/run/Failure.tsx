@@ -14,7 +14,8 @@ const ADVICE: Record<string, { title: string; advice: string }> = {
   },
   nan: {
     title: "The loss is no longer a number",
-    advice: "Lower the learning rate or weight decay, add warm-up, clip gradients, or train in fp32.",
+    advice:
+      "Lower the learning rate or weight decay, add warm-up, clip gradients, or train in fp32.",
   },
   oom_device: {
     title: "The device ran out of memory",
