@@ -4,7 +4,6 @@ Two tasks a client, the one that sends and the one that hears it leave, since th
 are to fit into one process.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing
 
@@ -55,10 +54,9 @@ class EventStream(Response):
         await send(start)
         async with aclosing(self._events) as events:
             async for event in events:
-                try:
-                    async with asyncio.timeout(self._patience_s):
-                        await send({"type": "http.response.body", "body": event, "more_body": True})
-                except TimeoutError:
+                with anyio.move_on_after(self._patience_s) as patience:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                if patience.cancelled_caught:
                     return False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return True
