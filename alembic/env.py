@@ -13,6 +13,8 @@ from app.settings import Settings
 
 LOCK = 7_104_190_451
 """Key of the Postgres advisory lock that keeps two migrations apart."""
+LOCK_TIMEOUT_S = 10
+"""A step that cannot have a table for itself within this time fails, and changes nothing."""
 
 
 def render(kind: str, item: Any, _autogen: Any) -> str | Literal[False]:
@@ -25,6 +27,8 @@ def migrate(connection: Connection) -> None:
     """Run the steps on one connection; it is in a transaction of its own."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        # A step that waits for a long reader holds up everybody behind it; better to give up.
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,

@@ -10,10 +10,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import OperationalError
 
 from app.db import Base, make_engine
 from app.migrations import alembic_config, current_revision, downgrade, head_revision, upgrade
 from kdcore import __version__
+from tests.fixtures.postgres import PostgresServer
 
 RELEASES = Path(__file__).parents[1] / "fixtures" / "releases"
 
@@ -74,6 +76,24 @@ def test_two_migrations_at_once_do_not_collide(empty_database_url: str) -> None:
     both = [subprocess.Popen([sys.executable, "-c", command, empty_database_url]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert _differences(empty_database_url) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_step_gives_up_rather_than_hold_up_everybody(postgres_server: PostgresServer) -> None:
+    """Behind a step that waits for a long reader (a backup, say) every other request would wait."""
+    postgres_server.execute("CREATE DATABASE beside")
+    url = postgres_server.url("beside")
+    upgrade(url, "0002")
+    engine = make_engine(url)
+    with engine.begin() as reader:
+        reader.execute(text("SELECT count(*) FROM runs"))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            upgrade(url)
+    assert current_revision(url) == "0002"
+    upgrade(url)
+    assert current_revision(url) == head_revision()
+    engine.dispose()
+    postgres_server.execute("DROP DATABASE beside WITH (FORCE)")
 
 
 # ----------------------------------------------------------------- expand first, contract later
