@@ -6,6 +6,7 @@ are to fit into one process.
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing
+from typing import Protocol
 
 import anyio
 from starlette.responses import Response
@@ -19,6 +20,16 @@ def encode(event: str, data: str, seq: int | None = None) -> bytes:
     """One event; `data` is JSON without line breaks."""
     head = f"id: {seq}\n" if seq is not None else ""
     return f"{head}event: {event}\ndata: {data}\n\n".encode()
+
+
+class Connection(Protocol):
+    """What `app.serve` puts into a request's state; a server that is not ours gives none."""
+
+    def hold_little(self) -> None:
+        """Let the kernel keep little for a reader that is slow."""
+
+    def cut_off(self) -> None:
+        """Drop the connection with all that it has not taken."""
 
 
 class EventStream(Response):
@@ -41,11 +52,17 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
+        connection: Connection | None = scope.get("state", {}).get("connection")
         with self._place:
+            if connection is not None:
+                connection.hold_little()
             async with anyio.create_task_group() as both:
                 both.start_soon(_until_gone, receive, both.cancel_scope)
-                if not await self._send_all(send):
-                    await _cut_off(scope)
+                if not await self._send_all(send) and connection is not None:
+                    # A polite end would wait until all is taken, which from such a client may be
+                    # for ever. The other task ends this one once the server has seen it.
+                    connection.cut_off()
+                    await anyio.sleep_forever()
                 both.cancel_scope.cancel()
 
     async def _send_all(self, send: Send) -> bool:
@@ -66,16 +83,3 @@ async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
     scope.cancel()
-
-
-async def _cut_off(scope: Scope) -> None:
-    """Drop the connection with all that it has not taken.
-
-    A polite end would wait until that is taken, which from such a client may be for ever, and hold
-    the memory until then.
-    """
-    cut_off = scope.get("state", {}).get("cut_off")
-    if cut_off is not None:  # a server that is not ours gives no such means
-        cut_off()
-        # The other task ends this one once the server has seen it.
-        await anyio.sleep_forever()
