@@ -46,6 +46,7 @@ from pydantic_settings import (
 
 from kdcore.config import RUN_CONFIG, DistillConfig, PruneConfig, RunConfig, TeacherConfig
 from kdcore.errors import (
+    MEMORY_ADVICE,
     ConfigError,
     DataError,
     KdcoreError,
@@ -349,6 +350,8 @@ def _execute(
         message = f"{type(error).__name__}: {error}"
         no_memory = isinstance(error, MemoryError) or says_no_memory(message)
         code = "oom_host" if no_memory else "internal"
+        if no_memory:
+            message = f"the machine has no memory left: {MEMORY_ADVICE}. {message}"
         if ranks.first_to_fail():
             sink.emit("failed", code=code, message=message, field=None)
         raise

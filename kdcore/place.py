@@ -1,6 +1,7 @@
 """Where a run works, whom it talks to, how it ends, and what its machine's errors are called."""
 
 import errno
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from kdcore.machine import describe
 from kdcore.ranks import ALONE, Ranks
 from kdcore.result import Summary
 
+_RESERVE_BYTES = 8 << 20
 _NO_DEVICE_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 """How CUDA and its libraries say it where PyTorch's own allocator was not the one to ask."""
 
@@ -54,15 +56,20 @@ class Ended:
 @contextmanager
 def typed_failures(out_dir: Path) -> Iterator[None]:
     """Give errors of the machine their typed code and an advice."""
+    # Address space, never touched: who has come to its end needs some more to tell of it.
+    reserve = mmap.mmap(-1, _RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         yield
     except KdcoreError:
         raise
     except Exception as error:
+        reserve.close()
         typed = _typed(error, out_dir)
         if typed is None:
             raise
         raise typed from error
+    finally:
+        reserve.close()
 
 
 def _typed(error: Exception, out_dir: Path) -> KdcoreError | None:
