@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pytest import fail, skip
+import pytest
 from rich.console import Console
 
 from tests.faults.figures import Row, summary, table
@@ -48,7 +48,7 @@ def main() -> int:
                     rows.append(row)
                     console.print(f"{'ok  ' if row.met else 'BAD '} {row.fault}", highlight=False)
             # What this machine lacks is told as a test tells it.
-            except (Exception, skip.Exception, fail.Exception) as error:
+            except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
                 broken[name] = f"{type(error).__name__}: {error}"
                 console.print_exception()
             console.print(f"     {name}: {time.monotonic() - start_s:.0f} s", highlight=False)
