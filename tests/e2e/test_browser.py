@@ -79,6 +79,8 @@ def points(page: Page) -> int:
 @pytest.mark.browser
 def test_from_the_form_to_a_student_that_fills_masks(page: Page, tmp_path: Path) -> None:
     page.get_by_role("link", name="New run").click()
+    # The list, which has a box of its own, stays until the form's code is there.
+    expect(page.get_by_role("heading", name="New run")).to_be_visible(timeout=20_000)
     page.get_by_role("textbox", name="Name").first.fill("from the browser")
     # Long enough that the page, also of a busy machine, shows the curve before it is whole.
     fill_form(page, tiny_pipeline(teacher_steps=700))

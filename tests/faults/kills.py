@@ -14,7 +14,7 @@ from app.client import Json
 from app.runs.models import MetricPoint
 from app.runs.states import FINAL, RunState
 from tests.faults.figures import Figure, Row, percentile
-from tests.faults.stand import Process, Stand, standing, teacher, wait_for
+from tests.faults.stand import Kind, Process, Stand, standing, teacher, wait_for
 from tests.faults.trial import Trial
 
 UPDATES = 250
@@ -137,9 +137,10 @@ def _batch(stand: Stand, corpus: Json, draw: random.Random, strikes: int, damage
 
 def kills(trial: Trial) -> Iterator[Row]:
     """Many kills, with a short lease."""
-    for kind in ("sqlite", "postgres"):
+    kinds: tuple[Kind, ...] = ("sqlite", "postgres") if trial.long else ("postgres",)
+    for kind in kinds:
         draw = trial.random("kills", kind)
-        wanted, done = trial.times(4, 100), 0
+        wanted, done = trial.times(3, 100), 0
         damage = Damage()
         with standing(trial.new_folder("kills"), kind, workers=TOGETHER) as stand:
             corpus = stand.upload_text()
