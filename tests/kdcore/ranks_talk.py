@@ -47,7 +47,8 @@ def main(notes: Path) -> None:
     ranks = join(Seat.taken(), "cpu")
     found: dict[str, Any] = {"told": ranks.tell({"rank": ranks.rank, "word": "Öl"})}
     found["any"] = [ranks.any(mine) for mine in (False, ranks.rank == 1, True)]
-    found["sum"] = ranks.sum(torch.tensor([0.1 * (ranks.rank + 1), 2.0]).double()).tolist()
+    shares = torch.tensor([0.1 * (ranks.rank + 1), 2.0], dtype=torch.float64)
+    found["sum"] = ranks.sum(shares).tolist()
 
     with_gradients = parameters(ranks, True, False, True)
     found["mine"] = gradients(with_gradients)
