@@ -156,11 +156,7 @@ def _damaged_checkpoint_too(folder: Path) -> None:
 def _checkpoint_damaged(folder: Path) -> bool:
     checkpointer = Checkpointer(folder)
     found, _ = checkpointer.load_newest()
-    if (
-        found is None
-        or found.step not in (savings.BEFORE, savings.STEP)
-        or not _right(checkpointer)
-    ):
+    if found is None or found.step not in (savings.BEFORE, savings.STEP) or not _right(found):
         return True
     savings.save_checkpoint(folder)
     again, refused = checkpointer.load_newest()

@@ -114,7 +114,7 @@ def hostile(trial: Trial) -> Iterator[Row]:
             Figure("files_leaked", tally.given_away),
             Figure("files_written_outside", len(outside)),
             Figure("outbound_hits", len(strangers)),
-            Figure("api_deaths", not answers),
+            Figure("api_deaths", int(not answers)),
         ],
         facts,
     )

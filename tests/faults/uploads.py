@@ -369,7 +369,7 @@ def uploads(trial: Trial) -> Iterator[Row]:
             Figure("api_rss_mib", round(meter.memory_mib, 1), API_RSS_MIB),
             Figure("upload_disk_mib", round(meter.disk_mib, 1), limit / MIB + SLACK_MIB),
             Figure("files_left", len(left)),
-            Figure("api_deaths", not alive),
+            Figure("api_deaths", int(not alive)),
         ],
         facts,
     )
