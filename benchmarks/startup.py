@@ -53,7 +53,7 @@ def first_update(shape_name: str, device: str, *, stood_by: bool) -> dict[str, f
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         workspace = Workspace(Path(folder), attempt=1)
         workspace.create()
-        workspace.config.write_text(config.model_dump_json(), encoding="utf-8")
+        workspace.write_configs(config, config)
         start_s = time.time()
         command = trainer_command(workspace, CACHE, device)
         trainer = Trainer(command, workspace, 1.0, standby)

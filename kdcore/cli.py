@@ -122,6 +122,11 @@ class _Run(_Where):
     """Carry out a run whose config is in a file, as the worker does."""
 
     config: Path = Field(description="JSON file with the config, `kind` included.")
+    submitted: Path | None = Field(
+        default=None,
+        description="JSON file with the config as its author wrote it, for the result's notes; "
+        "empty means CONFIG.",
+    )
     events: Path | None = Field(
         default=None, description="File for the events; empty means OUT/events.jsonl."
     )
@@ -251,7 +256,8 @@ def main(arguments: list[str] | None = None) -> int:
         cli = CliApp.run(_Cli, cli_args=arguments)
         command = get_subcommand(cli)
         assert isinstance(command, _Where)
-        config, processes = _config_of(command), process_count(command.device, command.devices)
+        config, submitted = _config_of(command), _submitted(command)
+        processes = process_count(command.device, command.devices)
     except ValidationError as error:
         for problem in error.errors():
             field = ".".join(str(part) for part in problem["loc"])
@@ -266,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.out.mkdir(parents=True, exist_ok=True)
         if seat is None and processes > 1 and not isinstance(config, PruneConfig):
             return launch(arguments, processes, command.out)
-        status = _carry_out(config, command, seat)
+        status = _carry_out(config, submitted, command, seat)
     except Exception as error:
         full = is_disk_full(error)
         if seat is None and not full:
@@ -279,7 +285,9 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
-def _carry_out(config: RunConfig, command: _Where, seat: Seat | None) -> int:
+def _carry_out(
+    config: RunConfig, submitted: RunConfig | None, command: _Where, seat: Seat | None
+) -> int:
     server_run, chief = isinstance(command, _Run), seat is None or seat.rank == 0
     events = command.events if isinstance(command, _Run) else None
     path = events or command.out / "events.jsonl"
@@ -288,7 +296,7 @@ def _carry_out(config: RunConfig, command: _Where, seat: Seat | None) -> int:
     terminal = None if quiet else TerminalSink()
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
-        return _execute(config, command, sink, seat, resumable_hint=not server_run)
+        return _execute(config, submitted, command, sink, seat, resumable_hint=not server_run)
     finally:
         if terminal:
             terminal.close()
@@ -310,21 +318,36 @@ def _stand_by() -> list[str]:
 
 def _config_of(command: object) -> RunConfig:
     if isinstance(command, _Run):
-        try:
-            raw = json.loads(command.config.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"cannot read {command.config}: {error.strerror}") from error
-        except ValueError as error:
-            raise DataError(f"{command.config} is not JSON: {error}") from error
-        return RUN_CONFIG.validate_python(raw)
+        return _read_config(command.config)
     assert isinstance(command, _Teacher | _Prune | _Distill)
     where = set(_Where.model_fields)
     fields = {name: getattr(command, name) for name in type(command).model_fields}
     return RUN_CONFIG.validate_python({k: v for k, v in fields.items() if k not in where})
 
 
+def _submitted(command: object) -> RunConfig | None:
+    path = command.submitted if isinstance(command, _Run) else None
+    return _read_config(path) if path else None
+
+
+def _read_config(path: Path) -> RunConfig:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    return RUN_CONFIG.validate_python(raw)
+
+
 def _execute(
-    config: RunConfig, where: _Where, sink: Sink, seat: Seat | None, *, resumable_hint: bool
+    config: RunConfig,
+    submitted: RunConfig | None,
+    where: _Where,
+    sink: Sink,
+    seat: Seat | None,
+    *,
+    resumable_hint: bool,
 ) -> int:
     stop = None if seat else _StopRequest()
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
@@ -336,7 +359,7 @@ def _execute(
         ranks = join(seat, where.device)
         # Who waits for the others can do nothing with a request to stop but die of it.
         stop = stop or _StopRequest()
-        ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks)
+        ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)
         ranks.leave()
     except RankLost as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from kdcore.config import RunConfig
 from kdcore.errors import (
     MEMORY_ADVICE,
     DeviceOutOfMemory,
@@ -39,6 +40,8 @@ class Place:
     sink: Sink
     should_stop: Callable[[], bool]
     ranks: Ranks = ALONE
+    submitted: RunConfig | None = None
+    """The config as its author wrote it; None if it is the one that is carried out."""
 
     def describe(self) -> str:
         """The devices of all ranks, in words."""

@@ -20,7 +20,7 @@ from kdcore.checkpoint import (
     sync_folder,
     write_json,
 )
-from kdcore.config import DistillConfig, PruneConfig, TeacherConfig
+from kdcore.config import RunConfig
 from kdcore.errors import disk_full, is_disk_full
 from kdcore.models import NOTES_FILE, MaskedLM, shape_of
 from kdcore.tokenizers import Tokens
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 def publish_result(
     out_dir: Path,
-    config: TeacherConfig | PruneConfig | DistillConfig,
+    config: RunConfig,
     model: MaskedLM,
     tokens: Tokens,
     summary: Summary,
@@ -72,7 +72,7 @@ def publish_result(
 
 def _write_model(
     folder: Path,
-    config: TeacherConfig | PruneConfig | DistillConfig,
+    config: RunConfig,
     model: MaskedLM,
     tokens: Tokens,
     summary: Summary,
@@ -98,7 +98,7 @@ def _write_model(
     (folder / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
 
 
-def _model_card(config: TeacherConfig | PruneConfig | DistillConfig, summary: Summary) -> str:
+def _model_card(config: RunConfig, summary: Summary) -> str:
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {value} |"
         for name, value in summary.items()

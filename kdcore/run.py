@@ -55,11 +55,13 @@ def execute(
     cache_dir: Path | None = None,
     device: str = "auto",
     ranks: Ranks = ALONE,
+    submitted: RunConfig | None = None,
 ) -> Ended:
     """Carry out `config` in `out_dir`, resuming from its newest checkpoint if it has one.
 
     Emits the events of `kdcore.events`; raises a KdcoreError that says what to do. Where several
-    processes carry out the run together, it is for the chief's sink that all is said.
+    processes carry out the run together, it is for the chief's sink that all is said. The result's
+    notes hold `submitted`, where that is given because `config` names paths of this machine.
     """
     prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -71,6 +73,7 @@ def execute(
         sink=sink,
         should_stop=should_stop,
         ranks=ranks,
+        submitted=submitted,
     )
     with typed_failures(out_dir):
         sink.emit(
@@ -252,6 +255,8 @@ def _finish(
     if not place.ranks.chief:
         return Ended(summary, steps)
     place.sink.emit("progress", phase="saving", done=0, total=1, unit="models", eta_s=None)
-    summary = publish_result(place.out_dir, config, model, tokens, summary, notes)
+    summary = publish_result(
+        place.out_dir, place.submitted or config, model, tokens, summary, notes
+    )
     place.sink.emit("result", summary=summary, folder="model")
     return Ended(summary, steps)

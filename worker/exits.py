@@ -1,6 +1,7 @@
 """What a trainer's end means: a result, a typed failure, a stop, or a loss that is tried again."""
 
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,11 +14,8 @@ from kdcore.launch import EXIT_RANK_LOST
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that somebody else sends; the others a process brings upon itself."""
 
-_OOM_COUNTERS = (
-    Path("/sys/fs/cgroup/memory.events"),
-    Path("/sys/fs/cgroup/memory/memory.oom_control"),
-    Path("/proc/vmstat"),
-)
+_CGROUPS = Path("/sys/fs/cgroup")
+_WHOLE_MACHINE = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
@@ -53,27 +51,44 @@ Outcome = Succeeded | Failed | Stopped | Lost
 class OomWatch:
     """Notices whether the kernel's out-of-memory killer struck since the watch began."""
 
-    def __init__(self, counters: tuple[Path, ...] = _OOM_COUNTERS) -> None:
-        self._counters = counters
+    def __init__(self, counter: Path | None = None) -> None:
+        self._counter = counter or oom_counter()
         self._before = self._read()
 
     def struck(self) -> bool:
-        """Whether any of the kernel's counters has risen."""
-        now = self._read()
-        return any(now[path] > before for path, before in self._before.items() if path in now)
+        """Whether the kernel's counter has risen."""
+        return self._read() > self._before
 
-    def _read(self) -> dict[Path, int]:
-        found = {}
-        for path in self._counters:
-            try:
-                lines = path.read_text().splitlines()
-            except OSError:
+    def _read(self) -> int:
+        try:
+            lines = self._counter.read_text().splitlines()
+        except OSError:
+            return 0
+        counts = (line.partition(" ")[2] for line in lines if line.startswith("oom_kill "))
+        return sum(int(count) for count in counts)
+
+
+def oom_counter(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> Path:
+    """The file whose `oom_kill` counts the kills nearest to this process and its children.
+
+    That of the own control group (cgroups(7)), in version 2 or 1, counts its members only, whoever
+    ran out of memory. The whole machine's counter, for processes without such a group, takes
+    somebody else's end for ours.
+    """
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, kinds, place = line.split(":", 2)
+            if kinds == "":
+                root, name = cgroups, "memory.events"
+            elif "memory" in kinds.split(","):
+                root, name = cgroups / "memory", "memory.oom_control"
+            else:
                 continue
-            for line in lines:
-                name, _, count = line.partition(" ")
-                if name == "oom_kill" and count.strip().isdigit():
-                    found[path] = int(count)
-        return found
+            # A container sees its own group at the top, whatever its name outside.
+            for file in (root / place.lstrip("/") / name, root / name):
+                if file.is_file():
+                    return file
+    return _WHOLE_MACHINE
 
 
 def outcome_of(

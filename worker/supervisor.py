@@ -4,7 +4,6 @@ A database or broker that is away never ends a training: what the trainer says w
 """
 
 import errno
-import json
 import logging
 import threading
 from collections.abc import Callable
@@ -160,16 +159,10 @@ class Attempt:
         self._workspace.drop_earlier()
 
     def _write_config(self) -> None:
-        tools = self._tools
-        config = resolve_references(
-            RUN_CONFIG.validate_python(self._run.config),
-            self._workspace,
-            tools.db,
-            tools.settings,
-            tools.store,
-        )
-        text = json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=1)
-        self._workspace.config.write_text(text + "\n", encoding="utf-8")
+        tools, workspace = self._tools, self._workspace
+        submitted = RUN_CONFIG.validate_python(self._run.config)
+        config = resolve_references(submitted, workspace, tools.db, tools.settings, tools.store)
+        workspace.write_configs(config, submitted)
 
     def _train(self) -> Outcome:
         settings = self._tools.settings

@@ -1,7 +1,8 @@
 """The folders of one attempt; an attempt never writes into another one's.
 
 <data>/work/<run id>/attempt-<n>/
-    config.json  events.jsonl  stderr.log  inputs/  checkpoints/  model/  manifest.json
+    config.json  submitted.json  events.jsonl  stderr.log
+    inputs/  checkpoints/  model/  manifest.json
 
 So a worker that was frozen, and thawed after its run was taken back, can spoil nothing: its trainer
 writes into a folder that nobody reads any more. What a new attempt goes on from, it links.
@@ -12,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.runs.validation import AnyConfig
 from app.settings import Settings
 from app.storage import link_or_copy
 
@@ -40,6 +42,11 @@ class Workspace:
     @property
     def config(self) -> Path:
         return self.folder / "config.json"
+
+    @property
+    def submitted(self) -> Path:
+        """The config with the references that `config` has paths for."""
+        return self.folder / "submitted.json"
 
     @property
     def events(self) -> Path:
@@ -91,6 +98,11 @@ class Workspace:
         partial.rename(self.checkpoints)
         for name in INHERITED_FILES:
             _link_if_there(source.folder / name, self.folder / name)
+
+    def write_configs(self, config: AnyConfig, submitted: AnyConfig) -> None:
+        """What the trainer carries out, and what its result's notes are to say instead."""
+        for path, content in ((self.config, config), (self.submitted, submitted)):
+            path.write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def drop_earlier(self) -> None:
         """Remove the folders of earlier attempts, once all of use in them is in this one."""

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from worker.exits import Failed, Lost, OomWatch, Outcome, Stopped, Succeeded, outcome_of
+from worker.exits import (
+    Failed,
+    Lost,
+    OomWatch,
+    Outcome,
+    Stopped,
+    Succeeded,
+    oom_counter,
+    outcome_of,
+)
 
 RESULT = {"type": "result", "summary": {"steps": 3}, "folder": "model"}
 NAN = {"type": "failed", "code": "nan", "message": "the loss is NaN"}
@@ -79,10 +88,38 @@ def test_the_oom_killer_is_told_from_a_kill() -> None:
     assert outcome.code == "oom_host"
 
 
-def test_the_watch_sees_any_counter_rise(tmp_path: Path) -> None:
-    counter, other = tmp_path / "memory.events", tmp_path / "vmstat"
+def test_the_watch_sees_the_counter_rise(tmp_path: Path) -> None:
+    counter = tmp_path / "memory.events"
     counter.write_text("low 0\noom 3\noom_kill 1\n")
-    watch = OomWatch((counter, other, tmp_path / "none"))
+    watch = OomWatch(counter)
+    assert not watch.struck()
+    counter.write_text("low 0\noom 4\noom_kill 1\n")
     assert not watch.struck()
     counter.write_text("low 0\noom 4\noom_kill 2\n")
     assert watch.struck()
+
+
+@pytest.mark.parametrize(
+    ("groups", "counter"),
+    [
+        ("0::/user.slice/worker\n", "user.slice/worker/memory.events"),
+        ("0::/\n", "memory.events"),  # a container
+        ("5:cpu:/x\n4:cpuacct,memory:/worker\n0::/\n", "memory/worker/memory.oom_control"),
+        ("4:memory:/docker/1234\n", "memory/memory.oom_control"),  # a container
+    ],
+)
+def test_kills_are_counted_in_the_own_control_group(
+    tmp_path: Path, groups: str, counter: str
+) -> None:
+    own, cgroups = tmp_path / "cgroup", tmp_path / "fs"
+    own.write_text(groups)
+    (cgroups / counter).parent.mkdir(parents=True)
+    (cgroups / counter).write_text("oom_kill 0\n")
+    assert oom_counter(own, cgroups) == cgroups / counter
+
+
+def test_without_a_control_group_the_machine_counts(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("0::/\n")
+    assert oom_counter(own, tmp_path) == Path("/proc/vmstat")
+    assert oom_counter(tmp_path / "none", tmp_path) == Path("/proc/vmstat")

@@ -172,6 +172,12 @@ def test_a_pipeline_runs_from_submit_to_published_files(
             assert {"config.json", "model.safetensors"} <= {file.path for file in files}
             for file in files:
                 assert Store(settings).size(file.storage_key) == file.size_bytes
+            notes = {file.path: file.storage_key for file in files}
+            for name in ("README.md", "halflayer.json"):
+                Store(settings).fetch(notes[name], tmp_path / run.id / name)
+                text = (tmp_path / run.id / name).read_text()
+                assert str(settings.work_dir) not in text, "another machine knows no such path"
+                assert run is teacher or teacher.id in text
         signed_in = session.scalars(select(Worker)).one()
         assert signed_in.stopped_at is not None
     assert not list(settings.work_dir.glob("*")), "work folders of succeeded runs are removed"

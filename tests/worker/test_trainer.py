@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kdcore.config import TeacherConfig
 from worker.trainer import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
 
@@ -15,7 +16,8 @@ from worker.workspace import Workspace
 def test_the_trainer_leaves_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, 1)
     workspace.create()
-    workspace.config.write_text(json.dumps({"kind": "teacher"}))
+    config = TeacherConfig()
+    workspace.write_configs(config, config)
     command = trainer_command(workspace, tmp_path / "cache", "cpu")
     read_end, write_end = os.pipe()
     pid = os.posix_spawn(
