@@ -1,6 +1,5 @@
 """A small client of the REST surface, for the command line; knows no database."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +9,8 @@ from urllib.parse import quote
 
 import httpx
 from httpx_sse import SSEError, connect_sse
+
+from kdcore.digest import sha256_of
 
 Json = dict[str, Any]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "skipped"})
@@ -223,7 +224,7 @@ class Client:
         if not target.resolve().is_relative_to(folder.resolve()):
             raise Broken(f"the server offers a file outside its folder: {file['path']}")
         advance = advance or (lambda _bytes: None)
-        if target.exists() and _sha256(target) == file["sha256"]:
+        if target.exists() and sha256_of(target) == file["sha256"]:
             advance(file["size_bytes"])
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +238,7 @@ class Client:
                 if attempt == RECONNECTS:
                     raise self._unreachable(error) from None
                 time.sleep(min(2.0**attempt / 2, 10))
-        if _sha256(part) != file["sha256"]:
+        if sha256_of(part) != file["sha256"]:
             part.unlink()
             raise Broken(f"{file['path']} arrived damaged (its SHA-256 differs); try again")
         part.replace(target)
@@ -245,7 +246,7 @@ class Client:
 
     def _fetch(self, run_id: str, file: Json, part: Path, advance: Callable[[int], None]) -> None:
         have_bytes = _size(part)
-        if have_bytes == file["size_bytes"] and _sha256(part) == file["sha256"]:
+        if have_bytes == file["size_bytes"] and sha256_of(part) == file["sha256"]:
             return
         if have_bytes >= file["size_bytes"]:
             part.unlink()
@@ -269,8 +270,3 @@ class Client:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

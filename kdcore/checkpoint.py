@@ -5,7 +5,6 @@ A checkpoint is a folder `step-00000120` with `model.safetensors`, `optimiser.sa
 and renamed, so a folder of that name is whole or it is detected not to be. Nothing is unpickled.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdcore.digest import sha256_of
 from kdcore.errors import CheckpointError, disk_full, is_disk_full
 
 KEEP = 3
@@ -36,12 +36,6 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimiser: dict[str, Tensor]
     state: dict[str, Any]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read in bounded memory."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

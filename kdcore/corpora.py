@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdcore.config import Corpus, FileCorpus, HubCorpus, SampleCorpus
+from kdcore.digest import sha256_of
 from kdcore.errors import DataError
 from kdcore.textfiles import FileFormat, format_of, read_documents, split_document, text_columns
 
@@ -151,15 +152,10 @@ def _open_sample() -> CorpusText:
             if hold_out.holds(index) == (split == "validation"):
                 yield from split_document(document)
 
-    return CorpusText(_fingerprint("sample", _digest(path)), read, _sizes(hold_out))
+    return CorpusText(_fingerprint("sample", sha256_of(path)), read, _sizes(hold_out))
 
 
 # -------------------------------------------------------------------------------------- files
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sizes(hold_out: _HoldOut) -> dict[Split, int]:
@@ -187,7 +183,7 @@ def _open_file(config: FileCorpus) -> CorpusText:
                 yield from pieces
 
     column = None if format == "txt" else config.column
-    return CorpusText(_fingerprint(format, column, _digest(path)), read, _sizes(hold_out))
+    return CorpusText(_fingerprint(format, column, sha256_of(path)), read, _sizes(hold_out))
 
 
 def _open_pair(config: FileCorpus, documents: int) -> CorpusText:
@@ -203,7 +199,7 @@ def _open_pair(config: FileCorpus, documents: int) -> CorpusText:
         for pieces in read_documents(path, format_of(path), config.column):
             yield from pieces
 
-    parts = [(format_of(path), _digest(path)) for path in paths.values()]
+    parts = [(format_of(path), sha256_of(path)) for path in paths.values()]
     fingerprint = _fingerprint("pair", config.column, *parts)
     return CorpusText(fingerprint, read, {"train": documents, "validation": held_out})
 

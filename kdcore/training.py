@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from kdcore.checkpoint import Checkpoint, Checkpointer, sha256_of, write_json
+from kdcore.checkpoint import Checkpoint, Checkpointer, write_json
 from kdcore.config import DistillConfig, TeacherConfig
+from kdcore.digest import sha256_of
 from kdcore.errors import NonFiniteLoss
 from kdcore.evaluate import EvalResult, heldout_loss
 from kdcore.events import Progress

@@ -1,6 +1,5 @@
 """Turns a config's references into files of the workspace: runs, uploaded texts and tokenizers."""
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from kdcore.config import (
     UploadCorpus,
     UploadTokenizer,
 )
+from kdcore.digest import sha256_of
 from kdcore.errors import DataError
 from worker.workspace import Workspace
 
@@ -121,9 +121,3 @@ class _Uploads:
             return place
         self.store.fetch(dataset_key(dataset), place)
         return place
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read in bounded memory."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

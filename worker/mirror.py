@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ValidationError
 
 from app.storage import WORK, BadKey, Store, checked_key, link_or_copy
-from worker.inputs import sha256_of
+from kdcore.digest import sha256_of
 from worker.workspace import INHERITED_FILES, Workspace
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, pipeline
 
-from kdcore.checkpoint import sha256_of
 from kdcore.config import (
     DistillConfig,
     DistilLines,
@@ -31,6 +30,7 @@ from kdcore.config import (
     TeacherConfig,
     WordPieceTokenizer,
 )
+from kdcore.digest import sha256_of
 from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
 from kdcore.events import ListSink
 from kdcore.run import execute
