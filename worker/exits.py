@@ -51,8 +51,8 @@ Outcome = Succeeded | Failed | Stopped | Lost
 class OomWatch:
     """Notices whether the kernel's out-of-memory killer struck since the watch began."""
 
-    def __init__(self, counter: Path | None = None) -> None:
-        self._counter = counter or oom_counter()
+    def __init__(self, counter: Path) -> None:
+        self._counter = counter
         self._before = self._read()
 
     def struck(self) -> bool:
@@ -68,15 +68,16 @@ class OomWatch:
         return sum(int(count) for count in counts)
 
 
-def oom_counter(own: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> Path:
-    """The file whose `oom_kill` counts the kills nearest to this process and its children.
+def oom_counter(groups: Path, cgroups: Path = _CGROUPS) -> Path:
+    """The file whose `oom_kill` counts the kills nearest to a process; `groups`: its
+    /proc/PID/cgroup.
 
-    That of the own control group (cgroups(7)), in version 2 or 1, counts its members only, whoever
-    ran out of memory. The whole machine's counter, for processes without such a group, takes
-    somebody else's end for ours.
+    That of its own control group (cgroups(7)), in version 2 or 1, counts the group's members only,
+    whoever ran out of memory. The whole machine's counter, for processes without such a group,
+    takes somebody else's end for theirs.
     """
     with suppress(OSError):
-        for line in own.read_text().splitlines():
+        for line in groups.read_text().splitlines():
             _, kinds, place = line.split(":", 2)
             if kinds == "":
                 root, name = cgroups, "memory.events"

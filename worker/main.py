@@ -62,7 +62,7 @@ def serve(settings: Settings, device: Device) -> int:
         return 1
     meter = Meter(device, settings.heartbeat_s)
     heart = Heart(db, worker_id, settings, meter)
-    standby = Standby()
+    standby = Standby() if settings.standby else None
     store = Store(settings)
     tools = Tools(settings, db, store, doorbell, heart, worker_id, device.id, leave, standby)
     sweeper = threading.Thread(
@@ -72,7 +72,8 @@ def serve(settings: Settings, device: Device) -> int:
         target=Tidy(settings, db, store).run, args=(leave,), name="tidy", daemon=True
     )
     logger.info("worker %s on %s (%s)", worker_id, device.id, device.name)
-    standby.prepare()
+    if standby is not None:
+        standby.prepare()
     meter.start()
     heart.start()
     sweeper.start()
@@ -81,7 +82,8 @@ def serve(settings: Settings, device: Device) -> int:
         status = _answer_doorbells(settings, Supervisor(tools), worker_id, leave)
     finally:
         leave.set()
-        standby.close()
+        if standby is not None:
+            standby.close()
         heart.stop()
         meter.stop()
         sweeper.join()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from worker.exits import OomWatch
+from worker.exits import OomWatch, oom_counter
 from worker.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -101,13 +101,13 @@ class Trainer:
     ) -> None:
         self._grace_s = stop_grace_s
         self._kill_at_s: float | None = None
-        self._oom = OomWatch()
         ready = standby.take(command, workspace.stderr.resolve()) if standby else None
         if ready is None:
             with open(workspace.stderr, "ab") as stderr:
                 ready = _start(command, stderr)
         self._process = ready
         self.pid = self._process.pid
+        self._oom = OomWatch(oom_counter(Path(f"/proc/{self.pid}/cgroup")))
         _offer_to_oom_killer(self.pid)
 
     @property

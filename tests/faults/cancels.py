@@ -23,7 +23,7 @@ ENDLESS = 20_000
 
 def cancels(trial: Trial) -> Iterator[Row]:
     """Many at a time, each at its own moment."""
-    times = trial.times(2, 84)
+    times = trial.times(2, 72)
     with standing(trial.new_folder("cancels"), workers=WORKERS, patient=trial.long) as stand:
         corpus = stand.upload_text()
         races = [

@@ -19,6 +19,7 @@ from tests.faults.trial import Trial
 from tests.faults.writer import Wrote, count_rows
 
 WRITERS = 8
+UPDATES = 500
 TOGETHER = 2
 LEASE_S = 6.0
 """Less than the time that Postgres is away: no worker may be called dead for want of a database."""
@@ -72,12 +73,11 @@ def _updates_made(stand: Stand, run_id: str) -> int:
 
 def postgres(trial: Trial) -> Iterator[Row]:
     """Ended without a checkpoint, and started anew at once or much later."""
-    updates = trial.times(500, 2000)
     with standing(
         trial.new_folder("postgres"), "postgres", workers=TOGETHER, HALFLAYER_LEASE_S=str(LEASE_S)
     ) as stand:
         corpus = stand.upload_text()
-        config = teacher(corpus, updates)
+        config = teacher(corpus, UPDATES)
         stand.undisturbed = stand.client.submit_run(config)["id"]
         stand.wait_final([stand.undisturbed])
         yield _postgres_away(trial, stand, config, [0.0] * trial.times(1, 20))

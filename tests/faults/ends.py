@@ -34,7 +34,7 @@ WIDE = {
 
 def ends(trial: Trial) -> Iterator[Row]:
     """Each with a worker of its own installation."""
-    with standing(trial.new_folder("ends")) as stand:
+    with standing(trial.new_folder("ends"), HALFLAYER_STANDBY="true") as stand:
         corpus = stand.upload_text()
         yield _nan(trial, stand, corpus)
         yield _memory_limit(trial, stand, corpus)
@@ -42,7 +42,7 @@ def ends(trial: Trial) -> Iterator[Row]:
 
 def kernel_kills(trial: Trial) -> Iterator[Row]:
     """The kernel's own out-of-memory killer, let loose on a trainer in a small group."""
-    with standing(trial.new_folder("kernel")) as stand:
+    with standing(trial.new_folder("kernel"), HALFLAYER_STANDBY="true") as stand:
         yield _memory_group(trial, stand, stand.upload_text())
 
 

@@ -1,6 +1,8 @@
 """What a fault did, in figures with a goal; and the table of them."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -58,6 +60,28 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def merged(rows: list[Row]) -> list[Row]:
+    """One row for each fault, of all times that it struck; facts that differ as a range."""
+    by_fault: dict[str, list[Row]] = {}
+    for row in rows:
+        by_fault.setdefault(row.fault, []).append(row)
+    return [_merge(alike) for alike in by_fault.values()]
+
+
+def _merge(rows: list[Row]) -> Row:
+    first = rows[0]
+    figures = []
+    for name, value in summary(rows).items():
+        alike = [figure for row in rows for figure in row.figures if figure.name == name]
+        reason = "; ".join(dict.fromkeys(figure.reason for figure in alike if figure.reason))
+        figures.append(Figure(name, value, alike[0].at_most, reason))
+    facts: dict[str, Any] = {}
+    for name in first.facts:
+        values = sorted({row.facts[name] for row in rows if name in row.facts})
+        facts[name] = values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
+    return Row(first.fault, sum(row.times for row in rows), first.seen, figures, facts)
+
+
 def summary(rows: list[Row]) -> dict[str, float]:
     """Every figure by name, the worst of its kind: counts are added, the rest is the greatest."""
     found: dict[str, float] = {}
@@ -70,3 +94,36 @@ def summary(rows: list[Row]) -> dict[str, float]:
         else:
             found[figure.name] = before + figure.value
     return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one scenario with one seed."""
+
+    name: str
+    seed: int
+    form: str
+    rows: list[Row]
+    broken: str
+    """What stopped the scenario itself; empty if it came to its end."""
+    elapsed_s: float
+
+    @property
+    def met(self) -> bool:
+        return not self.broken and all(row.met for row in self.rows)
+
+    def save(self, file: Path) -> None:
+        """Write it, whole or not at all."""
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(file)
+
+    @classmethod
+    def load(cls, file: Path) -> "Outcome":
+        """Read what `save` wrote. Raises OSError."""
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        rows = [
+            Row(**row | {"figures": [Figure(**figure) for figure in row["figures"]]})
+            for row in saved["rows"]
+        ]
+        return cls(**saved | {"rows": rows})

@@ -171,7 +171,7 @@ def hosts(trial: Trial) -> Iterator[Row]:
 
 def _lost(place: Site, trial: Trial, draw: random.Random) -> Row:
     stand, damage, again, began_anew = place.stand, Damage(), 0, 0
-    times = trial.times(1, 40)
+    times = trial.times(1, 20)
     for number in range(times):
         trial.say(f"hosts: {number} of {times} lost")
         run_id = place.submit()

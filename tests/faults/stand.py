@@ -34,6 +34,8 @@ IMPATIENT = {
     "HALFLAYER_HEARTBEAT_S": "0.5",
     "HALFLAYER_LEASE_S": "4",
     "HALFLAYER_RING_AGAIN_S": "2",
+    # Its loading would be most of what the processors do, and seldom be done before the next fault.
+    "HALFLAYER_STANDBY": "false",
     # A barrage of faults strikes oftener between two checkpoints than any real machine does.
     "HALFLAYER_MAX_ATTEMPTS_WITHOUT_PROGRESS": "1000",
 }

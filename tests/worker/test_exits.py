@@ -111,11 +111,11 @@ def test_the_watch_sees_the_counter_rise(tmp_path: Path) -> None:
 def test_kills_are_counted_in_the_own_control_group(
     tmp_path: Path, groups: str, counter: str
 ) -> None:
-    own, cgroups = tmp_path / "cgroup", tmp_path / "fs"
-    own.write_text(groups)
+    groups_file, cgroups = tmp_path / "cgroup", tmp_path / "fs"
+    groups_file.write_text(groups)
     (cgroups / counter).parent.mkdir(parents=True)
     (cgroups / counter).write_text("oom_kill 0\n")
-    assert oom_counter(own, cgroups) == cgroups / counter
+    assert oom_counter(groups_file, cgroups) == cgroups / counter
 
 
 def test_without_a_control_group_the_machine_counts(tmp_path: Path) -> None:
