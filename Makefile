@@ -33,7 +33,7 @@ up: setup frontend ## Serve Halflayer on this machine
 # ------------------------------------------------------------------------------- for developers
 
 test: setup-dev setup-bench frontend ## All tests (ARGS='tests/app -k runs' for some)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 faults: setup-dev ## Break an installation on purpose, count what is lost (ARGS='--short --only kills')
 	@$(PY) -m tests.faults $(ARGS)
