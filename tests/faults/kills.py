@@ -103,9 +103,7 @@ def wait_resumed(stand: Stand, run_id: str, attempt: int, timeout_s: float = 180
 
     def resumed() -> bool:
         run = stand.run(run_id)
-        return run.state in FINAL or any(
-            point.attempt > attempt for point in stand.points(run_id)[-3:]
-        )
+        return run.state in FINAL or stand.losses(run_id, after_attempt=attempt) > 0
 
     wait_for(resumed, timeout_s, f"{run_id} to go on")
     return time.monotonic() - start_s

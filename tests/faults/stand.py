@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import httpx
 import psutil
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 
 from app.client import Client, Json
@@ -270,6 +270,16 @@ class Stand:
             query = select(MetricPoint).where(MetricPoint.run_id == run_id)
             return list(session.scalars(query.order_by(MetricPoint.seq, MetricPoint.name)))
 
+    def losses(self, run_id: str, after_attempt: int = 0) -> int:
+        """How many rows of its loss the run has, from attempts after this one."""
+        query = select(func.count()).where(
+            MetricPoint.run_id == run_id,
+            MetricPoint.name == "loss",
+            MetricPoint.attempt > after_attempt,
+        )
+        with self.db.read() as session:
+            return session.scalar(query) or 0
+
     def updates_lost(self, run_id: str) -> int:
         """Updates of the run that had to be made once more."""
         made = [
@@ -298,7 +308,7 @@ class Stand:
         """Until the run has so many rows of its loss."""
 
         def there() -> bool:
-            return sum(point.name == "loss" for point in self.points(run_id)) >= count
+            return self.losses(run_id) >= count
 
         wait_for(there, timeout_s, f"{count} points of {run_id}: {self.run(run_id).error_message}")
 
