@@ -174,13 +174,15 @@ class DistilObjective(Objective):
         looked_at = labelled if loss.positions == "masked" else whole.tokens
         only_labelled = loss.positions == "masked" or not (soft or loss.alpha_cos)
         wanted = np.flatnonzero(labels != IGNORED) if only_labelled else None
-        with torch.no_grad():
-            teacher_hidden = last_hidden(self._teacher, rows, wanted=wanted)
+        teacher_hidden = None
+        if soft or loss.alpha_cos:
+            with torch.no_grad():
+                teacher_hidden = last_hidden(self._teacher, rows, wanted=wanted)
         student_hidden = last_hidden(self._student, rows, wanted=wanted, in_place=True)
         labels = labels if wanted is None else labels[wanted]
         total = torch.zeros((), device=student_hidden.device)
         terms: dict[str, Tensor] = {}
-        if loss.alpha_cos:
+        if teacher_hidden is not None and loss.alpha_cos:
             distances = losses.cosine_distance(student_hidden, teacher_hidden)
             distance = distances.sum() * (share / looked_at)
             total = total + loss.alpha_cos * distance
@@ -196,7 +198,7 @@ class DistilObjective(Objective):
                 temperature=loss.temperature,
             )
             teacher = None
-            if soft:
+            if teacher_hidden is not None and soft:
                 with torch.no_grad():
                     teacher = projection(self._teacher, teacher_hidden)
             fused, sums = fused_loss(

@@ -175,3 +175,29 @@ def test_distil_terms_and_gradients_are_the_recipes(  # type: ignore[no-untyped-
         ours, reference = (0 * p if g is None else g for p, g in ((q, ours), (q, reference)))
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-5)
     assert len(parts) > 1 or not chunked
+
+
+def test_without_soft_targets_no_teacher_runs(  # type: ignore[no-untyped-def]
+    text, monkeypatch
+) -> None:
+    tokens, split = text
+    config = DistillConfig(
+        teacher=FolderCheckpoint(path="unused"),
+        student=FreshStudent(),
+        loss=DistilLoss(alpha_ce=0, alpha_mlm=1, alpha_cos=0, alpha_mse=0),
+    )
+    teacher = teacher_of(tokens).eval()
+    student, _ = prune(teacher, PruneOptions())
+    text_lines = lines(split, tokens, DistilOptions().lines, 64)
+    counts = token_counts(split, tokens.vocab_size)
+    objective = DistilObjective(config, student, teacher, tokens, text_lines, counts)
+    run, last_hidden = [], objectives_module.last_hidden
+
+    def noted(model: MaskedLM, *arguments: object, **options: object) -> torch.Tensor:
+        run.append(model)
+        return last_hidden(model, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(objectives_module, "last_hidden", noted)
+    batch = objective.batch(epoch=0, index=0)
+    objective.losses(batch, batch, step=0)
+    assert run == [student]
