@@ -114,3 +114,11 @@ def test_from_the_form_to_a_student_that_fills_masks(page: Page, tmp_path: Path)
     # The lines to copy from the page name the folder that the archive unpacks to.
     expect(page.get_by_text(f'"./{model.relative_to(folder)}"')).to_be_visible()
     assert len(guesses(model)) == 5
+
+    # The config leads to the runs that it names.
+    page.get_by_role("tab", name="Config").click()
+    teachers = page.get_by_role("tabpanel", name="Config").get_by_role("link")
+    expect(teachers).to_have_count(2)
+    teacher_id = teachers.first.inner_text()
+    teachers.first.click()
+    page.wait_for_url(f"**/runs/{teacher_id}*")

@@ -1,7 +1,37 @@
 /** The config as a table to read, and as JSON to copy. */
 import { Button, CopyButton, Group, Paper, Table, Text } from "@mantine/core";
+import { useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
+import { datasetsQuery } from "@/api/queries";
 import type { Config } from "@/api/types";
-import { flatten } from "./flatten";
+import { flatten, type Row } from "./flatten";
+
+function Dataset({ id }: { id: string }) {
+  const { data } = useQuery(datasetsQuery());
+  const name = data?.items.find((dataset) => dataset.id === id)?.name;
+  return name === undefined ? (
+    id
+  ) : (
+    <>
+      {name}{" "}
+      <Text span size="xs" c="dimmed">
+        {id}
+      </Text>
+    </>
+  );
+}
+
+function Value({ row }: { row: Row }) {
+  if (row.names === "dataset") return <Dataset id={row.value} />;
+  if (row.names === "run") {
+    return (
+      <Link to="/runs/$runId" params={{ runId: row.value }}>
+        {row.value}
+      </Link>
+    );
+  }
+  return row.value;
+}
 
 export function ConfigTable({ config }: { config: Config }) {
   return (
@@ -28,7 +58,9 @@ export function ConfigTable({ config }: { config: Config }) {
                   )}
                   {row.label}
                 </Table.Th>
-                <Table.Td className="mono">{row.value}</Table.Td>
+                <Table.Td className="mono">
+                  <Value row={row} />
+                </Table.Td>
               </Table.Tr>
             ))}
           </Table.Tbody>

@@ -8,7 +8,15 @@ export interface Row {
   section: string;
   label: string;
   value: string;
+  /** What the value is the id of. */
+  names?: "run" | "dataset";
 }
+
+const REFERENCES: Partial<Record<string, Row["names"]>> = {
+  run_id: "run",
+  dataset_id: "dataset",
+  validation_dataset_id: "dataset",
+};
 
 function show(value: unknown): string {
   if (value === null || value === undefined) return "empty";
@@ -28,6 +36,7 @@ export function flatten(config: Config, path: string[] = []): Row[] {
         section: path.map(titleInWords).join(" › "),
         label: titleInWords(key),
         value: show(value),
+        names: typeof value === "string" ? REFERENCES[key] : undefined,
       },
     ];
   });
