@@ -106,6 +106,7 @@ def _doorbells(trial: Trial, stand: Stand, corpus: Json) -> Row:
                 most = max(most, _executions(stand, run_id))
         while stand.run(run_id).state not in FINAL:
             most = max(most, _executions(stand, run_id))
+            time.sleep(0.1)
         doorbell.ring(run_id)
         wait_for(lambda: doorbell.length() == 0, 60, "all doorbells to be answered")
         damage.compare(stand, run_id, stand.undisturbed)
