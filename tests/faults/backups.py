@@ -96,7 +96,7 @@ def _direction(trial: Trial, kind: Kind, other: Kind) -> Iterator[Row]:
         stand.undisturbed = stand.client.submit_run(config)["id"]
         stand.wait_final([stand.undisturbed])
         backups: list[tuple[Path, str]] = []
-        for number in range(trial.times(1, 8)):
+        for number in range(trial.times(1, 4)):
             trial.say(f"backup {number + 1} on {kind}")
             run_id = stand.client.submit_run(config)["id"]
             stand.wait_points(run_id, draw.randrange(1, UPDATES // 2))

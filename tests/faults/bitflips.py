@@ -70,7 +70,7 @@ def _checkpoints(trial: Trial) -> Row:
 
 def _resumed(trial: Trial, stand: Stand, corpus: Json) -> Row:
     """A run whose worker was killed finds its newest checkpoints damaged."""
-    draw, times = trial.random("resumed"), trial.times(1, 12)
+    draw, times = trial.random("resumed"), trial.times(1, 6)
     damage, silent = Damage(), 0
     (worker,) = stand.workers
     for number in range(times):
@@ -158,7 +158,7 @@ def _arrived(stand: Stand, url: str, headers: dict[str, str]) -> list[bytes] | N
 
 def _inputs(trial: Trial, stand: Stand, corpus: Json) -> Row:
     """A run that starts from a result or an upload which the disk has spoilt since."""
-    draw, times = trial.random("inputs"), trial.times(1, 10)
+    draw, times = trial.random("inputs"), trial.times(1, 5)
     with stand.db.read() as session:
         key = session.scalars(
             select(Artifact.storage_key).where(

@@ -120,9 +120,12 @@ def hung(trial: Trial) -> Iterator[Row]:
             found += run.attempt > attempt  # or it was quicker than we
             damage.compare(stand, run_id, stand.undisturbed)
     yield Row(
-        f"the trainer hangs (SIGSTOP); the watchdog's limit at {limit_s:.0f} s",
+        "the trainer hangs (SIGSTOP)",
         found,
         "the log says that the trainer was silent; then the run goes on",
         damage.figures(),
-        {"resumed_max_s": round(percentile(damage.resumed_s, 1.0), 1)},
+        {
+            "limit_s": round(limit_s),
+            "resumed_max_s": round(percentile(damage.resumed_s, 1.0), 1),
+        },
     )

@@ -51,7 +51,7 @@ def doubles(trial: Trial) -> Iterator[Row]:
 
 def _claims(trial: Trial, stand: Stand) -> Row:
     """Many at once want the same run, before there is any worker."""
-    rounds = trial.times(20, 500)
+    rounds = trial.times(20, 200)
     won: Counter[str] = Counter()
     for _ in range(rounds):
         run = Run(
@@ -97,7 +97,7 @@ def _doorbells(trial: Trial, stand: Stand, corpus: Json) -> Row:
     """The same doorbell over and over, while the run waits, trains and has ended."""
     damage, most = Damage(), 0
     doorbell = Doorbell(stand.settings)
-    times = trial.times(1, 10)
+    times = trial.times(1, 3)
     for _ in range(times):
         run_id = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
         for rung in range(RINGS):
@@ -152,7 +152,7 @@ def _frozen(trial: Trial, stand: Stand, corpus: Json) -> Row:
     stale_writes = double_results = left_behind = 0
     gone_s: list[float] = []
     draw = trial.random("frozen", stand.kind)
-    spells_s = [120.0, 120.0, *[LEASE_S + 4] * 8] if trial.long else [LEASE_S + 3]
+    spells_s = [120.0, *[LEASE_S + 4] * 3] if trial.long else [LEASE_S + 3]
     while spells_s:
         trial.say(f"frozen for {spells_s[-1]:.0f} s on {stand.kind}")
         run_id = stand.client.submit_run(teacher(corpus, UPDATES))["id"]

@@ -172,7 +172,7 @@ def described(trial: Trial, stand: Stand, tally: Tally) -> None:
                 if known:  # an id that exists leads further than one that does not
                     strategy |= operation.as_strategy(generation_mode=mode, path_parameters=known)
                 name = f"{operation.label} {mode}"
-                run_examples(trial, name, trial.times(4, 150), strategy, call)
+                run_examples(trial, name, trial.times(4, 75), strategy, call)
 
 
 # ---------------------------------------------------------------------------------------- raw bytes
@@ -225,7 +225,7 @@ def raw_bytes(trial: Trial, stand: Stand, tally: Tally) -> None:
             tally.note(int(status[0]), answer, f"{method} {target} {headers}")
 
     trial.say("hostile: raw bytes")
-    run_examples(trial, "raw", trial.times(150, 5000), example, send)
+    run_examples(trial, "raw", trial.times(150, 2500), example, send)
 
 
 def _exchange(port: int, request: bytes) -> bytes:
