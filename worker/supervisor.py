@@ -19,7 +19,7 @@ from app.queue import Doorbell
 from app.runs import lifecycle
 from app.runs.lifecycle import PublishedFile
 from app.runs.models import Run
-from app.runs.states import RunState
+from app.runs.states import FINAL, RunState
 from app.runs.transitions import StaleAttempt
 from app.runs.validation import SHAPE
 from app.settings import Settings
@@ -115,6 +115,9 @@ class Attempt:
             queued = self._end(self._outcome())
         except StaleAttempt as error:
             logger.warning("%s: dropped", error)
+            if self._patiently(self._is_over):
+                # Whoever ended the run removed its folder, perhaps before our trainer last wrote.
+                self._workspace.drop_run()
             return []
         finally:
             self._mirror.close()
@@ -280,6 +283,13 @@ class Attempt:
                 )
 
         return self._patiently(look)
+
+    def _is_over(self) -> bool:
+        """Whether nobody needs the run's work folder any more."""
+        with self._tools.db.read() as session:
+            run = session.get(Run, self._run.id)
+            # That of a failed run is kept for people to look into.
+            return run is None or (run.state in FINAL and run.state != RunState.FAILED)
 
     def _change(self, change: Callable[[Session], T]) -> T:
         def work() -> T:

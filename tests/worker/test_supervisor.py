@@ -279,6 +279,24 @@ def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(
     assert not thread.is_alive()
     assert not Path(f"/proc/{pid}").exists()
     assert row(database, run_id).state == RunState.QUEUED
+    assert Workspace.of(tools.settings, run_id, 1).folder.exists(), "the next attempt needs it"
+
+
+def test_a_worker_whose_run_has_ended_elsewhere_leaves_nothing(
+    tools: Tools, database: Database, trainer: Script
+) -> None:
+    trainer("say('log', level='info', message='at work'); time.sleep(600)")
+    run_id = add_run(database)
+    thread = start(tools, run_id)
+    wait_for(lambda: "at work" in messages(database))
+    with database.write() as session:
+        run = session.get_one(Run, run_id)
+        lifecycle.recover(session, run_id, run.attempt, run.beat, max_attempts=3)
+        lifecycle.cancel(session, run_id)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert row(database, run_id).state == RunState.CANCELLED
+    assert not (tools.settings.work_dir / run_id).exists()
 
 
 def test_a_database_that_is_away_does_not_end_the_training(
