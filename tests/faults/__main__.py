@@ -91,6 +91,8 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="keep what came out before")
     options = parser.parse_args()
     form = "short" if options.short else "long"
+    # Who is started in the background of a script ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     RESULTS.mkdir(parents=True, exist_ok=True)
     tasks = [Task(name, seed, form, RESULTS) for seed in options.seed for name in options.only]
     outcomes = _all(tasks, options.jobs, resume=options.resume)

@@ -295,13 +295,17 @@ class Stand:
             )
             return session.scalars(query).one_or_none()
 
-    def wait_final(self, run_ids: list[str], timeout_s: float = 300) -> list[Run]:
+    def wait_final(self, run_ids: list[str], timeout_s: float = 600) -> list[Run]:
         """The rows of these runs once all have ended."""
 
         def ended() -> bool:
             return all(self.run(run_id).state in FINAL for run_id in run_ids)
 
-        wait_for(ended, timeout_s, f"the end of {run_ids}: {[self.run(i).state for i in run_ids]}")
+        try:
+            wait_for(ended, timeout_s, "the end of all")
+        except TimeoutError as error:
+            states = {run_id: str(self.run(run_id).state) for run_id in run_ids}
+            raise TimeoutError(f"{error}: {states}") from None
         return [self.run(run_id) for run_id in run_ids]
 
     def wait_points(self, run_id: str, count: int = 1, timeout_s: float = 300) -> None:
