@@ -175,9 +175,12 @@ def default_lease(trial: Trial) -> Iterator[Row]:
                 stand.wait_points(run_id)
                 attempts[run_id] = stand.run(run_id).attempt
             time.sleep(trial.random("lease", round_).uniform(0, 10 if trial.long else 1))
+            killed_s = time.monotonic()
             for worker in stand.workers:
                 worker.restart()
-            resumed_s += [wait_resumed(stand, run_id, attempts[run_id]) for run_id in ids]
+            for run_id in ids:
+                wait_resumed(stand, run_id, attempts[run_id])
+                resumed_s.append(time.monotonic() - killed_s)
         damage.lost_runs = sum(stand.run(i).state in FINAL for i in ids)
         for run_id in ids:
             stand.client.cancel(run_id)
