@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATABASES = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
 _numbers = itertools.count()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # Reports of tests with hostile texts travel between processes, which half a character cannot.
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 def pytest_sessionfinish() -> None:
