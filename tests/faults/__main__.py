@@ -51,7 +51,9 @@ class Task:
     def run(self, progress: Progress, *, resume: bool) -> Outcome:
         """Carry it out in a process of its own; what it says is shown."""
         if resume and self.file.exists():
-            return Outcome.load(self.file)
+            before = Outcome.load(self.file)
+            if not before.broken:
+                return before
         self.file.unlink(missing_ok=True)
         line = progress.add_task(f"{self.name}, seed {self.seed}", total=None)
         process = subprocess.Popen(
@@ -88,7 +90,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="few faults, as the tests do")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--jobs", type=int, default=1, help="scenarios at a time; more is harder")
-    parser.add_argument("--resume", action="store_true", help="keep what came out before")
+    parser.add_argument("--resume", action="store_true", help="keep what came to its end before")
     options = parser.parse_args()
     form = "short" if options.short else "long"
     # Who is started in the background of a script ignores Ctrl-C.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 import worker.supervisor
 from app.db import Database
@@ -89,6 +90,12 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
+
+
+def take_back(session: Session, run_id: str) -> None:
+    """Queue the run again, as if its worker had not been heard of for too long."""
+    run = session.get_one(Run, run_id)
+    lifecycle.recover(session, run_id, run.attempt, run.beat, max_attempts=3)
 
 
 def steps(database: Database) -> list[int]:
@@ -273,8 +280,7 @@ def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(
     wait_for(lambda: "pid" in messages(database))
     pid = int(messages(database).split()[-1])
     with database.write() as session:
-        run = session.get_one(Run, run_id)
-        lifecycle.recover(session, run_id, run.attempt, run.beat, max_attempts=3)
+        take_back(session, run_id)
     thread.join(20)
     assert not thread.is_alive()
     assert not Path(f"/proc/{pid}").exists()
@@ -290,8 +296,7 @@ def test_a_worker_whose_run_has_ended_elsewhere_leaves_nothing(
     thread = start(tools, run_id)
     wait_for(lambda: "at work" in messages(database))
     with database.write() as session:
-        run = session.get_one(Run, run_id)
-        lifecycle.recover(session, run_id, run.attempt, run.beat, max_attempts=3)
+        take_back(session, run_id)
         lifecycle.cancel(session, run_id)
     thread.join(20)
     assert not thread.is_alive()
