@@ -1,7 +1,6 @@
 """Removes what ended runs left where their end could not reach: on this host, and in the store.
 
-Needed only where hosts share no data folder: a run may end on another host than it began on, or
-on none, when it is cancelled while it is queued.
+A run may end on another host than it began on, or on none, when it is cancelled while it is queued.
 """
 
 import logging
@@ -30,7 +29,7 @@ class Tidy:
 
     def run(self, stop: threading.Event) -> None:
         """Tidy up at intervals; what is away is tried again at the next."""
-        while not self._store.is_local:
+        while True:
             try:
                 self.tidy()
             except (SQLAlchemyError, OSError) as error:
@@ -55,7 +54,10 @@ class Tidy:
             state, tail_attempt = known.get(run_id, (None, 0))
             if state is RunState.FAILED:
                 continue  # kept for people to look into, until the run is deleted
-            if state is None or state in FINAL:
+            # Where hosts share no data folder, a run is deleted without its folders elsewhere. Else
+            # what is not known may be another database's.
+            deleted = state is None and not self._store.is_local
+            if deleted or state in FINAL:
                 shutil.rmtree(folder / run_id, ignore_errors=True)
             for attempt in range(1, tail_attempt):
                 # The run has gone on elsewhere without what lies here.

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -33,6 +33,8 @@ STREAM_KIB = 128.0
 SHORT_STREAM_KIB = 256.0
 """Of the short form: what all streams share is spread over few of them."""
 GROWTH_MIB = 32.0
+TRAINING_S, RESTING_S = 0.05, 0.95
+"""A run of the size that people watch tells a few points a second; ours would tell seventy."""
 
 
 # ---------------------------------------------------------------------------- the API is killed
@@ -195,6 +197,29 @@ def _live_run(stand: Stand) -> str:
     return run_id
 
 
+@contextmanager
+def _paced(trainers: list[psutil.Process]) -> Iterator[None]:
+    """Let them train a small part of each second, as if they were larger or on another machine."""
+    end = threading.Event()
+
+    def pace() -> None:
+        with suppress(psutil.NoSuchProcess):  # the run has ended
+            while not end.wait(TRAINING_S):
+                for each in trainers:
+                    each.suspend()
+                end.wait(RESTING_S)
+                for each in trainers:
+                    each.resume()
+
+    pacing = threading.Thread(target=pace)
+    pacing.start()
+    try:
+        yield
+    finally:
+        end.set()
+        pacing.join()
+
+
 def _rss_bytes(stand: Stand) -> int:
     return psutil.Process(stand.api.process.pid).memory_info().rss
 
@@ -216,9 +241,12 @@ def many_streams(trial: Trial) -> Iterator[Row]:
         settings["HALFLAYER_MAX_STREAMS"] = str(readers)
     with standing(trial.new_folder("streams"), **settings) as stand:
         run_id = _live_run(stand)
-        with Visitor(stand, run_id) as alone:
-            time.sleep(trial.times(2, 20))
-        with crowd(stand, run_id) as readers_process:
+        with (
+            _paced(stand.workers[0].trainers(run_id)),
+            crowd(stand, run_id) as readers_process,
+        ):
+            with Visitor(stand, run_id) as alone:
+                time.sleep(trial.times(2, 20))
             before = _rss_bytes(stand)
             trial.say(f"{slow} slow readers, then {readers} others, join")
             joined_slow = readers_process.ask(do="join_slow", readers=slow)

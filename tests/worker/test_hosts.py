@@ -343,3 +343,15 @@ def test_tidying_spares_what_runs_still_need(
     assert kept == sorted(
         [f"{failed}/attempt-{n}" for n in (1, 2, 3)] + [f"{running}/attempt-{n}" for n in (2, 3)]
     )
+
+
+def test_tidying_a_host_by_itself_spares_what_it_does_not_know(
+    settings: Settings, database: Database
+) -> None:
+    """A run that was taken back, and then cancelled while it was queued, leaves its folder."""
+    cancelled = add_run(database, state=RunState.CANCELLED, attempt=2)
+    queued = add_run(database, state=RunState.QUEUED, attempt=2)
+    for run_id in (cancelled, queued, "gone00000000"):
+        Workspace.of(settings, run_id, 1).create()
+    Tidy(settings, database, Store(settings)).tidy()
+    assert {path.name for path in settings.work_dir.iterdir()} == {queued, "gone00000000"}
