@@ -335,7 +335,8 @@ class Reporting(Settings):
 
 
 Precision = Literal["auto", "fp32", "bf16"]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
+"""What every reader of JSON keeps exactly, browsers too (RFC 8259, section 6)."""
 
 
 class TeacherConfig(Settings):
