@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -68,6 +69,8 @@ def main() -> None:
         timeout_graceful_shutdown=2,
     )
     server = Server(config, app.state.context.streams)
+    # uvicorn shuts down and then raises the signal again: that was an orderly end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -58,7 +58,7 @@ class Deployments:
 
 
 def deploy(trial: Trial) -> Iterator[Row]:
-    """Workers are told to leave at random moments, and replaced; in the long form the API too."""
+    """Workers are told to leave at random moments, and replaced, the API too."""
     kinds: tuple[Kind, ...] = ("sqlite", "postgres") if trial.long else ("sqlite",)
     for kind in kinds:
         draw, wanted = trial.random("deploy", kind), trial.times(2, 20)
@@ -71,10 +71,9 @@ def deploy(trial: Trial) -> Iterator[Row]:
             while seen.times < wanted:
                 trial.say(f"deployments on {kind}: {seen.times} of {wanted}")
                 seen.batch(wanted, pauses_s)
-                if trial.long:
-                    seen.in_disorder += stand.api.leave()[0] != 0
-                    stand.api.start()
-                    stand.wait_ready()
+                seen.in_disorder += stand.api.leave()[0] != 0
+                stand.api.start()
+                stand.wait_ready()
         yield Row(
             f"SIGTERM to the worker (deploy), {kind}",
             seen.times,
