@@ -278,7 +278,7 @@ def _revoked_streams(trial: Trial, stand: Stand) -> Row:
     world = World(stand)
     bystander = Listener(stand, run.id, {"Authorization": f"Bearer {stand.token}"})
     took_s: list[float] = []
-    for _ in range(trial.times(1, 5)):
+    for _ in range(trial.times(1, 2)):
         for how in ("revoked", "signed out", "expired"):
             trial.say(f"access: stream {how}")
             kind: TokenKind = "session" if how == "signed out" else "api"

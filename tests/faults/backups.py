@@ -96,7 +96,7 @@ def _direction(trial: Trial, kind: Kind, other: Kind) -> Iterator[Row]:
         stand.undisturbed = stand.client.submit_run(config)["id"]
         stand.wait_final([stand.undisturbed])
         backups: list[tuple[Path, str]] = []
-        for number in range(trial.times(1, 4)):
+        for number in range(trial.times(1, 2)):
             trial.say(f"backup {number + 1} on {kind}")
             run_id = stand.client.submit_run(config)["id"]
             stand.wait_points(run_id, draw.randrange(1, UPDATES // 2))
@@ -124,7 +124,7 @@ def _direction(trial: Trial, kind: Kind, other: Kind) -> Iterator[Row]:
                     continue
                 target.wait_final([run_id])
                 damage.compare(target, run_id, stand.undisturbed)
-        unnoticed += _flip(trial, stand, backups[0][0], trial.times(1, 20))
+        unnoticed += _flip(trial, stand, backups[0][0], trial.times(1, 10))
     yield Row(
         f"backup while a run trains, {kind}; restored into {other}, where the run goes on",
         len(backups),

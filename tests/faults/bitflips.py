@@ -70,7 +70,7 @@ def _checkpoints(trial: Trial) -> Row:
 
 def _resumed(trial: Trial, stand: Stand, corpus: Json) -> Row:
     """A run whose worker was killed finds its newest checkpoints damaged."""
-    draw, times = trial.random("resumed"), trial.times(1, 6)
+    draw, times = trial.random("resumed"), trial.times(1, 3)
     damage, silent = Damage(), 0
     (worker,) = stand.workers
     for number in range(times):

@@ -98,7 +98,7 @@ def _bells_lost(trial: Trial, stand: Stand, corpus: Json, trains: str) -> Row:
     """Every worker is busy, so that doorbells wait in the broker; then they are lost."""
     seen = Seen()
     faults: tuple[Callable[[Stand], None], ...] = (flush, restart)
-    rounds = trial.times(1, 6)
+    rounds = trial.times(1, 4)
     for round_ in range(rounds):
         trial.say(f"doorbells lost: {round_} of {rounds}")
         blocks = stand.client.submit_run(teacher(corpus, ENDLESS))["id"]

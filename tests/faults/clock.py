@@ -72,7 +72,7 @@ def clock(trial: Trial) -> Iterator[Row]:
     """Forwards, backwards by two, back to the truth; always in the midst of a run."""
     folder = trial.new_folder("clock")
     wall = WallClock(folder / "wall-clock")
-    jumps = [HOUR_S, -HOUR_S, 0] * trial.times(1, 3)
+    jumps = [HOUR_S, -HOUR_S, 0] * trial.times(1, 2)
     damage, false_recoveries = Damage(), 0
     # Far more than a busy machine holds up a heartbeat, far less than an hour.
     lease = {"HALFLAYER_LEASE_S": "20"}

@@ -61,7 +61,7 @@ def deploy(trial: Trial) -> Iterator[Row]:
     """Workers are told to leave at random moments, and replaced, the API too."""
     kinds: tuple[Kind, ...] = ("sqlite", "postgres") if trial.long else ("sqlite",)
     for kind in kinds:
-        draw, wanted = trial.random("deploy", kind), trial.times(2, 20)
+        draw, wanted = trial.random("deploy", kind), trial.times(2, 10)
         pauses_s = iter(lambda draw=draw: draw.uniform(0, 1.5), None)
         with standing(trial.new_folder("deploy"), kind, workers=TOGETHER) as stand:
             config = teacher(stand.upload_text(), UPDATES)
@@ -94,7 +94,7 @@ def deploy(trial: Trial) -> Iterator[Row]:
 def hung(trial: Trial) -> Iterator[Row]:
     """The trainer alone is stopped: its worker beats on, so only the watchdog can notice."""
     damage = Damage()
-    wanted, found = trial.times(1, 6), 0
+    wanted, found = trial.times(1, 3), 0
     draw = trial.random("hung")
     with standing(trial.new_folder("hung")) as stand:
         config = teacher(stand.upload_text(), UPDATES)

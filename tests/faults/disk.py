@@ -97,7 +97,7 @@ def _wait_training(stand: Stand, run_id: str) -> None:
 
 
 def _checkpoints(trial: Trial, stand: Stand, corpus: Json, work: SmallDisk) -> Row:
-    draw, times = trial.random("disk", "checkpoints"), trial.times(1, 20)
+    draw, times = trial.random("disk", "checkpoints"), trial.times(1, 10)
     failures, corrupt, leftovers = _Failures(), 0, 0
     for number in range(times):
         trial.say(f"full disk at a checkpoint: {number + 1} of {times}")
@@ -127,7 +127,7 @@ def _results(
     trial: Trial, stand: Stand, corpus: Json, work: SmallDisk, artifacts: SmallDisk
 ) -> Row:
     """The trainer's result, and its way into the store."""
-    draw, times = trial.random("disk", "results"), trial.times(2, 10)
+    draw, times = trial.random("disk", "results"), trial.times(2, 6)
     failures, leftovers = _Failures(), 0
     seldom = {"log_every_steps": 50, "checkpoint_every_s": 3600}
     for number in range(times):
@@ -201,7 +201,7 @@ def _unworded(status: int) -> bool:
 
 def _database(trial: Trial, stand: Stand, corpus: Json, disk: SmallDisk) -> Row:
     """While a run trains, the database cannot grow for a while."""
-    draw, times = trial.random("disk", "database", stand.kind), trial.times(1, 5)
+    draw, times = trial.random("disk", "database", stand.kind), trial.times(1, 3)
     damage, unworded, unread = Damage(), 0, 0
     for number in range(times):
         trial.say(f"full disk at the database: {number + 1} of {times}")

@@ -97,7 +97,7 @@ def _doorbells(trial: Trial, stand: Stand, corpus: Json) -> Row:
     """The same doorbell over and over, while the run waits, trains and has ended."""
     damage, most = Damage(), 0
     doorbell = Doorbell(stand.settings)
-    times = trial.times(1, 3)
+    times = trial.times(1, 2)
     for _ in range(times):
         run_id = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
         for rung in range(RINGS):

@@ -51,7 +51,7 @@ def _nan(trial: Trial, stand: Stand, corpus: Json) -> Row:
 
     One run looks and saves at every update; the other one, the same but for that, seldom.
     """
-    draw, times = trial.random("nan"), trial.times(1, 6)
+    draw, times = trial.random("nan"), trial.times(1, 4)
     late, unnamed, bad_checkpoints, retried = 0, [], 0, 0
     for number in range(times):
         trial.say(f"NaN: {number + 1} of {times}")
@@ -148,7 +148,7 @@ class _Failures:
 def _memory_limit(trial: Trial, stand: Stand, corpus: Json) -> Row:
     """The trainer gets so much more than it has, and no more: at a random place that is too
     little."""
-    draw, times = trial.random("memory"), trial.times(2, 20)
+    draw, times = trial.random("memory"), trial.times(2, 10)
     failures = _Failures()
     (worker,) = stand.workers
     for number in range(times):
@@ -166,7 +166,7 @@ def _memory_limit(trial: Trial, stand: Stand, corpus: Json) -> Row:
 
 
 def _memory_group(trial: Trial, stand: Stand, corpus: Json) -> Row:
-    draw, times = trial.random("kernel"), trial.times(1, 5)
+    draw, times = trial.random("kernel"), trial.times(1, 3)
     failures = _Failures()
     (worker,) = stand.workers
     for number in range(times):

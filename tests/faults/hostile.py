@@ -172,7 +172,7 @@ def described(trial: Trial, stand: Stand, tally: Tally) -> None:
                 if known:  # an id that exists leads further than one that does not
                     strategy |= operation.as_strategy(generation_mode=mode, path_parameters=known)
                 name = f"{operation.label} {mode}"
-                run_examples(trial, name, trial.times(4, 75), strategy, call)
+                run_examples(trial, name, trial.times(4, 50), strategy, call)
 
 
 # ---------------------------------------------------------------------------------------- raw bytes

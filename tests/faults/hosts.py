@@ -171,7 +171,7 @@ def hosts(trial: Trial) -> Iterator[Row]:
 
 def _lost(place: Site, trial: Trial, draw: random.Random) -> Row:
     stand, damage, again, began_anew = place.stand, Damage(), 0, 0
-    times = trial.times(1, 12)
+    times = trial.times(1, 6)
     for number in range(times):
         trial.say(f"hosts: {number} of {times} lost")
         run_id = place.submit()
@@ -199,7 +199,7 @@ def _lost(place: Site, trial: Trial, draw: random.Random) -> Row:
 
 def _sent_away(place: Site, trial: Trial) -> Row:
     stand, damage, again = place.stand, Damage(), 0
-    times = trial.times(1, 6)
+    times = trial.times(1, 4)
     for number in range(times):
         trial.say(f"hosts: {number} of {times} sent away")
         run_id = place.submit()
@@ -223,7 +223,7 @@ def _sent_away(place: Site, trial: Trial) -> Row:
 
 def _cut_off(place: Site, trial: Trial) -> Row:
     stand, damage = place.stand, Damage()
-    times = trial.times(1, 3)
+    times = trial.times(1, 2)
     for number in range(times):
         trial.say(f"hosts: {number} of {times} cut off")
         run_id = place.submit(UPDATES)

@@ -168,7 +168,7 @@ def default_lease(trial: Trial) -> Iterator[Row]:
         corpus = stand.upload_text()
         config = teacher(corpus, UPDATES * 40)
         ids = [stand.client.submit_run(config)["id"] for _ in range(workers)]
-        for round_ in range(trial.times(1, 4)):
+        for round_ in range(trial.times(1, 2)):
             trial.say(f"default lease: round {round_ + 1}")
             attempts = {}
             for run_id in ids:

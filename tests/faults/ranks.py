@@ -20,7 +20,7 @@ SURVIVE_S = 20.0
 
 def ranks(trial: Trial) -> Iterator[Row]:
     """Runs of two devices each, through the real worker and the real torchrun."""
-    draw, wanted = trial.random("ranks"), trial.times(1, 20)
+    draw, wanted = trial.random("ranks"), trial.times(1, 10)
     done, survivors, damage = 0, 0, Damage()
     with standing(trial.new_folder("ranks"), device="cpu,cpu") as stand:
         config = teacher(stand.upload_text(), UPDATES)

@@ -73,7 +73,7 @@ def _written(stand: Stand, run_id: str) -> Counter[tuple[Any, ...]]:
 def killed_api(trial: Trial) -> Iterator[Row]:
     """Kills the API at random moments while many watch a run."""
     draw = trial.random("killed-api")
-    kills = trial.times(2, 25)
+    kills = trial.times(2, 10)
     with standing(trial.new_folder("killed-api")) as stand:
         corpus = stand.upload_text()
         config = teacher(corpus, kills * 1500)
