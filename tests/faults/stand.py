@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from app.client import Client, Json
 from app.db import Database
 from app.embedded_broker import EmbeddedBroker, free_port
 from app.migrations import upgrade
-from app.runs.models import Artifact, MetricPoint, Run
+from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import FINAL
 from app.settings import Settings
 from app.tokens import create_token
@@ -280,12 +281,25 @@ class Stand:
         with self.db.read() as session:
             return session.scalar(query) or 0
 
+    def made_again(self, run_id: str) -> list[tuple[int, list[int]]]:
+        """Updates of the run that had to be made once more, and by which attempts."""
+        made: dict[int, set[int]] = defaultdict(set)
+        for point in self.points(run_id):
+            if point.name == "loss":
+                made[point.step].add(point.attempt)
+        return [(step, sorted(by)) for step, by in sorted(made.items()) if len(by) > 1]
+
     def updates_lost(self, run_id: str) -> int:
-        """Updates of the run that had to be made once more."""
-        made = [
-            (point.step, point.attempt) for point in self.points(run_id) if point.name == "loss"
-        ]
-        return len(set(made)) - len({step for step, _ in made})
+        """How many updates of the run had to be made once more."""
+        return sum(len(by) - 1 for _, by in self.made_again(run_id))
+
+    def lost_attempts(self, run_id: str) -> list[str]:
+        """What the run's log says of attempts that were taken back."""
+        with self.db.read() as session:
+            query = select(LogLine.message).where(
+                LogLine.run_id == run_id, LogLine.message.contains("was lost")
+            )
+            return list(session.scalars(query))
 
     def weights_sha256(self, run_id: str) -> str | None:
         """Of the published weights; None if there are none."""
