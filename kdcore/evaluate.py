@@ -58,10 +58,12 @@ def heldout_loss(
     precision: ResolvedPrecision,
     on_progress: Callable[[int], None] = lambda done: None,
     ranks: Ranks = ALONE,
-) -> EvalResult:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> EvalResult | None:
     """The mean loss over all masked positions of the split; no layer is dropped.
 
     `on_progress` gets the number of sequences done so far. The work is shared among the ranks.
+    None as soon as `should_stop` says so to any of them.
     """
     was_training = model.training
     model.eval()
@@ -70,6 +72,8 @@ def heldout_loss(
     turns = itertools.count()
     try:
         for start in range(0, len(held_out), _CHUNK):
+            if ranks.any(should_stop()):
+                return None
             rows = np.arange(start, min(start + _CHUNK, len(held_out)))
             ids, labels = mask_uniform(
                 held_out.packed[rows].astype(np.int64),

@@ -13,6 +13,7 @@ from kdcore.batches import rng
 from kdcore.checkpoint import Checkpoint, Checkpointer, optimiser_tensors, restore_optimiser
 from kdcore.config import Optimiser, Reporting, Schedule
 from kdcore.errors import CheckpointError
+from kdcore.evaluate import EvalResult
 from kdcore.events import Sink
 from kdcore.finite import FiniteWatch
 from kdcore.machine import ResolvedPrecision
@@ -32,11 +33,16 @@ class FitResult:
     """How a training ended: `means` are over all its updates, `last` is the last update's."""
 
     steps: int
-    stopped: bool
+    evaluated: EvalResult | None
+    """None if it was stopped; a checkpoint of these `steps` was saved then."""
     means: dict[str, float]
     last: dict[str, float]
     tokens: int
     trained_s: float
+
+    @property
+    def stopped(self) -> bool:
+        return self.evaluated is None
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ class Training:
     """Fingerprint of everything that decides the weights; a checkpoint of another is refused."""
     sink: Sink
     should_stop: Callable[[], bool]
-    evaluate: Callable[[int], object] | None = None
-    """Called with the step; emits what it finds itself."""
+    evaluate: Callable[[int], EvalResult | None]
+    """Called with the step; emits what it finds itself. None: it was left because of a stop."""
     eval_every_steps: int | None = None
     tokens_at_once: int = 1 << 10
     """Batches of more tokens go through the model in parts; memory grows with this, and no more."""
@@ -83,7 +89,8 @@ def make_optimiser(model: MaskedLM, options: Optimiser) -> torch.optim.AdamW:
 
 
 def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
-    """Train until the plan is done or `should_stop` says so (then a checkpoint is saved).
+    """Train and evaluate until the plan is done or `should_stop` says so (then a checkpoint is
+    saved).
 
     Update `step` depends on (config, seed, step) and the weights before it, so a training that is
     resumed gives the same weights, bit for bit, as one that was never stopped. Raises
@@ -98,13 +105,24 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
     clock = Clock(first, plan.total_steps, totals.trained_s, training.reporting)
     model.train()
     watch = FiniteWatch(plan, model)
+    every = training.eval_every_steps
+
+    def stopped(done: int) -> FitResult:
+        watch.refuse_weights(done)
+        _save(training, done, optimiser, names, totals, clock)
+        _compare(training, done)  # and so nobody leaves before it is saved
+        return _result(done, None, totals, clock)
+
     with closing(Ahead(plan, training.objective.batch)) as ahead:
         for step in range(first, plan.total_steps):
-            if ranks.any(training.should_stop()):
-                watch.refuse_weights(step)
-                _save(training, step, optimiser, names, totals, clock)
-                _compare(training, step)  # and so nobody leaves before it is saved
-                return _result(step, True, totals, clock)
+            stop = ranks.any(training.should_stop())
+            if every and step and step % every == 0 and not stop:
+                # Before the update rather than after the last: a resumed training evaluates, too,
+                # whether or not the one before came to it.
+                with clock.paused():
+                    stop = training.evaluate(step) is None
+            if stop:
+                return stopped(step)
             if step % COMPARE_EVERY_STEPS == 0 or step == first:
                 _compare(training, step)
             done = step + 1
@@ -118,17 +136,17 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
                 _log(training, done, _factor(training, plan, step), totals, clock)
             if clock.progress_due(done):
                 sink.emit("progress", phase="training", **clock.progress(done))
-            every = training.eval_every_steps
-            if training.evaluate and every and done % every == 0 and done < plan.total_steps:
-                with clock.paused():
-                    training.evaluate(done)
             if done < plan.total_steps and clock.checkpoint_due():
                 with clock.saving():
                     watch.refuse_weights(done)
                     _save(training, done, optimiser, names, totals, clock)
     watch.refuse_weights(plan.total_steps)
     _compare(training, plan.total_steps)
-    return _result(plan.total_steps, False, totals, clock)
+    with clock.paused():
+        evaluated = training.evaluate(plan.total_steps)
+    if evaluated is None:
+        return stopped(plan.total_steps)
+    return _result(plan.total_steps, evaluated, totals, clock)
 
 
 @dataclass(frozen=True)
@@ -268,10 +286,10 @@ def _save(
     training.sink.emit("checkpoint", step=done, path=f"{path.parent.name}/{path.name}")
 
 
-def _result(steps: int, stopped: bool, totals: Totals, clock: Clock) -> FitResult:
+def _result(steps: int, evaluated: EvalResult | None, totals: Totals, clock: Clock) -> FitResult:
     return FitResult(
         steps=steps,
-        stopped=stopped,
+        evaluated=evaluated,
         means={name: total.item() / max(1, steps) for name, total in totals.since_start.items()},
         last={name: value.item() for name, value in totals.last.items()},
         tokens=totals.tokens,

@@ -127,11 +127,10 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
     model.to(place.device)
     packed = pack(text.train, config.seq_len)
     objective = MlmObjective(config, model, text.tokens, packed)
-    fitted, evaluation, precision = train(config, model, objective, text, [start_folder], place)
+    fitted, precision = train(config, model, objective, text, [start_folder], place)
     if fitted.stopped:
         return Ended(None, fitted.steps)
-    final = evaluation(fitted.steps)
-    summary = trained_summary("teacher", model, text, fitted, final) | {
+    summary = trained_summary("teacher", model, text, fitted) | {
         "layer_drop": config.layer_drop,
         "train_loss": fitted.means["loss"],
         "precision": precision,
@@ -204,13 +203,12 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
         config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
     )
     start_eval: list[float] = []
-    fitted, evaluation, precision = train(
+    fitted, precision = train(
         config, student, objective, text, [teacher_folder, student_folder], place, start_eval
     )
     if fitted.stopped:
         return Ended(None, fitted.steps)
-    final = evaluation(fitted.steps)
-    summary = trained_summary("student", student, text, fitted, final) | {
+    summary = trained_summary("student", student, text, fitted) | {
         "start_eval_loss": start_eval[0],
         "last_loss": fitted.last["loss"],
         "mean_loss": fitted.means["loss"],

@@ -30,7 +30,7 @@ def train(
     inputs: list[Path | None],
     place: Place,
     start_eval: list[float] | None = None,
-) -> tuple[FitResult, Callable[[int], EvalResult], ResolvedPrecision]:
+) -> tuple[FitResult, ResolvedPrecision]:
     """Fit `model`, resuming from the newest good checkpoint.
 
     `start_eval`, if given, gets the held-out loss before the first update; a resumed run takes it
@@ -55,8 +55,8 @@ def train(
         values = {"unigram_entropy": text.unigram_entropy}
         place.sink.emit("metrics", step=0, values=values)
     evaluation = _evaluator(model, text, precision, place)
-    if start_eval is not None:
-        start_eval.append(_start_eval(place, evaluation))
+    if start_eval is not None and (measured := _start_eval(place, evaluation)) is not None:
+        start_eval.append(measured)
     place.sink.emit("log", level="info", message=f"training on {place.describe()} in {precision}")
 
     fitted = fit(
@@ -81,17 +81,22 @@ def train(
     )
     if fitted.stopped:
         place.sink.emit("stopped", step=fitted.steps)
-    return fitted, evaluation, precision
+    return fitted, precision
 
 
 def _evaluator(
     model: MaskedLM, text: Text, precision: ResolvedPrecision, place: Place
-) -> Callable[[int], EvalResult]:
-    """A function that evaluates, shows its progress, and emits the metrics of a step."""
+) -> Callable[[int], EvalResult | None]:
+    """A function that evaluates, shows its progress, and emits the metrics of a step; its result
+    is None if the run shall stop."""
 
-    def evaluate(step: int) -> EvalResult:
+    def evaluate(step: int) -> EvalResult | None:
         progress = Progress(place.sink, "evaluating", len(text.held_out), "sequences")
-        result = heldout_loss(model, text.held_out, precision, progress.update, place.ranks)
+        result = heldout_loss(
+            model, text.held_out, precision, progress.update, place.ranks, place.should_stop
+        )
+        if result is None:
+            return None
         place.sink.emit(
             "metrics",
             step=step,
@@ -108,18 +113,20 @@ def _evaluator(
     return evaluate
 
 
-def _start_eval(place: Place, evaluation: Callable[[int], EvalResult]) -> float:
+def _start_eval(place: Place, evaluation: Callable[[int], EvalResult | None]) -> float | None:
     path = place.out_dir / "start_eval.json"
     known = json.loads(path.read_text(encoding="utf-8"))["loss"] if path.is_file() else None
     known = place.ranks.tell(known)[0]
     if known is not None:
         return float(known)
-    loss = evaluation(0).loss
+    measured = evaluation(0)
+    if measured is None:
+        return None
     if place.ranks.chief:
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
-        write_json(temporary, {"loss": loss})
+        write_json(temporary, {"loss": measured.loss})
         temporary.replace(path)
-    return loss
+    return measured.loss
 
 
 def _resume(checkpointer: Checkpointer, place: Place) -> Checkpoint | None:
@@ -155,9 +162,9 @@ def _weights_fingerprint(folder: Path) -> str:
     return " ".join(sha256_of(path) for path in sorted(folder.glob("*.safetensors")))
 
 
-def trained_summary(
-    role: str, model: MaskedLM, text: Text, fitted: FitResult, final: EvalResult
-) -> Summary:
+def trained_summary(role: str, model: MaskedLM, text: Text, fitted: FitResult) -> Summary:
+    final = fitted.evaluated
+    assert final is not None
     return {
         "role": role,
         "layers": model.config.num_hidden_layers,

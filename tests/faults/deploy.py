@@ -29,8 +29,8 @@ class Deployments:
     left_s: list[float] = field(default_factory=list)
     in_disorder: int = 0
     updates_lost: int = 0
-    why: list[object] = field(default_factory=list)
-    """Of each run that lost updates: which, and what its log says."""
+    why: list[str] = field(default_factory=list)
+    """Of each run that lost updates: which, by what attempts, and what its log says."""
 
     def batch(self, wanted: int, pauses_s: Iterator[float]) -> None:
         """Some runs at a time, whose workers are replaced until they have ended."""
@@ -45,7 +45,7 @@ class Deployments:
             self.damage.compare(stand, run.id, stand.undisturbed)
             self.updates_lost += stand.updates_lost(run.id)
             if lost := stand.made_again(run.id):
-                self.why.append([lost, stand.lost_attempts(run.id)])
+                self.why.append(f"{lost}: {stand.lost_attempts(run.id)}")
 
     def replace(self, run_id: str) -> None:
         """Tell the run's worker to leave, start another one, wait until the run goes on."""
@@ -91,7 +91,7 @@ def deploy(trial: Trial) -> Iterator[Row]:
             {
                 "runs": seen.damage.runs,
                 "resumed_max_s": round(percentile(seen.damage.resumed_s, 1.0), 1),
-                "made_again": seen.why,
+                **({"made_again": " | ".join(seen.why)} if seen.why else {}),
             },
         )
 

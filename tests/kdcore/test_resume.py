@@ -191,3 +191,48 @@ def test_another_process_goes_on_bit_for_bit(
     )  # fmt: skip
     lines = (folder / "events.jsonl").read_text().splitlines()
     assert_same(folder, [json.loads(line) for line in lines], whole, step, config.precision)
+
+
+class StopsWhileEvaluating(ListSink):
+    """Asks for a stop as soon as the evaluation begins that follows so many others."""
+
+    def __init__(self, others: int) -> None:
+        super().__init__()
+        self._others = others
+        self._asked = False
+
+    def emit(self, type: str, /, **fields: Any) -> None:
+        super().emit(type, **fields)
+        if type == "progress" and fields["phase"] == "evaluating":
+            self._asked = self._others == 0
+            self._others -= 1
+
+    def should_stop(self) -> bool:
+        return self._asked
+
+
+@pytest.mark.parametrize("config", ["fp32"], indirect=True)
+def test_a_stop_does_not_wait_for_an_evaluation_and_loses_nothing(
+    config: Config, whole: tuple[Path, Keeper], cache_dir: Path, tmp_path: Path
+) -> None:
+    """As long as evaluating a whole split takes, nobody waits for a run to leave."""
+    steps = [*([0] if isinstance(config, DistillConfig) else []), UPDATES // 2, UPDATES]
+    for number, step in enumerate(steps):
+        folder, first, sink = tmp_path / str(step), StopsWhileEvaluating(number), ListSink()
+        ended = execute(
+            config,
+            folder,
+            first,
+            cache_dir=cache_dir,
+            device="cpu",
+            should_stop=first.should_stop,
+        )
+        assert (ended.summary, ended.step) == (None, step)
+        assert first.of_type("stopped")[0]["step"] == step
+        evaluated = [e["step"] for e in first.of_type("metrics") if "eval/loss" in e["values"]]
+        assert evaluated == steps[:number]
+        execute(config, folder, sink, cache_dir=cache_dir, device="cpu")
+        assert f"resuming after update {step}" in [e["message"] for e in sink.of_type("log")]
+        # Its curve at `step` was told before the stop, but for what was not evaluated.
+        told = [e for e in first.events if e["type"] == "metrics"]
+        assert_same(folder, [*told, *sink.events], whole, 0, config.precision)
