@@ -147,7 +147,7 @@ def sqlite_writers(trial: Trial) -> Iterator[Row]:
     """Eight processes submit, claim, record and end runs, all in one SQLite file."""
     url = f"sqlite:///{trial.new_folder('writers') / 'halflayer.db'}"
     upgrade(url)
-    rounds = trial.times(10, 400)
+    rounds = trial.times(10, 100)
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.faults.writer", url, f"{trial.seed}/{n}", str(rounds)],
