@@ -213,11 +213,20 @@ class TerminalSink:
         self._progress.stop()
 
 
-class _StopRequest:
-    """Set by SIGTERM or Ctrl-C: the run saves a checkpoint and leaves. A second Ctrl-C kills."""
+class _StoppedEarly(BaseException):
+    """Asked to stop before there was anything to save; no library may take it for a failure."""
 
-    def __init__(self) -> None:
+
+class _StopRequest:
+    """Set by SIGTERM or Ctrl-C: the run saves a checkpoint and leaves. A second Ctrl-C kills.
+
+    Loading libraries and tokenising take long and save nothing that a signal could spoil: until
+    the training first asks, it raises _StoppedEarly where one process trains alone.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
         self._asked = threading.Event()
+        self._awaited = not alone
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
@@ -226,8 +235,11 @@ class _StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         self._asked.set()
+        if not self._awaited:
+            raise _StoppedEarly
 
     def __call__(self) -> bool:
+        self._awaited = True
         return self._asked.is_set()
 
 
@@ -297,6 +309,11 @@ def _carry_out(
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
         return _execute(config, submitted, command, sink, seat, resumable_hint=not server_run)
+    except _StoppedEarly:
+        if not server_run:
+            message = "stopped before training began; the same command goes on"
+            sink.emit("log", level="info", message=message)
+        return EXIT_STOPPED
     finally:
         if terminal:
             terminal.close()
@@ -349,7 +366,7 @@ def _execute(
     *,
     resumable_hint: bool,
 ) -> int:
-    stop = None if seat else _StopRequest()
+    stop = None if seat else _StopRequest(alone=True)
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
     from kdcore.ranks import ALONE, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
@@ -358,7 +375,7 @@ def _execute(
     try:
         ranks = join(seat, where.device)
         # Who waits for the others can do nothing with a request to stop but die of it.
-        stop = stop or _StopRequest()
+        stop = stop or _StopRequest(alone=False)
         ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)
         ranks.leave()
     except RankLost as error:
