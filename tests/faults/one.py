@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.figures import Outcome, Row
-from tests.faults.scenarios import SCENARIOS
+from tests.faults.scenarios import scenario
 from tests.faults.trial import Trial
 
 
@@ -23,7 +23,7 @@ def main(name: str, seed: int, form: str, file: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hlf") as folder:
         trial = Trial(seed, form == "long", Path(folder), lambda words: print(words, flush=True))
         try:
-            rows.extend(SCENARIOS[name](trial))
+            rows.extend(scenario(name)(trial))
         # What this machine lacks is told as a test tells it.
         except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
             broken = f"{type(error).__name__}: {error}"

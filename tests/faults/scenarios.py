@@ -1,53 +1,40 @@
 """All scenarios by name; the names are those of `make faults ARGS='--only NAME'`."""
 
-from tests.faults import (
-    access,
-    backups,
-    bitflips,
-    broker,
-    canaries,
-    cancels,
-    checkpoints,
-    clock,
-    database,
-    deploy,
-    disk,
-    doubles,
-    ends,
-    hostile,
-    hosts,
-    kills,
-    markup,
-    ranks,
-    streams,
-    uploads,
-)
+import pkgutil
+
 from tests.faults.trial import Scenario
 
-SCENARIOS: dict[str, Scenario] = {
-    "kills": kills.kills,
-    "default-lease": kills.default_lease,
-    "broker": broker.broker,
-    "postgres": database.postgres,
-    "sqlite-writers": database.sqlite_writers,
-    "doubles": doubles.doubles,
-    "clock": clock.clock,
-    "deploy": deploy.deploy,
-    "hung": deploy.hung,
-    "access": access.access,
-    "hostile": hostile.hostile,
-    "markup": markup.markup,
-    "uploads": uploads.uploads,
-    "canaries": canaries.canaries,
-    "checkpoints": checkpoints.checkpoints,
-    "bitflips": bitflips.bitflips,
-    "disk": disk.disk,
-    "ends": ends.ends,
-    "kernel-kills": ends.kernel_kills,
-    "cancels": cancels.cancels,
-    "backup": backups.backup,
-    "hosts": hosts.hosts,
-    "ranks": ranks.ranks,
-    "killed-api": streams.killed_api,
-    "streams": streams.many_streams,
+SCENARIOS = {
+    "kills": "kills:kills",
+    "default-lease": "kills:default_lease",
+    "broker": "broker:broker",
+    "postgres": "database:postgres",
+    "sqlite-writers": "database:sqlite_writers",
+    "doubles": "doubles:doubles",
+    "clock": "clock:clock",
+    "deploy": "deploy:deploy",
+    "hung": "deploy:hung",
+    "access": "access:access",
+    "hostile": "hostile:hostile",
+    "markup": "markup:markup",
+    "uploads": "uploads:uploads",
+    "canaries": "canaries:canaries",
+    "checkpoints": "checkpoints:checkpoints",
+    "bitflips": "bitflips:bitflips",
+    "disk": "disk:disk",
+    "ends": "ends:ends",
+    "kernel-kills": "ends:kernel_kills",
+    "cancels": "cancels:cancels",
+    "backup": "backups:backup",
+    "hosts": "hosts:hosts",
+    "ranks": "ranks:ranks",
+    "killed-api": "streams:killed_api",
+    "streams": "streams:many_streams",
 }
+"""`module:function` below `tests.faults`: some of them load libraries that take seconds."""
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario of this name, with all that it needs."""
+    found: Scenario = pkgutil.resolve_name(f"tests.faults.{SCENARIOS[name]}")
+    return found
