@@ -66,6 +66,7 @@ def training_of(
         identity="benchmark",
         sink=ListSink(),
         should_stop=lambda: False,
+        evaluate=lambda _step: None,
         tokens_at_once=machine.pick_tokens_at_once(shape_of(model), model.device),
     )
 
