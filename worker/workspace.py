@@ -97,7 +97,8 @@ class Workspace:
         # As a whole: a trainer must never find half of what there is.
         partial.rename(self.checkpoints)
         for name in INHERITED_FILES:
-            _link_if_there(source.folder / name, self.folder / name)
+            if (source.folder / name).exists():
+                _link_if_there(source.folder / name, self.folder / name)
 
     def write_configs(self, config: AnyConfig, submitted: AnyConfig) -> None:
         """What the trainer carries out, and what its result's notes are to say instead."""
