@@ -51,6 +51,8 @@ class Damage:
         if stand.run(run_id).state != RunState.SUCCEEDED:
             self.lost_runs += 1
             return
+        undisturbed = stand.run(undisturbed_id)
+        assert undisturbed.state == RunState.SUCCEEDED, undisturbed.error_message
         expected, found = (_curves(stand.points(each)) for each in (undisturbed_id, run_id))
         self.lost_points += len(expected.keys() - found.keys())
         self.other_points += sum(found[at] != expected[at] for at in expected.keys() & found.keys())
