@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+_UNITS = {" s": " s", " ms": " ms", " kib": " KiB", " mib": " MiB"}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -21,10 +23,11 @@ class Figure:
         return self.value <= self.at_most
 
     def __str__(self) -> str:
+        """Words for a table: `resumed p99 39 s (at most 90)`."""
         sign = "" if self.met else " **not met**"
         goal = f" (at most {self.at_most:g})" if self.at_most else ""
         why = f": {self.reason}" if self.reason else ""
-        return f"{self.name} {self.value:.4g}{goal}{sign}{why}"
+        return f"{in_words(self.name, self.value)}{goal}{sign}{why}"
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,26 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """The rows as a table in Markdown; what there was none of, as it should be, comes first."""
     lines = ["| fault | times | what the user sees | figures |", "|---|---|---|---|"]
     for row in rows:
-        facts = [f"{name} {value}" for name, value in row.facts.items()]
-        figures = "; ".join([*map(str, row.figures), *facts])
-        lines.append(f"| {row.fault} | {row.times} | {row.seen} | {figures} |")
+        none = [each.name.replace("_", " ") for each in row.figures if not each.value]
+        words = [", ".join(none) + ": 0"] if none else []
+        words += [str(each) for each in row.figures if each.value]
+        words += [in_words(name, value) for name, value in row.facts.items()]
+        lines.append(f"| {row.fault} | {row.times:,} | {row.seen} | {'; '.join(words)} |")
     return "\n".join(lines)
+
+
+def in_words(name: str, value: object) -> str:
+    """A number and what it is, its unit taken from the name's end: `resumed_p99_s`."""
+    words, unit = name.replace("_", " "), ""
+    for suffix, symbol in _UNITS.items():
+        if words.endswith(suffix):
+            words, unit = words.removesuffix(suffix), symbol
+    if isinstance(value, int | float):
+        value = f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.2g}"
+    return f"{words} {value}{unit}"
 
 
 def merged(rows: list[Row]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.faults.figures import Figure, Outcome, Row, merged
+from tests.faults.figures import Figure, Outcome, Row, merged, table
 
 
 def row(times: int, lost: int, p99_s: float, median_s: float) -> Row:
@@ -25,3 +25,12 @@ def test_an_outcome_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert Outcome.load(tmp_path / "kills.json") == outcome
     assert outcome.met
     assert not Outcome("kills", 1, "long", [], "TimeoutError", 1.0).met
+
+
+def test_the_table_says_first_what_there_was_none_of() -> None:
+    met, missed = table([row(1200, 0, 39.34, 2.5), row(3, 2, 91.2, 2.5)]).splitlines()[2:]
+    assert met == (
+        "| SIGKILL | 1,200 | it goes on | lost runs: 0; resumed p99 39 s (at most 90); "
+        "median 2.5 s; kind x |"
+    )
+    assert "| lost runs 2 **not met**; resumed p99 91 s (at most 90) **not met**;" in missed
