@@ -102,9 +102,10 @@ def outcome_of(
 ) -> Outcome:
     """Judge a trainer's end by its exit status (negative: a signal) and its last event."""
     kind = last_event.get("type") if last_event is not None else None
+    if last_event is not None and kind == "result":
+        # It lies in its place. On its way out a process answers signals no more, and dies of them.
+        return Succeeded(dict(last_event.get("summary") or {}))
     if status == 0:
-        if last_event is not None and kind == "result":
-            return Succeeded(dict(last_event.get("summary") or {}))
         return Failed("internal", "the trainer left without a result" + _words(last_words))
     if last_event is not None and kind == "failed" and status > 0:
         message = str(last_event.get("message") or "the trainer gave no reason")

@@ -26,8 +26,11 @@ def judge(status: int, event: dict[str, Any] | None = None, **how: Any) -> Outco
     return outcome_of(status, event, **(defaults | how))
 
 
-def test_a_result_is_a_success_even_if_it_was_asked_to_stop() -> None:
-    assert judge(0, RESULT, asked_to_stop=True) == Succeeded({"steps": 3})
+@pytest.mark.parametrize("status", [0, 75, 76, -signal.SIGTERM, -signal.SIGKILL])
+@pytest.mark.parametrize("asked_to_stop", [True, False])
+def test_a_result_is_a_success_however_its_process_left(status: int, asked_to_stop: bool) -> None:
+    """A SIGTERM kills an interpreter that is being shut down, whatever its handler was."""
+    assert judge(status, RESULT, asked_to_stop=asked_to_stop) == Succeeded({"steps": 3})
 
 
 def test_leaving_without_a_result_is_our_mistake() -> None:
