@@ -65,7 +65,7 @@ def deploy(trial: Trial) -> Iterator[Row]:
     """Workers are told to leave at random moments, and replaced, the API too."""
     kinds: tuple[Kind, ...] = ("sqlite", "postgres") if trial.long else ("sqlite",)
     for kind in kinds:
-        draw, wanted = trial.random("deploy", kind), trial.times(2, 10)
+        draw, wanted = trial.random("deploy", kind), trial.times(2, 20)
         pauses_s = iter(lambda draw=draw: draw.uniform(0, 1.5), None)
         with standing(trial.new_folder("deploy"), kind, workers=TOGETHER) as stand:
             config = teacher(stand.upload_text(), UPDATES)
