@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from kdcore.config import Precision
-from kdcore.errors import ConfigError
+from kdcore.errors import (
+    MEMORY_ADVICE,
+    ConfigError,
+    DeviceLost,
+    DeviceOutOfMemory,
+    KdcoreError,
+    says_device_lost,
+    says_no_device_memory,
+)
 from kdcore.shapes import ModelShape
 
 ResolvedPrecision = Literal["fp32", "bf16"]
@@ -41,7 +49,7 @@ def prepare_process() -> None:
 def pick_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes the first GPU (`auto:1` the second), else the CPU.
 
-    Raises ConfigError if this machine lacks it.
+    Raises ConfigError if that is no name of a device, DeviceLost if this machine lacks it.
     """
     kind, _, index = name.partition(":")
     if kind == "auto":
@@ -51,9 +59,8 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(("device",), f"'{name}' is no device: use cpu, cuda:0, ...") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            ("device",),
-            f"this machine has {torch.cuda.device_count()} CUDA devices; there is no {name}",
+        raise DeviceLost(
+            f"this machine has {torch.cuda.device_count()} CUDA devices; there is no {name}"
         )
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(("device",), f"'{name}' is not supported: use cpu or cuda")
@@ -117,6 +124,16 @@ def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def device_error(error: BaseException) -> KdcoreError | None:
+    """What an error of the accelerator is called: no memory, or lost; None for any other error."""
+    words = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or says_no_device_memory(words):
+        return DeviceOutOfMemory(f"the device has no memory left: {MEMORY_ADVICE}. {words}")
+    if says_device_lost(words):
+        return DeviceLost(f"the device is missing, busy or broken: {words}")
+    return None
 
 
 def synchronize(device: torch.device) -> None:

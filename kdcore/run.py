@@ -66,16 +66,16 @@ def execute(
     prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     out_dir.mkdir(parents=True, exist_ok=True)
-    place = Place(
-        out_dir=out_dir,
-        cache_dir=cache_dir or out_dir / "cache",
-        device=pick_device(device),
-        sink=sink,
-        should_stop=should_stop,
-        ranks=ranks,
-        submitted=submitted,
-    )
     with typed_failures(out_dir):
+        place = Place(
+            out_dir=out_dir,
+            cache_dir=cache_dir or out_dir / "cache",
+            device=pick_device(device),
+            sink=sink,
+            should_stop=should_stop,
+            ranks=ranks,
+            submitted=submitted,
+        )
         sink.emit(
             "started",
             config=config.model_dump(mode="json"),
