@@ -87,7 +87,9 @@ DEVICE_FAULTS = [
     RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
     RuntimeError("Found no NVIDIA driver on your system."),
     RuntimeError("No CUDA GPUs are available"),
-    RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"),
+    RuntimeError(
+        "Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"
+    ),
     torch.distributed.DistBackendError("NCCL error in: x.cpp, unhandled cuda error"),
 ]
 

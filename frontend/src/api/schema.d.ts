@@ -1917,8 +1917,8 @@ export interface components {
         RunError: {
             /**
              * Code
-             * @description `config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `worker_lost`, `internal`;
-             *     `skipped` for a run that could not start.
+             * @description `config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `device_lost`,
+             *     `worker_lost`, `internal`; `skipped` for a run that could not start.
              */
             code: string;
             /**
@@ -2515,6 +2515,11 @@ export interface components {
              * @description Memory of the device; null where unknown.
              */
             memory_bytes: number | null;
+            /**
+             * Note
+             * @description Why it trains on the CPU although the machine has a GPU, or why it left.
+             */
+            note: string | null;
             /**
              * Run Id
              * @description The run in hand.
