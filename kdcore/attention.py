@@ -103,6 +103,9 @@ def _padded_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, heads: int, dropout_rate: float
 ) -> Tensor:
     """The same by torch's kernel, for which sequences of unequal length are padded."""
+    if not len(query):
+        # All three stay in the graph: their gradients are zeros, as on every other rank.
+        return query + key[:0] + value[:0]
     device = query.device
     queries, keys = (torch.tensor(lengths) for lengths in (layout.queries, layout.keys))
 
