@@ -168,6 +168,7 @@ class _Work:
                 labelled = logits[:, where].mul_(temperature)
             self._soften(logits, chunk)
             if labelled is not None:
+                # No position is there twice: there is no order in which to add.
                 logits.index_add_(1, where, self._harden(labelled, ids))
         else:
             whole = len(at) == logits.shape[1]

@@ -1,6 +1,7 @@
 """What this machine is and how to use it well: device, arithmetic, allocator; trains nothing."""
 
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -67,12 +68,37 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def use_device(device: torch.device) -> None:
+    """Make a GPU the one that is meant where none is named, and have it compute the same bits each
+    time.
+
+    To be called before CUDA starts. An operation that has no deterministic form raises
+    RuntimeError. `warn_only` would leave the backward of torch's attention kernels as it is: they
+    add with atomics, in any order.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Else each `empty` costs a pass over its memory, which nothing reads before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    torch.cuda.set_device(device)
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether bf16 is slower here than fp32: a GPU older than Ampere has no arithmetic for it."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def pick_precision(wanted: Precision, device: torch.device) -> ResolvedPrecision:
     """`wanted`, or for `auto` bf16 if a matrix product in bf16 is clearly faster here."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "fp32" if emulates_bf16(device) else "bf16"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "fp32"
     return "bf16" if _gemm_s(torch.bfloat16) * 1.25 < _gemm_s(torch.float32) else "fp32"
@@ -102,10 +128,10 @@ def free_bytes(device: torch.device) -> int:
         return free
 
 
-def pick_tokens_at_once(shape: ModelShape, device: torch.device) -> int:
+def pick_tokens_at_once(shape: ModelShape, device: torch.device, share: float = 0.5) -> int:
     """How many tokens should go through a model of `shape` at once while it trains.
 
-    As many as make the matrix products fast, or as fit half of the free memory beside the
+    As many as make the matrix products fast, or as fit this share of the free memory beside the
     gradients and AdamW's two moments; at least 256.
     """
     hidden, inner = shape.hidden_size, shape.intermediate_size
@@ -113,7 +139,7 @@ def pick_tokens_at_once(shape: ModelShape, device: torch.device) -> int:
     # and the attention weights with their dropout.
     vectors = shape.layers * (12 * hidden + 3 * inner + 2 * shape.heads * shape.max_positions)
     parameters = (shape.vocab_size or 0) * hidden + shape.layers * (4 * hidden + 2 * inner) * hidden
-    room = free_bytes(device) / 2 - 3 * 4 * parameters
+    room = free_bytes(device) * share - 3 * 4 * parameters
     fitting = max(256, int(room / (4 * vectors)))
     return min(_TOKENS_AT_ONCE[device.type], 1 << (fitting.bit_length() - 1))
 

@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from kdcore.errors import RankLost, RanksDiffer, says_no_memory
 from kdcore.fused import own_gradient
 from kdcore.launch import Seat
-from kdcore.machine import device_error, pick_device
+from kdcore.machine import device_error, pick_device, use_device
 
 PATIENCE = timedelta(minutes=30)
 """Who has not come by then hangs: the chief may be saving a checkpoint to a slow disk."""
@@ -180,8 +180,7 @@ def join(seat: Seat | None, device: str) -> Ranks:
     mine = pick_device(seat.own(device))
     if seat.world == 1:
         return Ranks(device=str(mine))
-    if mine.type == "cuda":
-        torch.cuda.set_device(mine)
+    use_device(mine)
     with _nobody_lost():
         store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(

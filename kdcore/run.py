@@ -21,7 +21,7 @@ from kdcore.config import (
 )
 from kdcore.errors import DataError
 from kdcore.events import Sink
-from kdcore.machine import pick_device, prepare_process
+from kdcore.machine import pick_device, prepare_process, use_device
 from kdcore.models import (
     MaskedLM,
     build_student,
@@ -67,10 +67,11 @@ def execute(
     logging.getLogger("transformers").setLevel(logging.ERROR)
     out_dir.mkdir(parents=True, exist_ok=True)
     with typed_failures(out_dir):
+        use_device(own_device := pick_device(device))
         place = Place(
             out_dir=out_dir,
             cache_dir=cache_dir or out_dir / "cache",
-            device=pick_device(device),
+            device=own_device,
             sink=sink,
             should_stop=should_stop,
             ranks=ranks,
