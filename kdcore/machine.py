@@ -59,10 +59,12 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(("device",), f"'{name}' is no device: use cpu, cuda:0, ...") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceLost(
-            f"this machine has {torch.cuda.device_count()} CUDA devices; there is no {name}"
-        )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= torch.cuda.device_count():
+            raise DeviceLost(
+                f"this machine has {torch.cuda.device_count()} CUDA devices; there is no {name}"
+            )
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(("device",), f"'{name}' is not supported: use cpu or cuda")
     return device

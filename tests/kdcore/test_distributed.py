@@ -291,6 +291,9 @@ def test_whoever_is_killed_the_run_goes_on_to_the_same_bits(
         with launched(teacher.config, tmp_path, cache_dir) as process:
             wait_for(lambda before=before: checkpoints(tmp_path) > before + 1, "training")
             ranks = rank_processes(process)
+            for rank in ranks.values():  # nothing of theirs leaves the host, on GPUs neither
+                told = rank.environ()
+                assert (told["GLOO_SOCKET_IFNAME"], told["NCCL_SOCKET_IFNAME"]) == ("lo", "lo")
             assert len(ranks) == 2
             struck_s = time.monotonic()
             (process if victim == "launcher" else ranks[victim]).kill()  # type: ignore[index]
