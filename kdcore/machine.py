@@ -70,6 +70,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def why_no_gpu() -> str | None:
+    """Why `auto` takes the CPU on a machine with an NVIDIA driver; None where there is none."""
+    if torch.version.cuda is None or torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        return None if "Found no NVIDIA driver" in str(error) else str(error)
+    return None
+
+
 def use_device(device: torch.device) -> None:
     """Make a GPU the one that is meant where none is named, and have it compute the same bits each
     time.

@@ -21,7 +21,7 @@ from kdcore.config import (
 )
 from kdcore.errors import DataError
 from kdcore.events import Sink
-from kdcore.machine import pick_device, prepare_process, use_device
+from kdcore.machine import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.models import (
     MaskedLM,
     build_student,
@@ -83,6 +83,9 @@ def execute(
             versions=versions(),
             device=place.describe(),
         )
+        if device.startswith("auto") and (reason := why_no_gpu()):
+            message = f"training on the CPU, since no GPU can be used: {reason}"
+            sink.emit("log", level="warning", message=message)
         match config:
             case TeacherConfig():
                 return _teacher(config, place)
