@@ -12,7 +12,7 @@ from torch import Tensor
 from kdcore.batches import rng
 from kdcore.checkpoint import Checkpoint, Checkpointer, optimiser_tensors, restore_optimiser
 from kdcore.config import Optimiser, Reporting, Schedule
-from kdcore.errors import CheckpointError, DeviceOutOfMemory
+from kdcore.errors import MEMORY_ADVICE, CheckpointError, DeviceOutOfMemory
 from kdcore.evaluate import EvalResult
 from kdcore.events import Sink
 from kdcore.finite import FiniteWatch
@@ -221,7 +221,8 @@ def gradients(
         # No more than the words: the error holds what the update has in memory.
         lacking = str(found)
     if ranks.any(bool(lacking)):
-        raise DeviceOutOfMemory(lacking or "the device of another process has no memory left")
+        elsewhere = f"the device of another process has no memory left: {MEMORY_ADVICE}"
+        raise DeviceOutOfMemory(lacking or elsewhere)
     ranks.add_up([p for p in training.model.parameters() if p.requires_grad])
     names = _curves(training.objective)
     return Update(dict(zip(names, ranks.sum(sums).unbind(), strict=False)), tokens)

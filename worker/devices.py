@@ -27,12 +27,13 @@ elif not torch.cuda.is_available():
         torch.cuda.init()
     except Exception as error:
         problem = str(error)
-print(json.dumps([problem, [
-    [p.name, p.total_memory, f"GPU-{p.uuid}" if torch.version.cuda else None]
-    for p in map(torch.cuda.get_device_properties, range(
-        torch.cuda.device_count() if problem is None else 0
-    ))
-]]))
+found = []
+for index in range(torch.cuda.device_count() if problem is None else 0):
+    card = torch.cuda.get_device_properties(index)
+    # What torch knows of a MIG instance is not what CUDA_VISIBLE_DEVICES calls it.
+    known = torch.version.cuda and "MIG" not in card.name
+    found.append([card.name, card.total_memory, f"GPU-{card.uuid}" if known else None])
+print(json.dumps([problem, found]))
 """
 _COMPUTE = """
 import sys, torch

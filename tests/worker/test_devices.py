@@ -1,14 +1,17 @@
 """What a worker is given to train on; the GPUs are whatever this machine has, most likely none."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import select
 
 import worker.devices
@@ -112,6 +115,36 @@ def test_a_card_without_a_driver_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "0000:01:00.0" / "vendor").write_text("0x10de\n")
     (tmp_path / "0000:01:00.0" / "class").write_text("0x030200\n")
     assert has_nvidia_card(tmp_path)
+
+
+def test_what_torch_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probe's program, with the answers of machines that are not at hand."""
+
+    def answer() -> Any:
+        exec(worker.devices._LIST, {})
+        return json.loads(capsys.readouterr().out)
+
+    cards = [
+        SimpleNamespace(name="NVIDIA H100", total_memory=80, uuid="5d5b"),
+        SimpleNamespace(name="NVIDIA A100 MIG 1g.5gb", total_memory=5, uuid="c6d4"),
+    ]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: cards[index])
+    found = [["NVIDIA H100", 80, "GPU-5d5b"], ["NVIDIA A100 MIG 1g.5gb", 5, None]]
+    assert answer() == [None, found]
+
+    def init() -> None:
+        raise RuntimeError(TOO_OLD)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert answer() == [TOO_OLD, []]
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert answer() == ["this PyTorch is built without CUDA", []]
 
 
 LISTED = """\

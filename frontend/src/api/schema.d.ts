@@ -8663,6 +8663,7 @@ export interface operations {
                      *           "hostname": "gpu-1",
                      *           "id": "w1o2r3k4e5r6",
                      *           "memory_bytes": 85899345920,
+                     *           "note": null,
                      *           "run_id": "k3v9x2m4q8zt",
                      *           "seen_at": "2026-01-15T09:31:00Z",
                      *           "started_at": "2026-01-15T08:00:00Z",
