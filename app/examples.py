@@ -196,6 +196,7 @@ RESPONSES: dict[str, Any] = {
                 "seen_at": "2026-01-15T09:31:00Z",
                 "state": "busy",
                 "run_id": RUN_ID,
+                "note": None,
             }
         ],
         "total": 1,

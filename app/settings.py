@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     """A live stream whose reader has taken nothing for this long is cut off."""
     log_format: LogFormat = "text"
     """`text` for people, `json` for one JSON object a line."""
+    device: str = "auto"
+    """What a worker trains on: `auto` (GPUs, else the CPU), `cpu`, `cuda` (an error without a
+    GPU), `cuda:N`, or the UUID of a GPU or MIG instance."""
     heartbeat_s: float = 10.0
     """A supervisor beats this often."""
     lease_s: float = 60.0

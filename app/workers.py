@@ -56,6 +56,8 @@ class WorkerInfo(Schema):
     """`lost`: no sign of life for longer than the lease."""
     run_id: str | None
     """The run in hand."""
+    note: str | None
+    """Why it trains on the CPU although the machine has a GPU, or why it left."""
 
 
 class WorkerList(Schema):
@@ -124,4 +126,5 @@ def _info(row: Worker, run_id: str | None, lease_s: float) -> WorkerInfo:
         seen_at=row.seen_at,
         state=state,
         run_id=run_id,
+        note=row.note,
     )

@@ -28,6 +28,7 @@ def make_training(
     dropout: float,
 ) -> Training:
     """A training of the work folder's models, as a run would set it up."""
+    machine.use_device(device)
     text = read_text(of)
     if goal == "teacher":
         model = load_model(work / "teacher", dropout).to(device)

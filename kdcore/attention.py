@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
 from torch import Tensor
+
+from kdcore.machine import to_device
+
+Lengths = npt.NDArray[np.int64]
 
 _WEIGHTS_AT_ONCE = 1 << 20
 """Attention weights computed at once on a CPU; 4 MiB in fp32 stay in its cache."""
@@ -103,10 +109,12 @@ def _padded_attention(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, heads: int, dropout_rate: float
 ) -> Tensor:
     """The same by torch's kernel, for which sequences of unequal length are padded."""
-    device = query.device
-    queries, keys = (torch.tensor(lengths) for lengths in (layout.queries, layout.keys))
+    if not len(query):
+        # All three stay in the graph: their gradients are zeros, as on every other rank.
+        return query + key[:0] + value[:0]
+    queries, keys = np.array(layout.queries), np.array(layout.keys)
 
-    def pad(rows: Tensor, lengths: Tensor) -> Tensor:
+    def pad(rows: Tensor, lengths: Lengths) -> Tensor:
         if lengths.min() == lengths.max():
             grid = rows.view(len(lengths), int(lengths[0]), heads, -1)
         else:
@@ -115,16 +123,15 @@ def _padded_attention(
             grid = grid.view(*grid.shape[:2], heads, -1)
         return grid.transpose(1, 2)
 
-    def places(lengths: Tensor) -> tuple[Tensor, Tensor]:
-        sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
-        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        position = torch.arange(int(lengths.sum())) - starts
-        return sequence.to(device, non_blocking=True), position.to(device, non_blocking=True)
+    def places(lengths: Lengths) -> tuple[Tensor, Tensor]:
+        sequence = np.arange(len(lengths)).repeat(lengths)
+        position = np.arange(lengths.sum()) - (lengths.cumsum() - lengths).repeat(lengths)
+        return to_device(sequence, query.device), to_device(position, query.device)
 
     mask = None
     if keys.min() != keys.max():
-        real = torch.arange(int(keys.max())) < keys[:, None]
-        mask = real[:, None, None, :].to(device, non_blocking=True)
+        real = np.arange(keys.max()) < keys[:, None]
+        mask = to_device(real, query.device)[:, None, None, :]
     mixed = F.scaled_dot_product_attention(
         pad(query, queries), pad(key, keys), pad(value, keys), mask, dropout_rate
     )

@@ -368,12 +368,14 @@ def _execute(
 ) -> int:
     stop = None if seat else _StopRequest(alone=True)
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
+    from kdcore.place import typed_failures  # noqa: PLC0415
     from kdcore.ranks import ALONE, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
 
     ranks = ALONE
     try:
-        ranks = join(seat, where.device)
+        with typed_failures(where.out):
+            ranks = join(seat, where.device)
         # Who waits for the others can do nothing with a request to stop but die of it.
         stop = stop or _StopRequest(alone=False)
         ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)

@@ -8,18 +8,28 @@ KdcoreError
 ├── DeviceOutOfMemory code `oom_device`
 ├── HostOutOfMemory  code `oom_host`
 ├── DiskFull         code `disk_full`
+├── DeviceLost       code `device_lost`  the accelerator is missing, busy or broken; tried again
 ├── RankLost         code `worker_lost`  another process of the same run is gone
 ├── RanksDiffer      code `internal`     the processes of a run do not do the same
 └── CheckpointError  code `data`         a checkpoint is unreadable or fails its checksums
 """
 
 import errno
+import re
 import shutil
 from pathlib import Path
 from typing import Literal
 
 FailureCode = Literal[
-    "config", "data", "nan", "oom_device", "oom_host", "disk_full", "worker_lost", "internal"
+    "config",
+    "data",
+    "nan",
+    "oom_device",
+    "oom_host",
+    "disk_full",
+    "device_lost",
+    "worker_lost",
+    "internal",
 ]
 
 
@@ -39,6 +49,22 @@ _NO_HOST_MEMORY = (
     "failed to map segment",
 )
 """How PyTorch, NumPy, C++, Rust, Python, OpenMP and the loader say that the host has no more."""
+_NO_DEVICE_MEMORY = re.compile(
+    r"CUDA out of memory"
+    r"|(CUDA error: |Cuda failure (\d+ )?'?)out of memory"
+    r"|_STATUS_ALLOC_FAILED"
+)
+"""How PyTorch, CUDA's libraries and NCCL say that the device has no more."""
+_DEVICE_FAULT = re.compile(
+    r"CUDA error:|CUDA driver error|Cuda failure|unhandled cuda error|cudaGetDeviceCount"
+    r"|No CUDA GPUs are available|NVIDIA driver|Torch not compiled with CUDA|NVML error"
+)
+_OF_THE_PROGRAM = re.compile(
+    r"device-side assert|invalid argument|invalid configuration|invalid resource handle"
+    r"|misaligned address|operation not (supported|permitted)|CUBLAS_STATUS_(INVALID|NOT_SUPPORTED)"
+)
+"""CUDA errors that any device would give: cudaErrorAssert, cudaErrorInvalidValue and the like."""
+_COLLECTIVE = re.compile(r"ProcessGroupNCCL|Watchdog caught collective operation timeout")
 
 
 class KdcoreError(Exception):
@@ -104,6 +130,12 @@ class DiskFull(KdcoreError):
     code: FailureCode = "disk_full"
 
 
+class DeviceLost(KdcoreError):
+    """The accelerator is missing, busy or broken; another one can go on from the checkpoint."""
+
+    code: FailureCode = "device_lost"
+
+
 class RankLost(KdcoreError):
     """Another process of the same run is gone; the run can go on from its last checkpoint."""
 
@@ -136,3 +168,24 @@ def is_disk_full(error: BaseException) -> bool:
 def says_no_memory(text: str) -> bool:
     """Whether these words, an error's or a crashed process's last ones, mean the host's memory."""
     return any(words in text for words in _NO_HOST_MEMORY)
+
+
+def says_no_device_memory(text: str) -> bool:
+    """Whether these words mean the memory of an accelerator."""
+    return _NO_DEVICE_MEMORY.search(text) is not None
+
+
+def says_device_lost(text: str) -> bool:
+    """Whether these words mean an accelerator that is missing, busy or broken.
+
+    Any error of CUDA's does (cudaErrorNoDevice, cudaErrorDevicesUnavailable,
+    cudaErrorECCUncorrectable, cudaErrorLaunchFailure, a driver that is gone or too old, ...), but
+    for lack of memory and for mistakes of the program.
+    """
+    found = _DEVICE_FAULT.search(text) is not None
+    return found and not (says_no_device_memory(text) or _OF_THE_PROGRAM.search(text))
+
+
+def says_rank_lost(text: str) -> bool:
+    """Whether these are the last words of a process that NCCL's watchdog ended."""
+    return _COLLECTIVE.search(text) is not None

@@ -105,8 +105,8 @@ class _FusedLoss(torch.autograd.Function):
                 work.want_gradients(into)
             work.add_all(labels)
         ctx.gradients = work.gradients
-        weights = torch.tensor([mix.mlm, mix.ce, mix.mse], dtype=torch.float64)
-        total = (work.sums * weights.to(hidden.device)).sum().to(work.precise)
+        weights = to_device(np.array([mix.mlm, mix.ce, mix.mse]), hidden.device)
+        total = (work.sums * weights).sum().to(work.precise)
         ctx.mark_non_differentiable(work.sums)
         return total, work.sums
 
@@ -168,6 +168,7 @@ class _Work:
                 labelled = logits[:, where].mul_(temperature)
             self._soften(logits, chunk)
             if labelled is not None:
+                # No position is there twice: there is no order in which to add.
                 logits.index_add_(1, where, self._harden(labelled, ids))
         else:
             whole = len(at) == logits.shape[1]

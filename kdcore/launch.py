@@ -120,7 +120,8 @@ def launch(arguments: list[str], count: int, folder: Path) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
     if sys.platform == "linux":
         # Nobody outside this machine has anything to say in it.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _pass_on)
     os.environ[_LAUNCHER] = str(os.getpid())

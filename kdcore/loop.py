@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torch import Tensor
 from kdcore.batches import rng
 from kdcore.checkpoint import Checkpoint, Checkpointer, optimiser_tensors, restore_optimiser
 from kdcore.config import Optimiser, Reporting, Schedule
-from kdcore.errors import CheckpointError
+from kdcore.errors import MEMORY_ADVICE, CheckpointError, DeviceOutOfMemory
 from kdcore.evaluate import EvalResult
 from kdcore.events import Sink
 from kdcore.finite import FiniteWatch
-from kdcore.machine import ResolvedPrecision
+from kdcore.machine import ResolvedPrecision, device_error
 from kdcore.models import MaskedLM
 from kdcore.objectives import Objective
 from kdcore.ranks import ALONE, Ranks, checksum
@@ -95,9 +95,11 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
     Update `step` depends on (config, seed, step) and the weights before it, so a training that is
     resumed gives the same weights, bit for bit, as one that was never stopped. Raises
     NonFiniteLoss, and CheckpointError if `resume` belongs to another training; where several
-    processes train, RankLost and RanksDiffer too.
+    processes train, RankLost and RanksDiffer too. If the device has no memory for an update, it is
+    repeated in parts of half the size, as are all that follow; the next time, raises
+    DeviceOutOfMemory.
     """
-    model, sink, ranks = training.model, training.sink, training.ranks
+    model, sink, ranks, given = training.model, training.sink, training.ranks, training
     plan = Plan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(model, training.optimiser)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -127,7 +129,13 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
                 _compare(training, step)
             done = step + 1
             logged = done % training.reporting.log_every_steps == 0 or done == plan.total_steps
-            updated = update(training, plan, optimiser, step, ahead.of_update(step))
+            try:
+                updated = update(training, plan, optimiser, step, ahead.of_update(step))
+            except DeviceOutOfMemory as error:
+                if training is not given:
+                    raise
+                training = _halved(given, plan, optimiser, step, str(error))
+                updated = update(training, plan, optimiser, step, ahead.of_update(step))
             watch.see(step, updated.values)
             totals.add(updated.values)
             totals.tokens += updated.tokens
@@ -177,10 +185,54 @@ def update(
     return updated
 
 
+def _halved(
+    training: Training, plan: Plan, optimiser: torch.optim.Optimizer, step: int, why: str
+) -> Training:
+    """The training with parts of half the size, ready to repeat update `step`."""
+    optimiser.zero_grad(set_to_none=True)
+    if training.model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    cuts = training.ranks.cuts(plan.accumulation_steps)
+    batches = (training.objective.batch(*place) for place in plan.batches(step))
+    parts = (part for batch in batches for part in batch.parts(training.tokens_at_once, cuts))
+    tokens = max(part.tokens for part in parts)
+    message = (
+        f"no memory for {tokens:,} tokens at once: from update {step + 1} on {tokens // 2:,}; what "
+        f"follows is as good as before, but not to the bit. {why}"
+    )
+    training.sink.emit("log", level="warning", message=message)
+    return replace(training, tokens_at_once=tokens // 2)
+
+
 def gradients(
     training: Training, plan: Plan, step: int, batches: Iterable[Made] | None = None
 ) -> Update:
     """Add the gradients of update `step` to the parameters' own; makes its batches if need be.
+
+    Raises DeviceOutOfMemory, on all ranks, if one of their devices has no memory for its parts.
+    """
+    ranks, lacking = training.ranks, ""
+    try:
+        sums, tokens = _of_own_parts(training, plan, step, batches)
+    except RuntimeError as error:
+        found = device_error(error)
+        if not isinstance(found, DeviceOutOfMemory):
+            raise
+        # No more than the words: the error holds what the update has in memory.
+        lacking = str(found)
+    if ranks.any(bool(lacking)):
+        elsewhere = f"the device of another process has no memory left: {MEMORY_ADVICE}"
+        raise DeviceOutOfMemory(lacking or elsewhere)
+    ranks.add_up([p for p in training.model.parameters() if p.requires_grad])
+    names = _curves(training.objective)
+    return Update(dict(zip(names, ranks.sum(sums).unbind(), strict=False)), tokens)
+
+
+def _of_own_parts(
+    training: Training, plan: Plan, step: int, batches: Iterable[Made] | None
+) -> tuple[Tensor, int]:
+    """Add the gradients of this rank's parts of update `step`; returns the sums of its losses, and
+    the tokens of all parts.
 
     The ranks deal out the parts of all its batches among them, one after the other.
     """
@@ -203,9 +255,7 @@ def gradients(
             losses.total.backward()  # type: ignore[no-untyped-call]
             terms = (losses.terms[name] for name in objective.terms)
             sums += torch.stack([each.detach().double() for each in (losses.total, *terms)])
-    ranks.add_up([p for p in training.model.parameters() if p.requires_grad])
-    values = dict(zip(_curves(objective), ranks.sum(sums).unbind(), strict=False))
-    return Update(values, tokens)
+    return sums, tokens
 
 
 def _curves(objective: Objective) -> list[str]:

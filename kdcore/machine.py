@@ -1,6 +1,7 @@
 """What this machine is and how to use it well: device, arithmetic, allocator; trains nothing."""
 
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -14,7 +15,15 @@ import torch
 from torch import Tensor
 
 from kdcore.config import Precision
-from kdcore.errors import ConfigError
+from kdcore.errors import (
+    MEMORY_ADVICE,
+    ConfigError,
+    DeviceLost,
+    DeviceOutOfMemory,
+    KdcoreError,
+    says_device_lost,
+    says_no_device_memory,
+)
 from kdcore.shapes import ModelShape
 
 ResolvedPrecision = Literal["fp32", "bf16"]
@@ -41,7 +50,7 @@ def prepare_process() -> None:
 def pick_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes the first GPU (`auto:1` the second), else the CPU.
 
-    Raises ConfigError if this machine lacks it.
+    Raises ConfigError if that is no name of a device, DeviceLost if this machine lacks it.
     """
     kind, _, index = name.partition(":")
     if kind == "auto":
@@ -50,14 +59,51 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(("device",), f"'{name}' is no device: use cpu, cuda:0, ...") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            ("device",),
-            f"this machine has {torch.cuda.device_count()} CUDA devices; there is no {name}",
-        )
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= torch.cuda.device_count():
+            raise DeviceLost(
+                f"this machine has {torch.cuda.device_count()} CUDA devices; there is no {name}"
+            )
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(("device",), f"'{name}' is not supported: use cpu or cuda")
     return device
+
+
+def why_no_gpu() -> str | None:
+    """Why `auto` takes the CPU on a machine with an NVIDIA driver; None where there is none."""
+    if torch.version.cuda is None or torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        return None if "Found no NVIDIA driver" in str(error) else str(error)
+    return None
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU the one that is meant where none is named, and have it compute the same bits each
+    time.
+
+    To be called before CUDA starts. An operation that has no deterministic form raises
+    RuntimeError. `warn_only` would leave the backward of torch's attention kernels as it is: they
+    add with atomics, in any order.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Else each `empty` costs a pass over its memory, which nothing reads before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    torch.cuda.set_device(device)
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether bf16 is slower here than fp32: a GPU older than Ampere has no arithmetic for it."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def pick_precision(wanted: Precision, device: torch.device) -> ResolvedPrecision:
@@ -65,7 +111,7 @@ def pick_precision(wanted: Precision, device: torch.device) -> ResolvedPrecision
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "fp32" if emulates_bf16(device) else "bf16"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "fp32"
     return "bf16" if _gemm_s(torch.bfloat16) * 1.25 < _gemm_s(torch.float32) else "fp32"
@@ -95,10 +141,10 @@ def free_bytes(device: torch.device) -> int:
         return free
 
 
-def pick_tokens_at_once(shape: ModelShape, device: torch.device) -> int:
+def pick_tokens_at_once(shape: ModelShape, device: torch.device, share: float = 0.5) -> int:
     """How many tokens should go through a model of `shape` at once while it trains.
 
-    As many as make the matrix products fast, or as fit half of the free memory beside the
+    As many as make the matrix products fast, or as fit this share of the free memory beside the
     gradients and AdamW's two moments; at least 256.
     """
     hidden, inner = shape.hidden_size, shape.intermediate_size
@@ -106,7 +152,7 @@ def pick_tokens_at_once(shape: ModelShape, device: torch.device) -> int:
     # and the attention weights with their dropout.
     vectors = shape.layers * (12 * hidden + 3 * inner + 2 * shape.heads * shape.max_positions)
     parameters = (shape.vocab_size or 0) * hidden + shape.layers * (4 * hidden + 2 * inner) * hidden
-    room = free_bytes(device) / 2 - 3 * 4 * parameters
+    room = free_bytes(device) * share - 3 * 4 * parameters
     fitting = max(256, int(room / (4 * vectors)))
     return min(_TOKENS_AT_ONCE[device.type], 1 << (fitting.bit_length() - 1))
 
@@ -117,6 +163,16 @@ def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def device_error(error: BaseException) -> KdcoreError | None:
+    """What an error of the accelerator is called: no memory, or lost; None for any other error."""
+    words = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or says_no_device_memory(words):
+        return DeviceOutOfMemory(f"the device has no memory left: {MEMORY_ADVICE}. {words}")
+    if says_device_lost(words):
+        return DeviceLost(f"the device is missing, busy or broken: {words}")
+    return None
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,7 +12,6 @@ import torch
 from kdcore.config import RunConfig
 from kdcore.errors import (
     MEMORY_ADVICE,
-    DeviceOutOfMemory,
     HostOutOfMemory,
     KdcoreError,
     RankLost,
@@ -21,13 +20,11 @@ from kdcore.errors import (
     says_no_memory,
 )
 from kdcore.events import Sink
-from kdcore.machine import describe
+from kdcore.machine import describe, device_error
 from kdcore.ranks import ALONE, Ranks
 from kdcore.result import Summary
 
 _RESERVE_BYTES = 8 << 20
-_NO_DEVICE_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-"""How CUDA and its libraries say it where PyTorch's own allocator was not the one to ask."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +73,19 @@ def typed_failures(out_dir: Path) -> Iterator[None]:
 
 
 def _typed(error: Exception, out_dir: Path) -> KdcoreError | None:
-    """What an error of the machine is called; None for an error of anybody else."""
+    """What an error of the machine is called; None for any other error.
+
+    Memory and the device come before the collective in which they may have been met.
+    """
     words = str(error)
     if is_disk_full(error):
         return disk_full(out_dir)
-    if isinstance(error, torch.distributed.DistError):
-        return RankLost(f"another process of the run is gone: {words}")
-    if isinstance(error, torch.OutOfMemoryError) or any(
-        each in words for each in _NO_DEVICE_MEMORY
-    ):
-        return DeviceOutOfMemory(f"the device has no memory left: {MEMORY_ADVICE}. {words}")
+    if (of_device := device_error(error)) is not None:
+        return of_device
     no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     if no_memory or says_no_memory(words):
         said = f". {words}" if words else ""
         return HostOutOfMemory(f"the machine has no memory left: {MEMORY_ADVICE}{said}")
+    if isinstance(error, torch.distributed.DistError):
+        return RankLost(f"another process of the run is gone: {words}")
     return None

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from kdcore.errors import RankLost, RanksDiffer
+from kdcore.errors import RankLost, RanksDiffer, says_no_memory
 from kdcore.fused import own_gradient
 from kdcore.launch import Seat
-from kdcore.machine import pick_device
+from kdcore.machine import device_error, pick_device, use_device
 
 PATIENCE = timedelta(minutes=30)
 """Who has not come by then hangs: the chief may be saving a checkpoint to a slow disk."""
@@ -173,15 +173,14 @@ ALONE = Ranks()
 def join(seat: Seat | None, device: str) -> Ranks:
     """Meet the other processes that torchrun has started; `device` may name one for each.
 
-    Raises RankLost if they do not come, and ConfigError if this machine lacks the device.
+    Raises RankLost if they do not come, and DeviceLost if this machine lacks the device.
     """
     if seat is None:
         return Ranks(device=device.split(",", maxsplit=1)[0])
     mine = pick_device(seat.own(device))
     if seat.world == 1:
         return Ranks(device=str(mine))
-    if mine.type == "cuda":
-        torch.cuda.set_device(mine)
+    use_device(mine)
     with _nobody_lost():
         store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(
@@ -218,9 +217,14 @@ def _at_once(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 @contextmanager
 def _nobody_lost() -> Iterator[None]:
-    """Errors of a conversation mean that somebody is gone, or has not come in time."""
+    """Errors of a conversation mean that somebody is gone, or has not come in time.
+
+    But for those of this process's own device, which keep their type.
+    """
     try:
         yield
     except RuntimeError as error:
+        if device_error(error) is not None or says_no_memory(str(error)):
+            raise
         rank = os.environ.get("RANK")
         raise RankLost(f"process {rank} has lost another one of its run: {error}") from error

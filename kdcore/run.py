@@ -21,7 +21,7 @@ from kdcore.config import (
 )
 from kdcore.errors import DataError
 from kdcore.events import Sink
-from kdcore.machine import pick_device, prepare_process
+from kdcore.machine import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.models import (
     MaskedLM,
     build_student,
@@ -66,22 +66,26 @@ def execute(
     prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     out_dir.mkdir(parents=True, exist_ok=True)
-    place = Place(
-        out_dir=out_dir,
-        cache_dir=cache_dir or out_dir / "cache",
-        device=pick_device(device),
-        sink=sink,
-        should_stop=should_stop,
-        ranks=ranks,
-        submitted=submitted,
-    )
     with typed_failures(out_dir):
+        use_device(own_device := pick_device(device))
+        place = Place(
+            out_dir=out_dir,
+            cache_dir=cache_dir or out_dir / "cache",
+            device=own_device,
+            sink=sink,
+            should_stop=should_stop,
+            ranks=ranks,
+            submitted=submitted,
+        )
         sink.emit(
             "started",
             config=config.model_dump(mode="json"),
             versions=versions(),
             device=place.describe(),
         )
+        if device.startswith("auto") and (reason := why_no_gpu()):
+            message = f"training on the CPU, since no GPU can be used: {reason}"
+            sink.emit("log", level="warning", message=message)
         match config:
             case TeacherConfig():
                 return _teacher(config, place)

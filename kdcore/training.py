@@ -14,7 +14,12 @@ from kdcore.errors import NonFiniteLoss
 from kdcore.evaluate import EvalResult, heldout_loss
 from kdcore.events import Progress
 from kdcore.loop import FitResult, Training, fit
-from kdcore.machine import ResolvedPrecision, pick_precision, pick_tokens_at_once
+from kdcore.machine import (
+    ResolvedPrecision,
+    emulates_bf16,
+    pick_precision,
+    pick_tokens_at_once,
+)
 from kdcore.models import MaskedLM, parameter_count, shape_of
 from kdcore.objectives import Objective
 from kdcore.place import Place
@@ -45,11 +50,7 @@ def train(
         if resume
         else ranks.tell(pick_precision(config.precision, place.device))[0]
     )
-    tokens_at_once = (
-        resume.state["tokens_at_once"]
-        if resume
-        else min(ranks.tell(pick_tokens_at_once(shape_of(model), place.device)))
-    )
+    tokens_at_once = _tokens_at_once(model, place, resume)
     if resume is None:
         # A level to draw beside the curves from the first update on.
         values = {"unigram_entropy": text.unigram_entropy}
@@ -58,6 +59,9 @@ def train(
     if start_eval is not None and (measured := _start_eval(place, evaluation)) is not None:
         start_eval.append(measured)
     place.sink.emit("log", level="info", message=f"training on {place.describe()} in {precision}")
+    if precision == "bf16" and any(ranks.tell(emulates_bf16(place.device))):
+        message = "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
+        place.sink.emit("log", level="warning", message=message)
 
     fitted = fit(
         Training(
@@ -82,6 +86,27 @@ def train(
     if fitted.stopped:
         place.sink.emit("stopped", step=fitted.steps)
     return fitted, precision
+
+
+_STILL_FITS = 0.75
+"""Share of the free memory up to which a resumed training keeps its parts of a batch: more than
+at its start, so that a little more or less of it changes no bit."""
+
+
+def _tokens_at_once(model: MaskedLM, place: Place, resume: Checkpoint | None) -> int:
+    """As many tokens as fit all devices; of a resumed training, no more than before."""
+    shape, device, ranks = shape_of(model), place.device, place.ranks
+    if resume is None:
+        return int(min(ranks.tell(pick_tokens_at_once(shape, device))))
+    before = int(resume.state["tokens_at_once"])
+    fitting = int(min(ranks.tell(pick_tokens_at_once(shape, device, _STILL_FITS))))
+    if fitting < before:
+        message = (
+            f"{before:,} tokens went through the model at once so far, now {fitting:,}, since the "
+            "device has less free memory: what follows is as good as before, but not to the bit"
+        )
+        place.sink.emit("log", level="info", message=message)
+    return min(before, fitting)
 
 
 def _evaluator(

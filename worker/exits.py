@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from kdcore.cli import EXIT_DISK_FULL, EXIT_STOPPED, EXIT_USAGE
-from kdcore.errors import MEMORY_ADVICE, FailureCode, says_no_memory
+from kdcore.errors import (
+    MEMORY_ADVICE,
+    FailureCode,
+    says_device_lost,
+    says_no_device_memory,
+    says_no_memory,
+    says_rank_lost,
+)
 from kdcore.events import Event
 from kdcore.launch import EXIT_RANK_LOST
 
@@ -43,6 +50,8 @@ class Lost:
     """Something outside ended the trainer; the run can go on from its checkpoint."""
 
     reason: str
+    code: FailureCode = "worker_lost"
+    """What the run fails with if this happens too often."""
 
 
 Outcome = Succeeded | Failed | Stopped | Lost
@@ -109,7 +118,8 @@ def outcome_of(
         return Failed("internal", "the trainer left without a result" + _words(last_words))
     if last_event is not None and kind == "failed" and status > 0:
         message = str(last_event.get("message") or "the trainer gave no reason")
-        return Failed(_known_code(last_event.get("code")), message)
+        code = _known_code(last_event.get("code"))
+        return Lost(message, code) if code == "device_lost" else Failed(code, message)
     if status == EXIT_DISK_FULL:
         return Failed(
             "disk_full",
@@ -151,8 +161,16 @@ def _killed(number: int, asked_to_stop: bool, oom_killed: bool, last_words: str)
     return _crashed(f"the trainer crashed ({name})", last_words)
 
 
-def _crashed(what: str, last_words: str) -> Failed:
-    """Libraries in C++ and Rust end the process where they get no memory, and say so first."""
+def _crashed(what: str, last_words: str) -> Failed | Lost:
+    """Libraries in C++ and Rust end the process, and say why first."""
+    if says_no_device_memory(last_words):
+        advice = f"the device has no memory left: {MEMORY_ADVICE}. In full: "
+        return Failed("oom_device", advice + what + _words(last_words))
+    # Warnings at the start speak of GPUs that the run was never to have.
+    if says_device_lost("\n".join(x for x in last_words.splitlines() if "Warning" not in x)):
+        return Lost(what + _words(last_words), "device_lost")
+    if says_rank_lost(last_words):
+        return Lost(what + _words(last_words))
     if says_no_memory(last_words):
         advice = f"the machine has no memory left: {MEMORY_ADVICE}. In full: "
         return Failed("oom_host", advice + what + _words(last_words))

@@ -7,10 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import FrameType
 
 from worker.devices import Device
 
+EXIT_NO_DEVICE = 69
+"""A worker's exit status when its device is missing, busy or broken."""
+NO_DEVICE_S = 300.0
+"""After so long it is looked whether the device is back."""
 logger = logging.getLogger(__name__)
 
 RESTART_S = 5.0
@@ -26,21 +31,30 @@ def run_fleet(devices: list[Device]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    workers = {device.id: _start(device.id) for device in devices}
+    workers = {device: _start(device) for device in devices}
+    again_s = dict.fromkeys(devices, 0.0)
+    """From when on each may be started again, on the monotonic clock."""
     while not leave.wait(RESTART_S):
-        for device_id, worker in workers.items():
-            if worker.poll() is not None:
-                logger.warning("worker of %s left (%s): again", device_id, worker.returncode)
-                workers[device_id] = _start(device_id)
+        for device, worker in workers.items():
+            if worker.poll() is None:
+                again_s[device] = 0.0
+            elif worker.returncode == EXIT_NO_DEVICE and again_s[device] == 0.0:
+                logger.error("%s cannot be used: trying again in %.0f s", device.id, NO_DEVICE_S)
+                again_s[device] = time.monotonic() + NO_DEVICE_S
+            elif time.monotonic() >= again_s[device]:
+                logger.warning("worker of %s left (%s): again", device.id, worker.returncode)
+                workers[device], again_s[device] = _start(device), 0.0
     for worker in workers.values():
         worker.terminate()
     return max(worker.wait() for worker in workers.values())
 
 
-def _start(device_id: str) -> subprocess.Popen[bytes]:
+def _start(device: Device) -> subprocess.Popen[bytes]:
+    # By UUID: a number means another card as soon as one falls off the bus.
     # A session of its own, or Ctrl-C would reach it twice: from the terminal and from us.
+    name = device.uuid or device.id
     return subprocess.Popen(
-        [sys.executable, "-m", "worker.main", "--device", device_id, "--leave-with-parent"],
+        [sys.executable, "-m", "worker.main", "--device", name, "--leave-with-parent"],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )

@@ -1,7 +1,9 @@
-"""`python -m worker.main --device auto|cpu|cuda:N`: a worker, one process per device."""
+"""`python -m worker.main --device auto|cpu|cuda|cuda:N|UUID`: a worker, one process per device."""
 
 import argparse
 import logging
+import os
+import signal
 import sys
 import threading
 
@@ -13,8 +15,8 @@ from app.queue import Doorbell
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
 from app.storage import Store
-from worker.devices import Device, devices
-from worker.fleet import leave_with_parent, run_fleet
+from worker.devices import Device, cpu, devices, problem_of
+from worker.fleet import EXIT_NO_DEVICE, leave_with_parent, run_fleet
 from worker.heart import Heart
 from worker.patience import DATABASE_AWAY, GaveUp, Patience
 from worker.roll import sign_in, sign_out
@@ -31,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until told to leave; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m worker.main", description=__doc__)
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N; cuda:0,cuda:1 for both at once"
+        "--device",
+        help="auto, cpu, cuda, cuda:N or a UUID; cuda:0,cuda:1 for both at once. The default is "
+        "HALFLAYER_DEVICE, or auto: GPUs, else the CPU",
     )
     parser.add_argument(
         "--devices-per-run", type=int, default=1, metavar="N", help="devices that train one run"
@@ -42,18 +46,38 @@ def main(arguments: list[str] | None = None) -> int:
         leave_with_parent()
     settings = Settings()
     logs.configure(settings.log_format, "worker")
+    wanted = options.device or settings.device
     try:
-        found = devices(options.device, max(1, options.devices_per_run))
+        found = devices(wanted, max(1, options.devices_per_run))
     except LookupError as error:
-        parser.error(str(error))
+        logger.error("%s", error)
+        return EXIT_NO_DEVICE
     if len(found) > 1:
         return run_fleet(found)
-    return serve(settings, found[0])
+    (device,) = found
+    if (problem := problem_of(device)) is not None:
+        if wanted != "auto":
+            logger.error("%s (%s) cannot be used: %s", device.id, device.name, problem)
+            return EXIT_NO_DEVICE
+        device = cpu(f"{device.id} ({device.name}) cannot be used: {problem}")
+    if device.note:
+        logger.warning("training on the CPU: %s", device.note)
+    return serve(settings, device)
 
 
 def serve(settings: Settings, device: Device) -> int:
-    """One worker on one device, until told to leave."""
+    """One worker on one device, until told to leave, or the device is gone."""
     leave = threading.Event()
+    gone: list[str] = []
+
+    def check_device() -> None:
+        if (problem := problem_of(device)) is None:
+            return
+        gone.append(f"{device.id} cannot be used any more: {problem}")
+        logger.error("leaving, so that other workers take the runs: %s", gone[0])
+        leave.set()
+        os.kill(os.getpid(), signal.SIGTERM)  # as if told to leave
+
     db = Database(settings.resolved_database_url)
     doorbell = Doorbell(settings)
     try:
@@ -64,7 +88,19 @@ def serve(settings: Settings, device: Device) -> int:
     heart = Heart(db, worker_id, settings, meter)
     standby = Standby() if settings.standby else None
     store = Store(settings)
-    tools = Tools(settings, db, store, doorbell, heart, worker_id, device.id, leave, standby)
+    os.environ |= device.environment()  # for the trainers
+    tools = Tools(
+        settings,
+        db,
+        store,
+        doorbell,
+        heart,
+        worker_id,
+        device.bound_id,
+        leave,
+        check_device,
+        standby,
+    )
     sweeper = threading.Thread(
         target=Sweeper(db, doorbell, settings).run, args=(leave,), name="sweeper", daemon=True
     )
@@ -87,10 +123,10 @@ def serve(settings: Settings, device: Device) -> int:
         heart.stop()
         meter.stop()
         sweeper.join()
-        _sign_out(db, worker_id)
+        _sign_out(db, worker_id, gone[0] if gone else None)
         doorbell.close()
         db.close()
-    return status
+    return EXIT_NO_DEVICE if gone else status
 
 
 def _answer_doorbells(
@@ -122,9 +158,9 @@ def _logs_are_set_up(**_: object) -> None:
     """By `main`."""
 
 
-def _sign_out(db: Database, worker_id: str) -> None:
+def _sign_out(db: Database, worker_id: str, reason: str | None) -> None:
     try:
-        sign_out(db, worker_id)
+        sign_out(db, worker_id, reason)
     except DATABASE_AWAY as error:
         logger.warning("left without signing out: %s", error)
 

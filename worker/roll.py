@@ -29,12 +29,16 @@ def sign_in(db: Database, device: Device) -> str:
                 device_name=device.name[:255],
                 memory_bytes=device.memory_bytes,
                 version=__version__,
+                note=device.note,
             )
         )
     return worker_id
 
 
-def sign_out(db: Database, worker_id: str) -> None:
-    """Note that this worker left in good order."""
+def sign_out(db: Database, worker_id: str, reason: str | None = None) -> None:
+    """Note that this worker left in good order, and why unless it was told to."""
+    values: dict[str, object] = {"stopped_at": utc_now()}
+    if reason is not None:
+        values["note"] = reason
     with db.write() as session:
-        session.execute(update(Worker).where(Worker.id == worker_id).values(stopped_at=utc_now()))
+        session.execute(update(Worker).where(Worker.id == worker_id).values(values))

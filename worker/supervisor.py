@@ -60,6 +60,8 @@ class Tools:
     device: str
     leave: threading.Event
     """Set when the worker shall leave: checkpoint, queue the run again, be gone."""
+    check_device: Callable[[], None]
+    """Has the worker leave if its device does not work any more."""
     standby: Standby | None = None
     """Keeps the next trainer's process ready; None starts each one anew."""
 
@@ -240,9 +242,13 @@ class Attempt:
                 return []
             case Stopped():
                 state = self._change(lambda s: lifecycle.stopped(s, run_id, attempt))
-            case Lost(reason):
+            case Lost(reason, code):
                 limit = self._tools.settings.max_attempts_without_progress
-                state = self._change(lambda s: lifecycle.lose(s, run_id, attempt, limit, reason))
+                state = self._change(
+                    lambda s: lifecycle.lose(s, run_id, attempt, limit, reason, code)
+                )
+                # Before the doorbell is rung, which this worker would answer itself.
+                self._tools.check_device()
         if state is RunState.CANCELLED:
             self._workspace.drop_run()
         if state is not RunState.QUEUED:

@@ -87,10 +87,21 @@ def _gpu(device: Device) -> Usage:
 def parse_nvidia_smi(answer: str) -> Usage:
     """`87, 4213` (percent, MiB), a line for each GPU: their mean and their sum.
 
-    Raises ValueError where the driver says `[N/A]`.
+    A figure that the driver does not know of each (`[N/A]`, as the load of a MIG instance) is left
+    out. Raises ValueError where the lines are no such pairs.
     """
     rows = [line.split(",") for line in answer.strip().splitlines()]
-    return {
-        "device_busy": fmean(float(busy) for busy, _ in rows) / 100,
-        "device_memory_used_bytes": sum(int(used_mib) for _, used_mib in rows) * 1024**2,
-    }
+    busy, used_mib = (_numbers(column) for column in zip(*rows, strict=True))
+    usage: Usage = {}
+    if busy is not None:
+        usage["device_busy"] = fmean(busy) / 100
+    if used_mib is not None:
+        usage["device_memory_used_bytes"] = sum(used_mib) * 1024**2
+    return usage
+
+
+def _numbers(column: tuple[str, ...]) -> list[float] | None:
+    try:
+        return [float(field) for field in column]
+    except ValueError:
+        return None

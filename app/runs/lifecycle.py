@@ -225,10 +225,18 @@ def stopped(session: Session, run_id: str, attempt: int) -> RunState:
     return _give_back(session, run, run.attempts_without_progress)
 
 
-def lose(session: Session, run_id: str, attempt: int, max_attempts: int, reason: str) -> RunState:
-    """The attempt was lost to its surroundings, as its own worker found: try again, or give up."""
+def lose(
+    session: Session,
+    run_id: str,
+    attempt: int,
+    max_attempts: int,
+    reason: str,
+    code: FailureCode = "worker_lost",
+) -> RunState:
+    """The attempt was lost to its surroundings, as its own worker found: try again, or give up
+    with `code`."""
     run = _held(session, run_id, attempt)
-    return _lose(session, run, max_attempts, reason)
+    return _lose(session, run, max_attempts, reason, code)
 
 
 def recover(
@@ -249,7 +257,13 @@ def recover(
     return _lose(session, run, max_attempts, "its worker was lost")
 
 
-def _lose(session: Session, run: Run, max_attempts: int, reason: str) -> RunState:
+def _lose(
+    session: Session,
+    run: Run,
+    max_attempts: int,
+    reason: str,
+    code: FailureCode = "worker_lost",
+) -> RunState:
     advanced = run.checkpoint_step is not None and (
         run.claimed_checkpoint_step is None or run.checkpoint_step > run.claimed_checkpoint_step
     )
@@ -264,7 +278,7 @@ def _lose(session: Session, run: Run, max_attempts: int, reason: str) -> RunStat
         to=RunState.FAILED,
         fence=run.attempt,
         attempts_without_progress=in_vain,
-        error_code="worker_lost",
+        error_code=code,
         error_message=f"{in_vain} attempts in a row ended without a newer checkpoint; the last "
         f"one: {reason}"[:MAX_MESSAGE_CHARS],
     )

@@ -154,3 +154,5 @@ class Worker(Base):
     stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """What it uses of its machine, as of `seen_at`: see `worker.usage`."""
+    note: Mapped[str | None] = mapped_column(Text)
+    """For people to read: why it trains on the CPU, or why it left."""

@@ -61,8 +61,8 @@ class RunError(Schema):
     """Why a run failed or was skipped."""
 
     code: str
-    """`config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `worker_lost`, `internal`;
-    `skipped` for a run that could not start."""
+    """`config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `device_lost`,
+    `worker_lost`, `internal`; `skipped` for a run that could not start."""
     message: str
     """The reason in words."""
 

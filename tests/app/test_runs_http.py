@@ -150,6 +150,7 @@ def test_the_detail_shows_worker_progress_error_and_recovery(api: Api) -> None:
         device="cuda:0",
         device_name="H100",
         version="0.1.0",
+        note="the card is gone",
     )
     api.add(worker)
     running = api.add_run(
@@ -167,6 +168,7 @@ def test_the_detail_shows_worker_progress_error_and_recovery(api: Api) -> None:
     assert body["progress"]["total"] is None
     workers = api.get("/workers").json()["items"]
     assert [(each["state"], each["run_id"]) for each in workers] == [("busy", running)]
+    assert workers[0]["note"] == "the card is gone"
     failed = api.add_run(RunState.FAILED, error_code="nan", error_message="loss is NaN", attempt=1)
     body = api.get(f"/runs/{failed}").json()
     assert body["error"] == {"code": "nan", "message": "loss is NaN"}

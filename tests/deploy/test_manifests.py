@@ -122,3 +122,11 @@ def test_the_manual_says_how_to_make_the_secret() -> None:
         "AWS_SECRET_ACCESS_KEY",
     ):
         assert f"--from-literal={name}=" in manual
+
+
+def test_a_gpu_worker_without_a_gpu_is_an_error() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert compose["worker-gpu"]["environment"]["HALFLAYER_DEVICE"] == "cuda"
+    assert "HALFLAYER_DATABASE_URL" in compose["worker-gpu"]["environment"]
+    assert "HALFLAYER_DEVICE" not in compose["worker-cpu"]["environment"]
+    assert {"name": "HALFLAYER_DEVICE", "value": "cuda"} in container(named("worker"))["env"]

@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 ranks_train.py NOTES FAULT run --config ...
 
 NOTES is a folder for what each process had in the end; FAULT is what befalls process 1: `none`,
-`layers` (it drops others), `weights` (one bit of its own flips) or `memory` (it has none left).
+`layers` (it drops others), `weights` (one bit of its own flips), `memory` (it has none left),
+`device` (its GPU breaks) or `device memory` (its GPU has none).
 """
 
 import json
@@ -53,6 +54,15 @@ def main(notes: Path, fault: str, arguments: list[str]) -> int:
             next(models[0].parameters()).data.view(torch.int32)[5, 0] ^= 1 << 22
         return look(self)
 
+    def losses(self: Any, *others: Any) -> Any:
+        if befallen == "device":
+            raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+        if befallen == "device memory":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute(self, *others)
+
+    compute = kdcore.objectives.MlmObjective.losses
+    kdcore.objectives.MlmObjective.losses = losses  # type: ignore[method-assign]
     kdcore.objectives.layers_active = layers_active
     kdcore.run.train = noted_train
     kdcore.cli._StopRequest.__call__ = should_stop

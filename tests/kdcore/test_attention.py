@@ -1,8 +1,11 @@
 """Dropout and attention without padding, against their definitions and torch's own."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
+from torch import Tensor
 
 import kdcore.attention as attention_module
 from kdcore.attention import Layout, attention, dropout
@@ -50,6 +53,19 @@ def test_the_padded_kernel_for_other_devices_gives_the_same(heads: int) -> None:
         ours = attention_module._padded_attention(*arguments)
         torch.testing.assert_close(ours, reference(inputs, heads)[kept])
         torch.testing.assert_close(attention(*arguments), ours)
+
+
+@pytest.mark.parametrize("kernel", [attention, attention_module._padded_attention])
+def test_where_nothing_is_asked_the_gradients_are_zeros(kernel: Callable[..., Tensor]) -> None:
+    """A microbatch without a label: on another rank the same parameters do have gradients."""
+    for lengths in (LENGTHS, (5, 5)):
+        query, key, value = tensors(sum(lengths), 8)
+        mixed = kernel(query[:0], key, value, Layout(lengths, (0,) * len(lengths)), 2, 0.1)
+        assert mixed.shape == (0, 8)
+        mixed.sum().backward()
+        for each in (query, key, value):
+            assert each.grad is not None
+            assert torch.equal(each.grad, torch.zeros_like(each))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])

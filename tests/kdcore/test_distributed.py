@@ -291,6 +291,9 @@ def test_whoever_is_killed_the_run_goes_on_to_the_same_bits(
         with launched(teacher.config, tmp_path, cache_dir) as process:
             wait_for(lambda before=before: checkpoints(tmp_path) > before + 1, "training")
             ranks = rank_processes(process)
+            for rank in ranks.values():  # nothing of theirs leaves the host, on GPUs neither
+                told = rank.environ()
+                assert (told["GLOO_SOCKET_IFNAME"], told["NCCL_SOCKET_IFNAME"]) == ("lo", "lo")
             assert len(ranks) == 2
             struck_s = time.monotonic()
             (process if victim == "launcher" else ranks[victim]).kill()  # type: ignore[index]
@@ -349,6 +352,8 @@ def test_a_request_to_stop_is_agreed_on_and_one_device_can_go_on(
     ("fault", "code", "words"),
     [
         ("memory", "oom_host", "can't allocate memory"),
+        ("device", "device_lost", "uncorrectable ECC error"),
+        ("device memory", "oom_device", "has no memory left"),
         ("layers", "internal", "dropped different layers"),
         ("weights", "internal", r"differ in the weights after update \d+"),
     ],
@@ -365,6 +370,9 @@ def test_what_befalls_one_ends_all_with_its_code(
     (failed,) = (event for event in events_of(out) if event["type"] == "failed")
     assert failed["code"] == code, failed
     assert re.search(words, failed["message"])
+    # All halve the parts together, and once.
+    halved = [e for e in events_of(out) if "tokens at once: from" in e.get("message", "")]
+    assert len(halved) == (fault == "device memory")
     assert not (out / "model").exists()
 
 

@@ -73,6 +73,27 @@ def test_a_crash_for_lack_of_memory_is_one_of_the_hosts(words: str) -> None:
         assert "use a smaller model" in outcome.message
 
 
+def test_a_lost_device_is_a_loss_and_no_failure_of_the_run() -> None:
+    message = "the device is missing, busy or broken: CUDA error: uncorrectable ECC error"
+    told = judge(1, {"type": "failed", "code": "device_lost", "message": message})
+    assert told == Lost(message, "device_lost")
+    words = "terminate called after throwing an instance of 'c10::AcceleratorError'\n  what():  "
+    crashed = judge(-signal.SIGABRT, last_words=f"{words}CUDA error: unspecified launch failure")
+    assert isinstance(crashed, Lost)
+    assert crashed.code == "device_lost"
+    full = judge(-signal.SIGABRT, last_words=f"{words}CUDA error: out of memory")
+    assert isinstance(full, Failed)
+    assert full.code == "oom_device"
+    warned = judge(1, last_words="UserWarning: CUDA initialization: The NVIDIA driver is too old")
+    assert isinstance(warned, Failed)
+    assert warned.code == "internal"
+
+
+def test_a_process_that_nccl_ended_has_lost_another_one() -> None:
+    words = "[Rank 1] ProcessGroupNCCL's watchdog got stuck for 480 seconds"
+    assert isinstance(judge(-signal.SIGABRT, last_words=words), Lost)
+
+
 def test_a_trainer_that_cannot_even_write_its_events() -> None:
     outcome = judge(73)
     assert isinstance(outcome, Failed)

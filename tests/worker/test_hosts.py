@@ -166,6 +166,7 @@ def make_tools(database: Database) -> Iterator[Callable[[Settings], Tools]]:
                 worker_id="w00000000001",
                 device="cpu",
                 leave=threading.Event(),
+                check_device=lambda: None,
             )
         )
         return made[-1]

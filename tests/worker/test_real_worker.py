@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import func, select
 
 from app.db import Database
@@ -24,6 +25,7 @@ from app.runs.states import ACTIVE, FINAL, RunState
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG, PipelineConfig
+from worker.fleet import EXIT_NO_DEVICE
 
 TINY: dict[str, Any] = {
     "model": {
@@ -72,8 +74,20 @@ def corpus(settings: Settings, database: Database) -> dict[str, str]:
     return {"source": "upload", "dataset_id": "d00000000001"}
 
 
+WITH_A_CARD_THAT_FAILS = """
+import sys
+import worker.main as main
+look, first = main.problem_of, [None]
+main.devices = lambda *_: [main.Device("cuda:0", "a card that was there at the start", 1)]
+main.problem_of = lambda device: first.pop() if first else look(device)
+sys.exit(main.main([]))
+"""
+
+
 @contextmanager
-def worker_process(settings: Settings, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker_process(
+    settings: Settings, program: tuple[str, ...] = ("-m", "worker.main"), **changes: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker with the installation's settings; its log is shown when a test fails."""
     environment = os.environ | {
         "HALFLAYER_DATA_DIR": str(settings.data_dir),
@@ -81,11 +95,10 @@ def worker_process(settings: Settings, **changes: str) -> Iterator[subprocess.Po
         "HALFLAYER_BROKER_URL": settings.broker_url,
         "HALFLAYER_HEARTBEAT_S": "0.5",
         "OMP_NUM_THREADS": "1",
+        "HALFLAYER_DEVICE": "cpu",
         **changes,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.main", "--device", "cpu"], env=environment
-    )
+    process = subprocess.Popen([sys.executable, *program], env=environment)
     try:
         yield process
     finally:
@@ -263,3 +276,33 @@ def test_a_failure_is_typed_and_skips_what_waits(
     assert [run.state for run in rest] == ["skipped", "skipped"]
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(LogLine)) == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the card would not be missing")
+def test_a_worker_that_lost_its_card_leaves_and_another_takes_the_run(
+    settings: Settings, database: Database, corpus: dict[str, str]
+) -> None:
+    run_id = submit_and_ring(database, settings, TINY | {"corpus": corpus})
+    with worker_process(settings, ("-c", WITH_A_CARD_THAT_FAILS)) as first:
+        assert first.wait(120) == EXIT_NO_DEVICE
+    run = run_row(database, run_id)
+    assert (run.state, run.attempt, run.error_code) == (RunState.QUEUED, 1, None)
+    with database.read() as session:
+        gone = session.scalars(select(Worker)).one()
+        said = session.scalars(select(LogLine.message)).all()
+    assert gone.stopped_at is not None
+    assert gone.note is not None
+    assert gone.note.startswith("cuda:0 cannot be used any more: ")
+    assert any("there is no cuda:0" in message for message in said)
+
+    with worker_process(settings):
+        wait_for(lambda: run_row(database, run_id).state in FINAL)
+    assert run_row(database, run_id).state == RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_that_must_have_a_gpu_says_that_there_is_none(settings: Settings) -> None:
+    with worker_process(settings, HALFLAYER_DEVICE="cuda") as worker:
+        assert worker.wait(60) == EXIT_NO_DEVICE

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def tools(settings: Settings, database: Database) -> Iterator[Tools]:
         worker_id="w00000000001",
         device="cpu",
         leave=threading.Event(),
+        check_device=lambda: None,
     )
     heart.stop()
     doorbell.close()
@@ -177,6 +179,38 @@ def test_a_killed_trainer_is_tried_again_until_it_is_in_vain(
     assert "SIGKILL" in (run.error_message or "")
     assert steps(database) == [1, 1, 1]
     assert tools.doorbell.length() == 2
+
+
+def test_a_worker_without_its_device_leaves_the_run_to_others(
+    tools: Tools, database: Database, trainer: Script
+) -> None:
+    trainer("say('failed', code='device_lost', message='CUDA error: ECC', field=None); sys.exit(1)")
+    seen: list[tuple[str, int]] = []
+
+    def gone() -> None:
+        seen.append((row(database, run_id).state, tools.doorbell.length()))
+        tools.leave.set()
+
+    worker_without = replace(tools, check_device=gone)
+    run_id = add_run(database)
+    Supervisor(worker_without).answer(run_id)
+    assert seen == [(RunState.QUEUED, 0)], "it looks before it rings for others"
+    assert "attempt 1 was lost: CUDA error: ECC" in messages(database)
+    Supervisor(worker_without).answer(run_id)
+    assert row(database, run_id).attempt == 1
+    assert tools.doorbell.length() == 2
+
+
+def test_a_run_that_finds_no_device_that_works_says_so(
+    tools: Tools, database: Database, trainer: Script
+) -> None:
+    trainer("say('failed', code='device_lost', message='CUDA error: ECC', field=None); sys.exit(1)")
+    run_id = add_run(database)
+    for _ in range(3):
+        Supervisor(tools).answer(run_id)
+    run = row(database, run_id)
+    assert (run.state, run.error_code) == (RunState.FAILED, "device_lost")
+    assert "CUDA error: ECC" in (run.error_message or "")
 
 
 def test_a_cancelled_trainer_that_ignores_sigterm_is_killed_with_its_children(

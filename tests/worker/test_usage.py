@@ -6,7 +6,6 @@ import sys
 import time
 
 import psutil
-import pytest
 
 from worker.devices import cpu
 from worker.usage import Meter, parse_nvidia_smi
@@ -39,5 +38,11 @@ def test_what_the_driver_says() -> None:
         "device_busy": 0.87,
         "device_memory_used_bytes": 4213 * 1024**2,
     }
-    with pytest.raises(ValueError, match="N/A"):
-        parse_nvidia_smi("[N/A], [N/A]\n")
+
+
+def test_a_figure_that_the_driver_does_not_know_takes_no_other_with_it() -> None:
+    assert parse_nvidia_smi("[N/A], 4213\n") == {"device_memory_used_bytes": 4213 * 1024**2}
+    assert parse_nvidia_smi("87, [N/A]\n") == {"device_busy": 0.87}
+    assert parse_nvidia_smi("[N/A], [Insufficient Permissions]\n") == {}
+    # Of two GPUs, one figure would be half the truth.
+    assert parse_nvidia_smi("80, 2\n[N/A], 3\n") == {"device_memory_used_bytes": 5 * 1024**2}

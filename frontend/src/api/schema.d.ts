@@ -1917,8 +1917,8 @@ export interface components {
         RunError: {
             /**
              * Code
-             * @description `config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `worker_lost`, `internal`;
-             *     `skipped` for a run that could not start.
+             * @description `config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `device_lost`,
+             *     `worker_lost`, `internal`; `skipped` for a run that could not start.
              */
             code: string;
             /**
@@ -2515,6 +2515,11 @@ export interface components {
              * @description Memory of the device; null where unknown.
              */
             memory_bytes: number | null;
+            /**
+             * Note
+             * @description Why it trains on the CPU although the machine has a GPU, or why it left.
+             */
+            note: string | null;
             /**
              * Run Id
              * @description The run in hand.
@@ -8658,6 +8663,7 @@ export interface operations {
                      *           "hostname": "gpu-1",
                      *           "id": "w1o2r3k4e5r6",
                      *           "memory_bytes": 85899345920,
+                     *           "note": null,
                      *           "run_id": "k3v9x2m4q8zt",
                      *           "seen_at": "2026-01-15T09:31:00Z",
                      *           "started_at": "2026-01-15T08:00:00Z",

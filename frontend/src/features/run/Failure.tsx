@@ -29,6 +29,11 @@ const ADVICE: Record<string, { title: string; advice: string }> = {
     title: "The disk is full",
     advice: "Delete runs or datasets that are no longer needed, then duplicate the run.",
   },
+  device_lost: {
+    title: "No device worked",
+    advice:
+      "Several attempts met a GPU that is missing, busy or broken. Look at the Workers page and at the machine's driver, then duplicate the run.",
+  },
   worker_lost: {
     title: "Its workers disappeared",
     advice: "Several attempts ended without progress. Look at the worker's machine and its log.",

@@ -30,6 +30,11 @@ function WorkerRow({ worker }: { worker: Worker }) {
         <Badge variant="light" color={COLORS[worker.state]} tt="none">
           {worker.state}
         </Badge>
+        {worker.note && (
+          <Text size="xs" c="orange" maw={320}>
+            {worker.note}
+          </Text>
+        )}
       </Table.Td>
       <Table.Td>
         {worker.device_name}
