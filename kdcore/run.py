@@ -179,6 +179,7 @@ def _prune(config: PruneConfig, place: Place) -> Ended:
     notes = {
         **{key: value for key, value in read_notes(folder).items() if key in ("seq_len",)},
         "kept_layers": report.kept_layers,
+        "fresh_tensors": report.fresh,
     }
     place.sink.emit("progress", phase="pruning", done=1, total=1, unit="models", eta_s=0.0)
     return _finish(config, student, tokens, summary, notes, 0, place)
@@ -250,6 +251,13 @@ def _load(folder: Path, field: str, place: Place, head_seed: int | None = None) 
         loaded = load_model(folder, head_seed)
     except DataError as error:
         raise DataError(f"{field}: {error}") from error
+    untrained = read_notes(folder).get("fresh_tensors")
+    if field == "teacher" and isinstance(untrained, list) and untrained:
+        raise DataError(
+            f"teacher: {folder} was pruned with a random MLM head and never trained since, so its "
+            f"predictions are random ({', '.join(map(str, untrained))}): distil it first, and use "
+            "the result of that run here"
+        )
     for level, names, what in (
         ("warning", loaded.fresh, "has no MLM head, which starts at random"),
         ("info", loaded.unused, "holds tensors that are not used"),

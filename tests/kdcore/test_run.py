@@ -449,6 +449,28 @@ def test_random_tensors_of_a_pruned_student_are_on_its_card(
     assert "`vocab_transform.weight`" in card
 
 
+@pytest.mark.parametrize("kind", ["prune", "distill"])
+def test_a_student_with_a_random_head_is_trained_before_it_teaches(
+    kind: str, teacher: tuple[Path, ListSink], corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    start = FolderCheckpoint(path=str(teacher[0] / "model"))
+    config = PruneConfig(teacher=start, copy_head_transform=False)
+    execute(config, tmp_path / "pruned", ListSink(), device="cpu")
+    trained = distill_config(teacher[0], tmp_path / "pruned", corpus)
+    execute(trained, tmp_path / "trained", ListSink(), cache_dir=cache_dir, device="cpu")
+
+    def teach(folder: Path) -> None:
+        source = FolderCheckpoint(path=str(folder / "model"))
+        config: PruneConfig | DistillConfig = PruneConfig(teacher=source)
+        if kind == "distill":
+            config = distill_config(folder, tmp_path / "pruned", corpus)
+        execute(config, folder / kind, ListSink(), cache_dir=cache_dir, device="cpu")
+
+    with pytest.raises(DataError, match=r"^teacher: .*random MLM head.*vocab_transform\.weight"):
+        teach(tmp_path / "pruned")
+    teach(tmp_path / "trained")
+
+
 def test_a_teacher_must_be_a_bert(pruned: Path, corpus: FileCorpus, tmp_path: Path) -> None:
     config = teacher_config(
         corpus,
