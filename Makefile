@@ -17,7 +17,7 @@ export npm_config_update_notifier := false
 .DEFAULT_GOAL := help
 .PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check deploy-check \
 	bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
-	setup setup-dev setup-bench frontend format openapi lock audit clean
+	setup setup-dev setup-bench setup-compat frontend format openapi lock audit clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,7 +32,7 @@ up: setup frontend ## Serve Halflayer on this machine
 
 # ------------------------------------------------------------------------------- for developers
 
-test: setup-dev setup-bench frontend ## All tests (ARGS='tests/app -k runs' for some)
+test: setup-dev setup-bench setup-compat frontend ## All tests (ARGS='tests/app -k runs' for some)
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 faults: setup-dev ## Break an installation on purpose, count what is lost (ARGS='--short --only kills')
@@ -112,6 +112,7 @@ clean: ## Remove everything that make made, but no data
 setup: $(VENV)/.stamp-run
 setup-dev: $(VENV)/.stamp-dev
 setup-bench: build/bench/site/.stamp
+setup-compat: build/compat/site/.stamp
 frontend: frontend/dist/index.html
 
 $(PY): | scripts/make-venv
@@ -130,6 +131,11 @@ $(VENV)/.stamp-dev: requirements-dev.lock $(VENV)/.stamp-run
 # Only the reference of the benchmarks sees this folder.
 build/bench/site/.stamp: benchmarks/requirements.txt $(VENV)/.stamp-run
 	$(PIP) install --quiet --upgrade --no-deps --target build/bench/site -r $<
+	@touch $@
+
+# Only the tests of what older versions load see this folder.
+build/compat/site/.stamp: tests/compat-requirements.txt $(VENV)/.stamp-run
+	$(PIP) install --quiet --upgrade --no-deps --require-hashes --target build/compat/site -r $<
 	@touch $@
 
 # A virtual environment comes first: where Node is missing, it is installed into it.

@@ -6,8 +6,11 @@ knows where each family keeps them.
 """
 
 import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +24,11 @@ from transformers import (
     DistilBertForMaskedLM,
     PretrainedConfig,
 )
+from transformers.activations import ACT2FN
 
 from kdcore.config import FolderCheckpoint, HubCheckpoint, RunCheckpoint, ScratchModel
 from kdcore.errors import DataError
-from kdcore.shapes import ModelShape
+from kdcore.shapes import DISTILBERT_EPS, ModelShape
 
 MaskedLM: TypeAlias = BertForMaskedLM | DistilBertForMaskedLM
 _MODEL_FILES = ["*.json", "model*.safetensors", "vocab.txt"]
@@ -68,6 +72,18 @@ _FAMILIES: dict[str, tuple[type[MaskedLM], tuple[str, ...]]] = {
     ),
 }
 """By `model_type`: the class, and the fields of a config.json that are taken over."""
+_ONLY: dict[str, object] = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+"""Fields of a config.json that change what the model computes, with the one value that is known."""
+_HEADS = ("cls.predictions.", "vocab_")
+"""Begin the names of the MLM head's tensors, in BERT and DistilBERT."""
+_UNUSED = re.compile(r"(^|\.)(pooler|cls\.seq_relationship)\.")
+"""Tensors of a pretrained BERT that masked language modelling has no use for."""
+_WRAPPED = re.compile(r"(module|_orig_mod)\.")
+"""What DataParallel and torch.compile put in front of every name."""
 NOTES_FILE = "halflayer.json"
 """What Halflayer knows of a checkpoint beyond its weights: how it was made, its tokenizer."""
 
@@ -134,43 +150,46 @@ def start_at_unigram(model: MaskedLM, counts: npt.NDArray[np.int64]) -> None:
 def build_student(
     shape: ModelShape, teacher: MaskedLM, generator_seed: int
 ) -> BertForMaskedLM | DistilBertForMaskedLM:
-    """A student of `shape` with random weights and the teacher's dropout and activation."""
+    """A student of `shape` with random weights; what `shape` leaves open is as in the teacher."""
     torch.manual_seed(generator_seed)
     of = teacher.config
     bert = isinstance(teacher, BertForMaskedLM)
     dropout = of.hidden_dropout_prob if bert else of.dropout
     attention_dropout = of.attention_probs_dropout_prob if bert else of.attention_dropout
     activation = of.hidden_act if bert else of.activation
-    vocab_size = teacher.config.vocab_size
+    shared = {
+        "vocab_size": of.vocab_size,
+        "max_position_embeddings": shape.max_positions,
+        "initializer_range": of.initializer_range,
+        "pad_token_id": of.pad_token_id,
+        "tie_word_embeddings": of.tie_word_embeddings,
+    }
     if shape.family == "bert":
         return BertForMaskedLM(
             BertConfig(
-                vocab_size=vocab_size,
                 hidden_size=shape.hidden_size,
                 num_hidden_layers=shape.layers,
                 num_attention_heads=shape.heads,
                 intermediate_size=shape.intermediate_size,
-                max_position_embeddings=shape.max_positions,
                 hidden_dropout_prob=dropout,
                 attention_probs_dropout_prob=attention_dropout,
                 hidden_act=activation,
                 type_vocab_size=of.type_vocab_size if bert else 2,
-                layer_norm_eps=of.layer_norm_eps if bert else 1e-12,
-                pad_token_id=of.pad_token_id,
+                layer_norm_eps=shape.layer_norm_eps,
+                **shared,
             )
         )
     return DistilBertForMaskedLM(
         DistilBertConfig(
-            vocab_size=vocab_size,
             dim=shape.hidden_size,
             n_layers=shape.layers,
             n_heads=shape.heads,
             hidden_dim=shape.intermediate_size,
-            max_position_embeddings=shape.max_positions,
             dropout=dropout,
             attention_dropout=attention_dropout,
             activation=activation,
-            pad_token_id=of.pad_token_id,
+            sinusoidal_pos_embds=False if bert else of.sinusoidal_pos_embds,
+            **shared,
         )
     )
 
@@ -188,6 +207,7 @@ def shape_of(model: MaskedLM, tokenizer_fingerprint: str | None = None) -> Model
         max_positions=config.max_position_embeddings,
         vocab_size=config.vocab_size,
         tokenizer=tokenizer_fingerprint,
+        layer_norm_eps=config.layer_norm_eps if bert else DISTILBERT_EPS,
     )
 
 
@@ -222,24 +242,139 @@ def checkpoint_folder(checkpoint: FolderCheckpoint | HubCheckpoint | RunCheckpoi
     return hub_files(checkpoint.name, checkpoint.revision, _MODEL_FILES, remedy)
 
 
-def load_model(folder: Path) -> MaskedLM:
+@dataclass(frozen=True)
+class Loaded:
+    """A model from a checkpoint, and what of the two did not match."""
+
+    model: MaskedLM
+    fresh: list[str]
+    """Tensors of the model that the checkpoint lacks: they start at random."""
+    unused: list[str]
+    """Tensors of the checkpoint that a masked language model has no use for."""
+
+
+def load_model(folder: Path, head_seed: int | None = None) -> Loaded:
     """The masked language model of a HuggingFace-format folder; only safetensors are read.
 
-    Raises DataError if the folder is no BERT or DistilBERT, or if its weights cannot be read.
+    With a `head_seed`, a checkpoint that is an encoder without an MLM head gets a random one, a
+    function of that seed. Raises DataError, naming fields and tensors, if the folder is no BERT or
+    DistilBERT, if its weights cannot be read, do not fit its config, or are not finite.
     """
     family, config = _family_and_config(folder)
     _require_safetensors(folder)
+    if head_seed is not None:
+        torch.manual_seed(head_seed)
     try:
-        model = family.from_pretrained(
+        model, info = family.from_pretrained(
             folder,
             config=config,
             use_safetensors=True,
             trust_remote_code=False,
             dtype=torch.float32,
+            # Their names and shapes are reported below.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        KeyError,
+        AssertionError,  # torch's answer to a pad_token_id beyond the vocabulary
+        SafetensorError,
+    ) as error:
         raise DataError(f"cannot read the weights in {folder}: {error}") from error
-    return cast(MaskedLM, model)
+    missing = set(info["missing_keys"])
+    unite_biases(model, missing)
+    unused = {name for name in info["unexpected_keys"] if _UNUSED.search(name)}
+    head = {name for name, _ in model.named_parameters() if name.startswith(_HEADS)}
+    headless = head <= missing and all(name.startswith(_HEADS) for name in missing)
+    unexpected = set(info["unexpected_keys"]) - unused
+    if unexpected or info["mismatched_keys"] or (missing and not headless):
+        raise DataError(_does_not_fit(folder, config, missing, unexpected, info["mismatched_keys"]))
+    if headless and head_seed is None:
+        raise DataError(
+            f"{folder} holds an encoder without its masked-language-model head: {_some(head)} "
+            "missing, so its predictions would be random. Train a head first: start a teacher run "
+            "from this checkpoint, then use the result of that run here"
+        )
+    broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if broken:
+        raise DataError(
+            f"the weights in {folder} hold NaN or infinite values in {_some(broken)}: the "
+            "checkpoint is damaged, or the training that made it had diverged"
+        )
+    _require_ties(folder, model)
+    fresh = [name for name, _ in model.named_parameters() if name in missing]
+    return Loaded(cast(MaskedLM, model), fresh, sorted(unused))
+
+
+def unite_biases(model: MaskedLM, missing: set[str] | None = None) -> None:
+    """Give both names of an untied BERT's output bias the value of the one that is used.
+
+    transformers 5 uses `decoder.bias` and ignores `predictions.bias`; in 4.57 they are one tensor,
+    which it saves as the latter. Of names in `missing`, the one that is so filled is taken out.
+    """
+    missing = set() if missing is None else missing
+    if not isinstance(model, BertForMaskedLM) or model.config.tie_word_embeddings:
+        return
+    used, other = "cls.predictions.decoder.bias", "cls.predictions.bias"
+    source, target = (other, used) if used in missing else (used, other)
+    if source not in missing:
+        missing.discard(target)
+    with torch.no_grad():
+        model.get_parameter(target).copy_(model.get_parameter(source))
+
+
+def _does_not_fit(
+    folder: Path,
+    config: PretrainedConfig,
+    missing: set[str],
+    unexpected: set[str],
+    mismatched: Collection[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> str:
+    """The error message for weights that are not those of the model in config.json."""
+    parts = []
+    if missing:
+        parts.append(f"missing from the weights: {_some(missing)}")
+    if unexpected:
+        parts.append(f"not part of the model: {_some(unexpected)}")
+    if mismatched:
+        shapes = [
+            f"{name} is {list(found)} in the weights and {list(wanted)} by config.json"
+            for name, found, wanted in sorted(mismatched)
+        ]
+        parts.append(f"of another shape: {_some(shapes)}")
+    if any(".layer." in name for name in missing | unexpected):
+        parts.append(f"config.json says num_hidden_layers: {config.num_hidden_layers}")
+    if unexpected and all(_WRAPPED.match(name) for name in unexpected):
+        parts.append(
+            "the names begin as torch.nn.DataParallel or torch.compile writes them: save the "
+            "wrapped model itself, for instance model.module.save_pretrained(...)"
+        )
+    return f"the weights in {folder} do not fit its config.json; " + "; ".join(parts)
+
+
+def _some(names: Collection[str]) -> str:
+    """The number of names and the first three."""
+    first = ", ".join(sorted(names)[:3])
+    return (
+        f"{len(names)} tensor{'s'[: len(names) != 1]} ({first}{', ...' if len(names) > 3 else ''})"
+    )
+
+
+def _require_ties(folder: Path, model: MaskedLM) -> None:
+    """Raises DataError if tensors that the config ties differ: versions of transformers disagree
+    about which of them counts."""
+    if not model.config.tie_word_embeddings:
+        return
+    for target, source in cast(dict[str, str], model._tied_weights_keys).items():
+        if model.get_parameter(target) is not model.get_parameter(source):
+            raise DataError(
+                f"config.json in {folder} says tie_word_embeddings: true, but {target} and "
+                f"{source} differ in the weights: set it to false there to use both"
+            )
 
 
 def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
@@ -247,19 +382,49 @@ def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
 
     A config may also name code, kernels, quantisers and files, which transformers would load.
     """
+    path = folder / "config.json"
     try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model_type = str(raw["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no readable model config: {error}") from error
+    model_type = _model_type(path, raw)
     if model_type not in _FAMILIES:
         raise DataError(f"{folder} holds a {model_type}; only BERT and DistilBERT can be used")
+    for name, known in _ONLY.items():
+        if raw.get(name) not in (known, None):
+            raise DataError(
+                f"{path}: {name} is {raw[name]!r}; only {known!r} can be used, and without it the "
+                "model would compute something else"
+            )
     family, fields = _FAMILIES[model_type]
     try:
         config = family.config_class(**{key: raw[key] for key in fields if key in raw})
     except Exception as error:  # whatever its checks raise: they differ between versions
         raise DataError(f"{folder} holds no readable model config: {error}") from error
+    name = "hidden_act" if model_type == "bert" else "activation"
+    if getattr(config, name) not in ACT2FN:
+        raise DataError(f"{path}: {name} {getattr(config, name)!r} is no activation function")
     return family, config
+
+
+def _model_type(path: Path, raw: Any) -> str:
+    """`model_type` of a config, or what its `architectures` say; raises DataError."""
+    if not isinstance(raw, dict):
+        raise DataError(f"{path.parent} holds no readable model config: it is no JSON object")
+    if raw.get("model_type") is not None:
+        return str(raw["model_type"])
+    named = raw.get("architectures")
+    found = [
+        re.match(r"(Bert|DistilBert)(Model|For[A-Z])", str(each))
+        for each in (named if isinstance(named, list) else [])
+    ]
+    families = {match and match[1].lower() for match in found}
+    if len(families) != 1 or None in families:
+        raise DataError(
+            f"{path} does not say what the model is: it lacks model_type, and architectures is "
+            f'{named!r}. Add "model_type": "bert" or "model_type": "distilbert"'
+        )
+    return str(families.pop())
 
 
 def _require_safetensors(folder: Path) -> None:

@@ -22,7 +22,7 @@ from kdcore.checkpoint import (
 )
 from kdcore.config import RunConfig
 from kdcore.errors import disk_full, is_disk_full
-from kdcore.models import NOTES_FILE, MaskedLM, shape_of
+from kdcore.models import NOTES_FILE, MaskedLM, shape_of, unite_biases
 from kdcore.tokenizers import Tokens
 
 Summary = dict[str, Any]
@@ -78,10 +78,12 @@ def _write_model(
     summary: Summary,
     notes: dict[str, Any],
 ) -> None:
+    unite_biases(model)
     model.eval().save_pretrained(folder)
     # So that pipelines truncate what the model cannot read.
     tokens.hf.model_max_length = model.config.max_position_embeddings
     tokens.hf.save_pretrained(folder)
+    _rewrite_tokenizer_config(folder / "tokenizer_config.json", model)
     write_json(
         folder / NOTES_FILE,
         {
@@ -98,12 +100,29 @@ def _write_model(
     (folder / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
 
 
+def _rewrite_tokenizer_config(path: Path, model: MaskedLM) -> None:
+    """Make it one that transformers 4.57 reads as well, and that gives the model its inputs."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # The one class that takes tokenizer.json as it is, under a name that both versions know.
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    types = ["token_type_ids"] if model.config.model_type == "bert" else []
+    config["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    # A list under this name is an error to 4.57; both versions read the other one.
+    extra = config.pop("extra_special_tokens", None)
+    if extra:
+        config["additional_special_tokens"] = extra
+    write_json(path, config)
+
+
 def _model_card(config: RunConfig, summary: Summary) -> str:
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {value} |"
         for name, value in summary.items()
-        if isinstance(value, int | float | str | list)
+        if isinstance(value, int | float | str | list) and name != "fresh_tensors"
     )
+    fresh = summary.get("fresh_tensors") or summary.get("report", {}).get("fresh", [])
+    names = ", ".join(f"`{name}`" for name in fresh)
+    random = f"\nRandomly initialised, not taken from a checkpoint: {names}.\n" if fresh else ""
     settings = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
     return f"""---
 library_name: transformers
@@ -114,7 +133,7 @@ tags: [layerdrop, distillation, halflayer]
 # {summary["role"].capitalize()} with {summary["layers"]} layers
 
 Made by Halflayer {kdcore.__version__} ({config.kind}).
-
+{random}
 ```python
 from transformers import pipeline
 

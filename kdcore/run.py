@@ -23,6 +23,7 @@ from kdcore.errors import DataError
 from kdcore.events import Sink
 from kdcore.machine import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.models import (
+    Loaded,
     MaskedLM,
     build_student,
     build_teacher,
@@ -103,9 +104,12 @@ def execute(
 
 def _teacher(config: TeacherConfig, place: Place) -> Ended:
     check_teacher(config, scratch_shape(config))
-    start_folder = (
-        None if isinstance(config.model, ScratchModel) else checkpoint_folder(config.model)
-    )
+    start_folder, start = None, None
+    if not isinstance(config.model, ScratchModel):
+        # Before the text, which may take long to read.
+        start_folder = checkpoint_folder(config.model)
+        start = _load(start_folder, "model", place, head_seed=config.seed)
+        check_teacher(config, shape_of(start.model))
     text = read_text(
         config.corpus,
         lambda corpus: load_tokenizer(
@@ -115,19 +119,16 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
         config.evaluation.seq_len or config.seq_len,
         place,
     )
-    if start_folder is None:
+    if start is not None:
+        model = start.model
+        _check_vocabulary(model, text.tokens)
+    else:
         assert isinstance(config.model, ScratchModel)
-        model: MaskedLM = build_teacher(
-            config.model, text.tokens.vocab_size, text.tokens.pad_id, config.seed
-        )
+        model = build_teacher(config.model, text.tokens.vocab_size, text.tokens.pad_id, config.seed)
         if config.model.unigram_bias:
             counts = token_counts(text.train, text.tokens.vocab_size)
             counts[sorted(text.tokens.special_ids)] = 0  # never to be predicted
             start_at_unigram(model, counts)
-    else:
-        model = load_model(start_folder)
-        _check_vocabulary(model, text.tokens)
-        check_teacher(config, shape_of(model))
     model.to(place.device)
     packed = pack(text.train, config.seq_len)
     objective = MlmObjective(config, model, text.tokens, packed)
@@ -139,6 +140,8 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
         "train_loss": fitted.means["loss"],
         "precision": precision,
     }
+    if start is not None and start.fresh:
+        summary["fresh_tensors"] = start.fresh
     notes = {"seq_len": config.seq_len, "layer_drop": config.layer_drop}
     return _finish(config, model, text.tokens, summary, notes, fitted.steps, place)
 
@@ -159,7 +162,7 @@ def _prune(config: PruneConfig, place: Place) -> Ended:
         return Ended({}, 0)
     folder = checkpoint_folder(config.teacher)
     place.sink.emit("progress", phase="pruning", done=0, total=1, unit="models", eta_s=None)
-    teacher = load_model(folder)
+    teacher = _load(folder, "teacher", place).model
     student, report = prune(teacher, config)
     tokens = tokens_from_folder(folder)
     if not config.copy_head_transform:
@@ -180,6 +183,7 @@ def _prune(config: PruneConfig, place: Place) -> Ended:
     notes = {
         **{key: value for key, value in read_notes(folder).items() if key in ("seq_len",)},
         "kept_layers": report.kept_layers,
+        "fresh_tensors": report.fresh,
     }
     place.sink.emit("progress", phase="pruning", done=1, total=1, unit="models", eta_s=0.0)
     return _finish(config, student, tokens, summary, notes, 0, place)
@@ -190,9 +194,9 @@ def _prune(config: PruneConfig, place: Place) -> Ended:
 
 def _distill(config: DistillConfig, place: Place) -> Ended:
     teacher_folder = checkpoint_folder(config.teacher)
-    teacher = load_model(teacher_folder)
+    teacher = _load(teacher_folder, "teacher", place).model
     tokens = tokens_from_folder(teacher_folder)
-    student, student_folder = _load_student(config, teacher, tokens)
+    student, student_folder = _load_student(config, teacher, tokens, place)
     longest = min(teacher.config.max_position_embeddings, student.config.max_position_embeddings)
     noted = read_notes(teacher_folder).get("seq_len")
     default_seq_len = noted if isinstance(noted, int) else DEFAULT_EVAL_SEQ_LEN
@@ -228,7 +232,7 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
 
 
 def _load_student(
-    config: DistillConfig, teacher: MaskedLM, tokens: Tokens
+    config: DistillConfig, teacher: MaskedLM, tokens: Tokens, place: Place
 ) -> tuple[MaskedLM, Path | None]:
     teacher_shape = shape_of(teacher, tokens.fingerprint)
     if isinstance(config.student, FreshStudent):
@@ -236,13 +240,37 @@ def _load_student(
         check_distill(config, teacher_shape, shape)
         return build_student(shape, teacher, config.seed), None
     folder = checkpoint_folder(config.student)
-    student = load_model(folder)
+    student = _load(folder, "student", place).model
     student_tokens = tokens_from_folder(folder)
     check_distill(config, teacher_shape, shape_of(student, student_tokens.fingerprint))
     return student, folder
 
 
 # -------------------------------------------------------------------------------------- shared
+
+
+def _load(folder: Path, field: str, place: Place, head_seed: int | None = None) -> Loaded:
+    """`load_model` of the checkpoint that `field` of the config names; logs what did not match."""
+    try:
+        loaded = load_model(folder, head_seed)
+    except DataError as error:
+        raise DataError(f"{field}: {error}") from error
+    untrained = read_notes(folder).get("fresh_tensors")
+    if field == "teacher" and isinstance(untrained, list) and untrained:
+        raise DataError(
+            f"teacher: {folder} was pruned with a random MLM head and never trained since, so its "
+            f"predictions are random ({', '.join(map(str, untrained))}): distil it first, and use "
+            "the result of that run here"
+        )
+    for level, names, what in (
+        ("warning", loaded.fresh, "has no MLM head, which starts at random"),
+        ("info", loaded.unused, "holds tensors that are not used"),
+    ):
+        if names:
+            place.sink.emit(
+                "log", level=level, message=f"{field}: {folder} {what}: {', '.join(names)}"
+            )
+    return loaded
 
 
 def _finish(

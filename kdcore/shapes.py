@@ -22,6 +22,9 @@ from kdcore.config import (
 )
 from kdcore.errors import ConfigError
 
+DISTILBERT_EPS = 1e-12
+"""The epsilon of DistilBERT's layer norms, which its config cannot change."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -37,6 +40,7 @@ class ModelShape:
     """None while the vocabulary is not yet trained or loaded."""
     tokenizer: str | None = None
     """Fingerprint of the tokenizer; None while unknown."""
+    layer_norm_eps: float = DISTILBERT_EPS
 
 
 def scratch_shape(config: TeacherConfig) -> ModelShape | None:
@@ -101,6 +105,12 @@ def pruned_shape(options: PruneOptions, teacher: ModelShape) -> ModelShape:
             "a DistilBERT teacher has no token types and no pooler to give to a BERT student: "
             "choose 'distilbert'",
         )
+    if options.student_family == "distilbert" and teacher.layer_norm_eps != DISTILBERT_EPS:
+        raise ConfigError(
+            ("student_family",),
+            f"the teacher's layer_norm_eps is {teacher.layer_norm_eps:g}, a DistilBERT's is always "
+            f"{DISTILBERT_EPS:g}: choose 'bert', or the student would not compute the same",
+        )
     return ModelShape(
         family=options.student_family,
         layers=len(kept),
@@ -110,6 +120,7 @@ def pruned_shape(options: PruneOptions, teacher: ModelShape) -> ModelShape:
         max_positions=teacher.max_positions,
         vocab_size=teacher.vocab_size,
         tokenizer=teacher.tokenizer,
+        layer_norm_eps=teacher.layer_norm_eps,
     )
 
 
@@ -135,6 +146,7 @@ def fresh_student_shape(student: FreshStudent, teacher: ModelShape) -> ModelShap
         max_positions=teacher.max_positions,
         vocab_size=teacher.vocab_size,
         tokenizer=teacher.tokenizer,
+        layer_norm_eps=teacher.layer_norm_eps if student.family == "bert" else DISTILBERT_EPS,
     )
 
 

@@ -1,6 +1,6 @@
 """Submitting, listing and deleting runs: what can be known before training is refused in words."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -98,6 +98,24 @@ def test_models_that_do_not_fit_are_refused(
     database: Database, kind: str, config: dict[str, Any], pointer: str
 ) -> None:
     assert list(problems(database, kind, teacher=ref(succeeded(database)), **config)) == [pointer]
+
+
+def test_a_teacher_with_another_epsilon_cannot_become_a_distilbert(database: Database) -> None:
+    teacher = succeeded(database, shape=replace(SHAPE, layer_norm_eps=1e-5))
+    found = problems(database, "prune", teacher=ref(teacher))
+    assert "layer_norm_eps" in found["/student_family"]
+    pruned = submit(database, "prune", teacher=ref(teacher), student_family="bert")
+    assert pruned.shape is not None
+    assert pruned.shape["layer_norm_eps"] == 1e-5
+
+
+def test_a_shape_of_an_earlier_release_has_the_usual_epsilon(database: Database) -> None:
+    old = asdict(SHAPE)
+    del old["layer_norm_eps"]
+    run_id = add_run(database, RunState.SUCCEEDED, shape=old)
+    pruned = submit(database, "prune", teacher=ref(run_id))
+    assert pruned.shape is not None
+    assert pruned.shape["layer_norm_eps"] == 1e-12
 
 
 def test_another_tokenizer_is_refused(database: Database) -> None:

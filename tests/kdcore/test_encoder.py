@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from transformers import BertForMaskedLM
 
 from kdcore.config import PruneOptions, ScratchModel
-from kdcore.encoder import Rows, last_hidden
+from kdcore.encoder import Rows, last_hidden, projection
+from kdcore.fused import Mix, fused_loss
+from kdcore.masking import IGNORED
 from kdcore.models import MaskedLM, backbone, build_teacher
 from kdcore.prune import prune
 
@@ -16,12 +19,16 @@ SHAPE = ScratchModel(
 LENGTHS = np.array([7, 13, 13, 1, 5, 40])
 
 
-@pytest.fixture(params=["bert", "distilbert"])
+@pytest.fixture(params=["bert", "distilbert", "other bert", "other distilbert"])
 def model(request: pytest.FixtureRequest) -> MaskedLM:
-    teacher = build_teacher(SHAPE, vocab_size=61, pad_id=0, generator_seed=1)
+    config = build_teacher(SHAPE, vocab_size=61, pad_id=0, generator_seed=1).config
+    if "other" in request.param:
+        config.tie_word_embeddings, config.hidden_act = False, "relu"
+        config.layer_norm_eps = 1e-12 if "distilbert" in request.param else 1e-2
+    teacher = BertForMaskedLM(config)
     for parameter in teacher.parameters():  # biases and layer norms start constant
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    if request.param == "bert":
+    if "distilbert" not in request.param:
         return teacher.eval()
     return prune(teacher, PruneOptions())[0].eval()
 
@@ -58,6 +65,31 @@ def test_hidden_states_and_gradients_are_those_of_transformers(
             torch.zeros_like(parameter) if g is None else g for g in (our_gradient, their_gradient)
         )
         torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_loss_and_gradients_are_those_of_transformers(model: MaskedLM) -> None:
+    """The head and its fused loss, whose projector may be tied to the embeddings or not."""
+    source = np.random.default_rng(0)
+    ids = source.integers(1, 61, int(LENGTHS.sum()))
+    labels = np.where(source.random(len(ids)) < 0.3, source.integers(1, 61, len(ids)), IGNORED)
+    grid, mask = padded(ids)
+    targets = torch.full_like(grid, IGNORED)
+    targets[mask] = torch.from_numpy(labels)
+    parameters = dict(model.named_parameters())
+    theirs = model(input_ids=grid, attention_mask=mask.long(), labels=targets).loss
+    theirs.backward()
+    wanted = {name: each.grad for name, each in parameters.items()}
+    model.zero_grad(set_to_none=True)
+    hidden = last_hidden(model, Rows.of(ids, LENGTHS, CPU), in_place=True)
+    mix = Mix(mlm=1 / int((labels != IGNORED).sum()))
+    total, _ = fused_loss(projection(model, hidden), None, labels, mix, in_place=True)
+    total.backward()
+    torch.testing.assert_close(total, theirs, rtol=1e-5, atol=1e-6)
+    for name, each in parameters.items():
+        if wanted[name] is None:
+            assert each.grad is None, name
+        else:
+            torch.testing.assert_close(each.grad, wanted[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_nothing_is_dropped_in_evaluation_and_something_in_training(model: MaskedLM) -> None:

@@ -1,13 +1,25 @@
 """Pruning, tensor by tensor."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import BertForMaskedLM
 
-from kdcore.config import EveryOther, Explicit, FirstK, LastK, PruneOptions, ScratchModel, Spread
+from kdcore.config import (
+    EveryOther,
+    Explicit,
+    FirstK,
+    FreshStudent,
+    LastK,
+    PruneOptions,
+    ScratchModel,
+    Spread,
+)
 from kdcore.errors import ConfigError
-from kdcore.models import MaskedLM, build_teacher
+from kdcore.models import MaskedLM, build_student, build_teacher, load_model, shape_of
 from kdcore.prune import prune
-from kdcore.shapes import layers_to_keep
+from kdcore.shapes import fresh_student_shape, layers_to_keep
 
 TINY = ScratchModel(
     layers=4, hidden_size=16, heads=2, intermediate_size=32, max_positions=16, dropout=0.0
@@ -55,12 +67,98 @@ def test_layers_that_the_teacher_lacks(choice) -> None:  # type: ignore[no-untyp
     assert "4" in caught.value.message
 
 
-@pytest.mark.parametrize("family", ["distilbert", "bert"])
-def test_keeping_every_layer_keeps_the_function(teacher: MaskedLM, family: str) -> None:
-    options = PruneOptions(layers=FirstK(k=4), student_family=family)
-    student, report = prune(teacher, options)
-    torch.testing.assert_close(outputs(student), outputs(teacher), rtol=1e-4, atol=1e-5)
+# By field of the config: a value that is not the default one.
+OTHER = {
+    "tie_word_embeddings": False,
+    "layer_norm_eps": 1e-2,
+    "hidden_act": "relu",
+    "type_vocab_size": 3,
+    "pad_token_id": None,
+    "initializer_range": 0.1,
+}
+
+
+def teacher_with(**fields: object) -> MaskedLM:
+    """A BERT whose tensors are all different, the two biases of an untied head among them."""
+    config = build_teacher(TINY, vocab_size=61, pad_id=0, generator_seed=1).config
+    for name, value in fields.items():
+        setattr(config, name, value)
+    model = BertForMaskedLM(config)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+def reloaded(model: MaskedLM, folder: Path) -> MaskedLM:
+    model.save_pretrained(folder)
+    return load_model(folder).model
+
+
+@pytest.mark.parametrize("field", [None, *OTHER, "all"])
+@pytest.mark.parametrize("route", ["bert", "distilbert", "distilbert again"])
+def test_keeping_every_layer_keeps_the_function(
+    tmp_path: Path, field: str | None, route: str
+) -> None:
+    fields = OTHER if field == "all" else {field: OTHER[field]} if field else {}
+    if route != "bert":  # whose layer norms have one epsilon, see below
+        fields = {name: value for name, value in fields.items() if name != "layer_norm_eps"}
+    teacher = teacher_with(**fields)
+    options = PruneOptions(layers=FirstK(k=4), student_family=route.removesuffix(" again"))
+    student, report = prune(reloaded(teacher, tmp_path / "teacher"), options)
     assert report.fresh == []
+    if route == "distilbert again":
+        student, report = prune(reloaded(student, tmp_path / "middle"), options)
+        assert report.fresh == report.dropped == []
+    student = reloaded(student, tmp_path / "student")
+    torch.testing.assert_close(outputs(student), outputs(teacher), rtol=0, atol=1e-5)
+    for name, value in fields.items():
+        ours = "activation" if name == "hidden_act" and route != "bert" else name
+        if name != "type_vocab_size" or route == "bert":
+            assert getattr(student.config, ours) == value
+
+
+def test_sinusoidal_positions_stay(teacher: MaskedLM) -> None:
+    middle, _ = prune(teacher, PruneOptions(layers=FirstK(k=4)))
+    middle.config.sinusoidal_pos_embds = True
+    student, _ = prune(middle, PruneOptions(layers=FirstK(k=4)))
+    assert student.config.sinusoidal_pos_embds
+    torch.testing.assert_close(outputs(student), outputs(teacher), rtol=0, atol=1e-5)
+
+
+def test_an_untied_student_has_a_decoder_of_its_own() -> None:
+    teacher = teacher_with(tie_word_embeddings=False)
+    theirs = teacher.state_dict()
+    student, _ = prune(teacher, PruneOptions())
+    words, decoder = student.get_input_embeddings().weight, student.get_output_embeddings().weight
+    assert torch.equal(words, theirs["bert.embeddings.word_embeddings.weight"])
+    assert torch.equal(decoder, theirs["cls.predictions.decoder.weight"])
+    assert not torch.equal(words, decoder)
+
+
+def test_another_epsilon_cannot_become_a_distilbert() -> None:
+    teacher = teacher_with(layer_norm_eps=1e-5)
+    with pytest.raises(ConfigError, match=r"layer_norm_eps is 1e-05.*choose 'bert'") as caught:
+        prune(teacher, PruneOptions())
+    assert caught.value.field == ("student_family",)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+def test_a_random_student_is_built_like_its_teacher(family: str) -> None:
+    teacher = teacher_with(**OTHER)
+    shape = fresh_student_shape(FreshStudent(family=family, layers=1), shape_of(teacher))
+    config = build_student(shape, teacher, generator_seed=1).config
+    assert not config.tie_word_embeddings
+    assert config.initializer_range == 0.1
+    assert config.pad_token_id is None
+    if family == "bert":
+        assert (config.layer_norm_eps, config.hidden_act, config.type_vocab_size) == (
+            1e-2,
+            "relu",
+            3,
+        )
+    else:
+        assert config.activation == "relu"
 
 
 def test_every_other_into_distilbert(teacher: MaskedLM) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, pipeline
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMaskedLM, BertModel, pipeline
 
 from kdcore.config import (
     DistillConfig,
@@ -348,6 +349,126 @@ def test_a_teacher_goes_on_from_a_pretrained_folder(
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
     assert ended.summary is not None
     assert ended.summary["layers"] == 4
+
+
+@pytest.fixture(scope="module")
+def headless(teacher: tuple[Path, ListSink], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The teacher's encoder, as `BertModel` saves it, beside its tokenizer."""
+    folder = tmp_path_factory.mktemp("headless") / "model"
+    shutil.copytree(teacher[0] / "model", folder)
+    BertModel.from_pretrained(folder).save_pretrained(folder)
+    return folder.parent
+
+
+def test_a_teacher_starts_from_an_encoder_without_a_head(
+    headless: Path, corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    config = teacher_config(
+        corpus,
+        model=FolderCheckpoint(path=str(headless / "model")).model_dump(),
+        tokenizer={"source": "model"},
+        schedule=Schedule(batch_size=4, max_steps=2),
+    )
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        sink = ListSink()
+        execute(config, folder, sink, cache_dir=cache_dir, device="cpu")
+    fresh = sink.of_type("result")[0]["summary"]["fresh_tensors"]
+    assert len(fresh) == 5
+    (warning,) = [event for event in sink.of_type("log") if event["level"] == "warning"]
+    assert "no MLM head, which starts at random" in warning["message"]
+    card = (folders[1] / "model" / "README.md").read_text()
+    for name in fresh:
+        assert name.startswith("cls.predictions.")
+        assert name in warning["message"]
+        assert f"`{name}`" in card
+    notes = json.loads((folders[1] / "model" / "halflayer.json").read_text())
+    assert notes["summary"]["fresh_tensors"] == fresh
+    one, two = map(weights, folders)
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("role", ["prune", "teacher", "student"])
+def test_an_encoder_without_a_head_is_nothing_to_learn_from(
+    role: str,
+    teacher: tuple[Path, ListSink],
+    headless: Path,
+    corpus: FileCorpus,
+    tmp_path: Path,
+) -> None:
+    config: PruneConfig | DistillConfig = PruneConfig(
+        teacher=FolderCheckpoint(path=str(headless / "model"))
+    )
+    if role != "prune":
+        folders = (headless, teacher[0]) if role == "teacher" else (teacher[0], headless)
+        config = distill_config(*folders, corpus)
+    field = "student" if role == "student" else "teacher"
+    with pytest.raises(DataError, match=rf"^{field}: .*without its masked-language.* Train a head"):
+        execute(config, tmp_path, ListSink(), cache_dir=tmp_path / "cache", device="cpu")
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_blamed_on_the_training(
+    teacher: tuple[Path, ListSink], corpus: FileCorpus, tmp_path: Path
+) -> None:
+    shutil.copytree(teacher[0] / "model", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["bert.embeddings.LayerNorm.bias"][3] = math.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = teacher_config(
+        corpus,
+        model=FolderCheckpoint(path=str(tmp_path / "model")).model_dump(),
+        tokenizer={"source": "model"},
+    )
+    with pytest.raises(DataError, match=r"^model: .*bert\.embeddings\.LayerNorm\.bias"):
+        execute(config, tmp_path / "out", ListSink(), cache_dir=tmp_path / "cache", device="cpu")
+
+
+def test_a_config_without_model_type(teacher: tuple[Path, ListSink], tmp_path: Path) -> None:
+    """The tokenizer is found as well."""
+    shutil.copytree(teacher[0] / "model", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    del config["model_type"]
+    path.write_text(json.dumps(config))
+    options = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path / "model")))
+    ended = execute(options, tmp_path / "out", ListSink(), device="cpu")
+    assert ended.summary is not None
+    assert ended.summary["layers"] == 2
+
+
+def test_random_tensors_of_a_pruned_student_are_on_its_card(
+    teacher: tuple[Path, ListSink], tmp_path: Path
+) -> None:
+    config = PruneConfig(
+        teacher=FolderCheckpoint(path=str(teacher[0] / "model")), copy_head_transform=False
+    )
+    execute(config, tmp_path, ListSink(), device="cpu")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Randomly initialised" in card
+    assert "`vocab_transform.weight`" in card
+
+
+@pytest.mark.parametrize("kind", ["prune", "distill"])
+def test_a_student_with_a_random_head_is_trained_before_it_teaches(
+    kind: str, teacher: tuple[Path, ListSink], corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    start = FolderCheckpoint(path=str(teacher[0] / "model"))
+    config = PruneConfig(teacher=start, copy_head_transform=False)
+    execute(config, tmp_path / "pruned", ListSink(), device="cpu")
+    trained = distill_config(teacher[0], tmp_path / "pruned", corpus)
+    execute(trained, tmp_path / "trained", ListSink(), cache_dir=cache_dir, device="cpu")
+
+    def teach(folder: Path) -> None:
+        source = FolderCheckpoint(path=str(folder / "model"))
+        config: PruneConfig | DistillConfig = PruneConfig(teacher=source)
+        if kind == "distill":
+            config = distill_config(folder, tmp_path / "pruned", corpus)
+        execute(config, folder / kind, ListSink(), cache_dir=cache_dir, device="cpu")
+
+    with pytest.raises(DataError, match=r"^teacher: .*random MLM head.*vocab_transform\.weight"):
+        teach(tmp_path / "pruned")
+    teach(tmp_path / "trained")
 
 
 def test_a_teacher_must_be_a_bert(pruned: Path, corpus: FileCorpus, tmp_path: Path) -> None:

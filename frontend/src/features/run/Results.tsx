@@ -14,7 +14,7 @@ import type { RunDetail } from "@/api/types";
 import { isFinal } from "@/features/runs/labels";
 import { formatDuration, formatNumber, formatShort } from "@/lib/format";
 import { isRecord } from "@/lib/pointer";
-import { type PruneReport, pruneReport } from "./pruneReport";
+import { freshTensors, type PruneReport, pruneReport } from "./pruneReport";
 
 const FIGURES: [key: string, label: string, format: (value: number) => string][] = [
   ["eval_loss", "Eval loss", formatNumber],
@@ -44,6 +44,7 @@ export function Results({ run }: { run: RunDetail }) {
     known.push({ key: "kept_layers", label: "Layers kept", text: kept.join(", ") });
   }
   if (known.length === 0) return null;
+  const fresh = freshTensors(run.result);
   return (
     <Paper p="sm" aria-label="Results" component="section">
       <SimpleGrid cols={{ base: 2, xs: 3, sm: 4, lg: 6 }} spacing="sm" verticalSpacing={8}>
@@ -58,6 +59,11 @@ export function Results({ run }: { run: RunDetail }) {
           </div>
         ))}
       </SimpleGrid>
+      {fresh.length > 0 && (
+        <Text size="xs" mt="sm" data-result="fresh_tensors">
+          Randomly initialised, not taken from a checkpoint: {fresh.join(", ")}
+        </Text>
+      )}
     </Paper>
   );
 }

@@ -26,3 +26,9 @@ export function pruneReport(raw: Record<string, unknown>): PruneReport {
     }));
   return [...copied, ...plain("fresh"), ...plain("dropped")];
 }
+
+/** Tensors that started at random although the run began from a checkpoint. */
+export function freshTensors(result: Record<string, unknown>): string[] {
+  const report = isRecord(result.report) ? result.report : {};
+  return list(result.fresh_tensors ?? report.fresh).map(String);
+}
