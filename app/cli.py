@@ -81,7 +81,7 @@ def demo(
         _print_link(stack)
         run_demo(stack)
         if not leave:
-            console.print(f"\nStill serving at {stack.url}; Ctrl-C stops it.")
+            console.print(f"\nStill serving at {stack.public_url}; Ctrl-C stops it.")
             _print_link(stack)
             _serve(stack)
 

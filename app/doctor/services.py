@@ -92,7 +92,7 @@ def clocks(db: Database) -> Iterator[Finding]:
 def api(settings: Settings) -> tuple[list[Finding], dict[str, str]]:
     """Whether a server answers, and what it says of what it needs."""
     local = find_server(settings.data_dir)
-    url = settings.server or (local.url if local else f"http://{settings.host}:{settings.port}")
+    url = settings.server or (local.url if local else settings.local_url)
     try:
         response = httpx.get(f"{url}/readyz", timeout=15, trust_env=False)
         says = response.json()
