@@ -43,7 +43,7 @@ def torch() -> Iterator[Finding]:
         yield warning(
             "torch",
             "PyTorch is not installed; an API needs none, a worker does",
-            "pip install -r requirements.lock",
+            "where a worker runs: pip install -r requirements-torch.lock",
         )
         return
     done = subprocess.run(
@@ -51,7 +51,8 @@ def torch() -> Iterator[Finding]:
     )
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        yield failed("torch", f"PyTorch does not load: {words}", "pip install -r requirements.lock")
+        remedy = "pip install -r requirements-torch.lock"
+        yield failed("torch", f"PyTorch does not load: {words}", remedy)
         return
     version, gpus = json.loads(done.stdout)
     yield ok("torch", f"PyTorch {version}")

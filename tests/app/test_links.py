@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from app.children import Children
 from app.cli import app as cli
+from app.db import Database
 from app.doctor import machine, services
 from app.local import LocalServer, note_server
 from app.migrations import upgrade
@@ -87,6 +88,11 @@ def test_every_printed_link_leads_to_the_public_url(
         assert stack.url == "http://127.0.0.1:8124"
     finally:
         children.stop()
+    # However many were printed, the last one opens something.
+    database = Database(settings.resolved_database_url)
+    with database.read() as session:
+        assert [row.kind for row in list_tokens(session)] == ["login"]
+    database.close()
 
 
 def test_the_doctor_asks_where_the_server_answers() -> None:
