@@ -110,6 +110,7 @@ def _postgres_engine(url: URL) -> Engine:
     def _on_connect(connection: Any, _record: Any) -> None:
         encoding = connection.info.parameter_status("server_encoding")
         if encoding not in ("UTF8", None):  # None: something between us and it does not say
+            connection.close()
             raise WrongEncoding(str(url.database), encoding)
         # A process frozen inside a transaction must not hold its row locks for ever.
         connection.execute("SET idle_in_transaction_session_timeout = '60s'")
