@@ -4,6 +4,7 @@ What only an engine can show, `scripts/check-compose --run` does.
 """
 
 import importlib.metadata
+import os
 import re
 import shutil
 import stat
@@ -76,8 +77,12 @@ def test_make_env_writes_private_passwords_once(tmp_path: Path) -> None:
     script.parent.mkdir()
     shutil.copy(ROOT / "scripts" / "make-env", script)
 
-    def make(*arguments: str) -> int:
-        return subprocess.run([script, *arguments], capture_output=True, check=False).returncode
+    def make(*arguments: str, **variables: str) -> int:
+        environment = {"PATH": os.environ["PATH"], **variables}
+        done = subprocess.run(
+            [script, *arguments], env=environment, capture_output=True, check=False
+        )
+        return done.returncode
 
     file = tmp_path / ".env"
     assert make() == 2
@@ -97,6 +102,10 @@ def test_make_env_writes_private_passwords_once(tmp_path: Path) -> None:
     # The volumes open with these passwords only.
     assert make("gpu") == 1
     assert file.read_text() == text
+    # What the shell exports goes before .env: it is what compose would start the database with.
+    file.unlink()
+    assert make("gpu", POSTGRES_PASSWORD="0ld") == 0
+    assert "\nPOSTGRES_PASSWORD=0ld\n" in file.read_text()
 
 
 # ------------------------------------------------------------------------------- the API's image
