@@ -53,7 +53,8 @@ class NewToken(Schema):
     scope: Scope = "read"
     """What it may do."""
     kind: Literal["api", "login"] = "api"
-    """`api` for tools; `login` for a sign-in link that works once."""
+    """`api` for tools; `login` for a sign-in link that works once, and that replaces the unused
+    link of the same name."""
     expires_days: Annotated[float, Field(gt=0, le=3650)] | None = None
     """Days until it expires; empty means never (API tokens) or one day (sign-in links)."""
 

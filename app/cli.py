@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import cli_backup, cli_doctor, cli_runs, cli_tidy, cli_tokens
 from app.backup.manifest import BackupError
 from app.client import ClientError
+from app.db import WrongEncoding
 from app.demo import DemoFailed, run_demo
 from app.embedded_broker import BrokerDidNotStart, BrokerMissing
 from app.errors import AppError
@@ -81,7 +82,7 @@ def demo(
         _print_link(stack)
         run_demo(stack)
         if not leave:
-            console.print(f"\nStill serving at {stack.url}; Ctrl-C stops it.")
+            console.print(f"\nStill serving at {stack.public_url}; Ctrl-C stops it.")
             _print_link(stack)
             _serve(stack)
 
@@ -143,7 +144,9 @@ def main() -> None:
         app()
     except ClientError as error:
         _fail(str(error), error.exit_code)
-    except (StackError, BrokerMissing, BrokerDidNotStart, DemoFailed, BackupError) as error:
+    except (
+        StackError, BrokerMissing, BrokerDidNotStart, DemoFailed, BackupError, WrongEncoding
+    ) as error:  # fmt: skip
         _fail(str(error), 1)
     except AppError as error:
         _fail(error.detail, 5)

@@ -15,7 +15,7 @@ from app.db import Database
 from app.local import find_server
 from app.settings import Settings
 from app.terminal import console, errors, tokens_table
-from app.tokens import ApiToken, TokenKind, create_token, list_tokens, revoke
+from app.tokens import LINK_NAME, ApiToken, TokenKind, create_token, list_tokens, revoke
 
 app = typer.Typer(help="Create, list, revoke API tokens and sign-in links.", no_args_is_help=True)
 LINK_LIFETIME_DAYS = 1.0
@@ -31,7 +31,10 @@ class ScopeChoice(StrEnum):
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="What it is for.")] = "from the command line",
+    name: Annotated[
+        str | None,
+        typer.Option(help="What it is for. A new link replaces the unused one of the same name."),
+    ] = None,
     scope: Annotated[
         ScopeChoice | None,
         typer.Option(help="What it may do; by default read, and admin for a sign-in link."),
@@ -50,6 +53,7 @@ def create(
     """Create a token and print it, this once."""
     settings = _settings(data_dir)
     scope = scope or (ScopeChoice.admin if link else ScopeChoice.read)
+    name = name or (LINK_NAME if link else "from the command line")
     if link and expires_days is None:
         expires_days = LINK_LIFETIME_DAYS
     if _remote(server, settings):
@@ -60,8 +64,9 @@ def create(
     else:
         secret = _create_in_database(settings, name, scope, link, expires_days)
         local = find_server(settings.data_dir)
-        url = local.url if local else f"http://{settings.host}:{settings.port}"
-    errors.print("Keep it: it is shown this once." if not link else "It works once:", style="dim")
+        url = settings.public_url or (local.url if local else settings.local_url)
+    once = f"It works once, and replaces the unused link named {name!r}:"
+    errors.print(once if link else "Keep it: it is shown this once.", style="dim", markup=False)
     shown = f"{url}/login#token={secret}" if link else secret
     console.print(shown, soft_wrap=True, markup=False, highlight=False)
 

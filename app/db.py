@@ -21,6 +21,7 @@ from sqlalchemy import (
     event,
     make_url,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 NAMING = {
@@ -30,6 +31,18 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+
+class WrongEncoding(SQLAlchemyError):
+    """The Postgres database cannot keep all text; the message says how to make one that can."""
+
+    def __init__(self, database: str, encoding: str) -> None:
+        self.problem = f"the database {database!r} has the encoding {encoding}, and not UTF8"
+        self.remedy = (
+            "drop it, or choose another name, and make it with "
+            f"`createdb --encoding=UTF8 --template=template0 {database}`"
+        )
+        super().__init__(f"{self.problem}: {self.remedy}")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -92,8 +105,13 @@ def _postgres_engine(url: URL) -> Engine:
         },
     )
 
-    @event.listens_for(engine, "connect")
+    # First of all: SQLAlchemy's own first look fails with a TypeError where text comes as bytes.
+    @event.listens_for(engine, "connect", insert=True)
     def _on_connect(connection: Any, _record: Any) -> None:
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding not in ("UTF8", None):  # None: something between us and it does not say
+            connection.close()
+            raise WrongEncoding(str(url.database), encoding)
         # A process frozen inside a transaction must not hold its row locks for ever.
         connection.execute("SET idle_in_transaction_session_timeout = '60s'")
         connection.commit()

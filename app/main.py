@@ -105,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
     )
-    app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(HostMiddleware, allowed_hosts=settings.accepted_hosts)
     app.add_middleware(OutermostMiddleware, telemetry=context.telemetry)
     return app
 

@@ -1,11 +1,13 @@
 """Serves the application with uvicorn, as the settings say: `python -m app.serve`."""
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 import uvicorn
@@ -15,6 +17,8 @@ from app import logs
 from app.main import create_app
 from app.runs.stream import StreamHub
 from app.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 UNSENT_BYTES = 32 * 1024
 
@@ -42,9 +46,14 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """Ends the live streams first: they never end by themselves."""
 
-    def __init__(self, config: uvicorn.Config, streams: StreamHub) -> None:
+    def __init__(self, config: uvicorn.Config, streams: StreamHub, url: str) -> None:
         super().__init__(config)
         self._streams = streams
+        self._url = url
+
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        # uvicorn's own names the address it listens on, such as http://0.0.0.0:8000.
+        logger.info("serving at %s", self._url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn when it shall leave."""
@@ -68,7 +77,7 @@ def main() -> None:
         access_log=False,  # `app.middleware` writes a line with more in it
         timeout_graceful_shutdown=2,
     )
-    server = Server(config, app.state.context.streams)
+    server = Server(config, app.state.context.streams, settings.public_url or settings.local_url)
     # uvicorn shuts down and then raises the signal again: that was an orderly end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):

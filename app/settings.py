@@ -3,8 +3,9 @@
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LogFormat = Literal["text", "json"]
@@ -34,8 +35,12 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port that the API listens on."""
+    public_url: str = ""
+    """URL under which browsers reach the API, such as https://halflayer.example: where printed
+    links lead. Empty means `host` and `port`."""
     allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
-    """Host names that requests may name (JSON list); others get 400."""
+    """Host names that requests may name (JSON list), beside those of `public_url` and `host`;
+    others get 400."""
     frontend_dir: Path | None = None
     """Folder of the built page; empty means frontend/dist beside the code."""
     max_upload_bytes: int = 2 * 1024**3
@@ -75,6 +80,28 @@ class Settings(BaseSettings):
     """API token for the command line when it talks to a remote server."""
     server: str | None = None
     """URL of a remote server for the command line."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: str) -> str:
+        if not value:
+            return ""
+        url = AnyHttpUrl(value)
+        if url.path not in (None, "/") or url.query or url.fragment or url.username or url.password:
+            raise ValueError("must be http:// or https://, a host, and a port if need be; no path")
+        return str(url).rstrip("/")
+
+    @property
+    def local_url(self) -> str:
+        """Where this machine reaches an API that listens on `host` and `port`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def accepted_hosts(self) -> list[str]:
+        """`allowed_hosts`, and the hosts of the links that this installation prints itself."""
+        own = [urlsplit(url).hostname for url in (self.public_url, self.local_url)]
+        return [*self.allowed_hosts, *(host for host in own if host)]
 
     @cached_property
     def resolved_database_url(self) -> str:

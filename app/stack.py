@@ -18,7 +18,7 @@ from app.embedded_broker import EmbeddedBroker
 from app.local import LocalServer, ensure_token, find_server, note_server, server_file
 from app.migrations import upgrade
 from app.settings import Settings
-from app.tokens import create_token
+from app.tokens import LINK_NAME, create_token
 
 START_TIMEOUT_S = 90.0
 LINK_LIFETIME = timedelta(days=1)
@@ -35,6 +35,7 @@ class Stack:
 
     settings: Settings
     url: str
+    """Where this machine reaches the API."""
     token: str
     """An API token for this machine's own command line."""
     children: Children
@@ -46,15 +47,20 @@ class Stack:
         except ChildFailed as error:
             raise StackError(str(error)) from None
 
+    @property
+    def public_url(self) -> str:
+        """Where browsers reach the API."""
+        return self.settings.public_url or self.url
+
     def sign_in_link(self) -> str:
         """A link that signs one browser in, once."""
         database = Database(self.settings.resolved_database_url)
         try:
             with database.write() as session:
-                _, secret = create_token(session, "login", "sign-in link", "admin", LINK_LIFETIME)
+                _, secret = create_token(session, "login", LINK_NAME, "admin", LINK_LIFETIME)
         finally:
             database.close()
-        return f"{self.url}/login#token={secret}"
+        return f"{self.public_url}/login#token={secret}"
 
 
 @contextmanager
@@ -152,8 +158,7 @@ def _start_children(settings: Settings, children: Children) -> str:
     children.start(Child("API", python_module("app.serve"), environment, logs / "api.log"))
     worker = python_module("worker.main")
     children.start(Child("worker", worker, environment, logs / "worker.log"))
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://{host}:{settings.port}"
+    return settings.local_url
 
 
 def _wait_until_ready(stack: Stack) -> None:

@@ -18,6 +18,7 @@ Scope = Literal["read", "submit", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Rising: each scope includes the ones before it."""
 PREFIXES: dict[TokenKind, str] = {"api": "hl_", "login": "hl_login_", "session": "hl_session_"}
+LINK_NAME = "sign-in link"
 USED_PRECISION = timedelta(minutes=1)
 
 
@@ -51,7 +52,17 @@ def create_token(
     scope: Scope,
     expires: datetime | timedelta | None = None,
 ) -> tuple[ApiToken, str]:
-    """A new credential: its row, and the secret, which cannot be read again later."""
+    """A new credential: its row, and the secret, which cannot be read again later.
+
+    A new sign-in link replaces the unused one of the same name: forgotten links add up otherwise.
+    """
+    if kind == "login":
+        session.execute(
+            update(ApiToken)
+            .where(ApiToken.kind == kind, ApiToken.name == name, ApiToken.revoked_at.is_(None))
+            .values(revoked_at=utc_now())
+            .execution_options(synchronize_session=False)
+        )
     secret = PREFIXES[kind] + secrets.token_urlsafe(32)
     row = ApiToken(
         id=new_id(),

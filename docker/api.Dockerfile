@@ -10,9 +10,8 @@ RUN npm run build
 FROM python:3.11-slim-bookworm
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/halflayer
-COPY requirements-s3.lock ./
-# PyTorch has a lock of its own, which is left out here.
-RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements-s3.lock
+COPY requirements-api.lock ./
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements-api.lock
 COPY pyproject.toml README.md alembic.ini ./
 COPY alembic/ alembic/
 COPY kdcore/ kdcore/

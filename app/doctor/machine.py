@@ -43,7 +43,7 @@ def torch() -> Iterator[Finding]:
         yield warning(
             "torch",
             "PyTorch is not installed; an API needs none, a worker does",
-            "pip install -r requirements.lock",
+            "where a worker runs: pip install -r requirements-torch.lock",
         )
         return
     done = subprocess.run(
@@ -51,7 +51,8 @@ def torch() -> Iterator[Finding]:
     )
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        yield failed("torch", f"PyTorch does not load: {words}", "pip install -r requirements.lock")
+        remedy = "pip install -r requirements-torch.lock"
+        yield failed("torch", f"PyTorch does not load: {words}", remedy)
         return
     version, gpus = json.loads(done.stdout)
     yield ok("torch", f"PyTorch {version}")
@@ -119,12 +120,12 @@ def settings_that_do_not_fit(settings: Settings) -> Iterator[Finding]:
 
 
 def _misfits(settings: Settings) -> Iterator[Finding]:
-    public = [host for host in settings.allowed_hosts if host not in LOOPBACK]
+    public = [host for host in settings.accepted_hosts if host not in LOOPBACK]
     known = {f"HALFLAYER_{name.upper()}" for name in Settings.model_fields}
     for name in sorted(name for name in os.environ if name.startswith("HALFLAYER_")):
         if name.upper() not in known:
             yield warning("settings", f"{name} is no setting", "look for a typing mistake in it")
-    if "*" in settings.allowed_hosts:
+    if "*" in settings.accepted_hosts:
         yield warning(
             "settings",
             "the API answers to any host name, so that a page elsewhere can reach it by its own",
@@ -136,11 +137,11 @@ def _misfits(settings: Settings) -> Iterator[Finding]:
             f"browsers reach the API as {public[0]}, and their cookies may go over plain HTTP",
             "serve it over TLS and set HALFLAYER_SECURE_COOKIES=true",
         )
-    if settings.host not in LOOPBACK and not public:
+    if settings.host not in LOOPBACK and not public and not settings.public_url:
         yield warning(
             "settings",
             f"the API listens on {settings.host}, but answers to names of this machine only",
-            "add the name that browsers use to HALFLAYER_ALLOWED_HOSTS",
+            "set HALFLAYER_PUBLIC_URL to the address that browsers use",
         )
     if settings.lease_s < 3 * settings.heartbeat_s:
         yield failed(

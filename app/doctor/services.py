@@ -12,7 +12,7 @@ import redis
 from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import Database, utc_now
+from app.db import Database, WrongEncoding, utc_now
 from app.doctor.findings import Finding, failed, ok, size, skipped, warning
 from app.ids import new_id
 from app.local import find_server
@@ -45,6 +45,9 @@ def database(settings: Settings) -> Iterator[Finding]:
         return
     try:
         current = current_revision(settings.resolved_database_url)
+    except WrongEncoding as error:
+        yield failed("database", error.problem, error.remedy)
+        return
     except SQLAlchemyError as error:
         yield failed(
             "database",
@@ -92,7 +95,7 @@ def clocks(db: Database) -> Iterator[Finding]:
 def api(settings: Settings) -> tuple[list[Finding], dict[str, str]]:
     """Whether a server answers, and what it says of what it needs."""
     local = find_server(settings.data_dir)
-    url = settings.server or (local.url if local else f"http://{settings.host}:{settings.port}")
+    url = settings.server or (local.url if local else settings.local_url)
     try:
         response = httpx.get(f"{url}/readyz", timeout=15, trust_env=False)
         says = response.json()

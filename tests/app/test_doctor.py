@@ -109,7 +109,7 @@ def test_a_page_that_is_not_built(tmp_path: Path) -> None:
     [
         ({"allowed_hosts": ["train.example"]}, "HALFLAYER_SECURE_COOKIES"),
         ({"allowed_hosts": ["*"]}, "HALFLAYER_ALLOWED_HOSTS"),
-        ({"host": "0.0.0.0"}, "HALFLAYER_ALLOWED_HOSTS"),
+        ({"host": "0.0.0.0"}, "HALFLAYER_PUBLIC_URL"),
         ({"heartbeat_s": 30}, "HALFLAYER_LEASE_S"),
     ],
 )

@@ -1,5 +1,6 @@
 """The migrations lead to exactly the schema of the models, and back, on each database."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from app.db import Base, make_engine
+from app.doctor import services
 from app.migrations import alembic_config, current_revision, downgrade, head_revision, upgrade
+from app.settings import Settings
 from kdcore import __version__
 from tests.fixtures.postgres import PostgresServer
 
@@ -212,3 +215,32 @@ def test_a_contracting_step_is_recognised(
         found = _contractions(before, _schema(connection))
     engine.dispose()
     assert (said in found) if said else (found == [])
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused(
+    postgres_server: PostgresServer, encoding: str
+) -> None:
+    url = postgres_server.url("old")
+    postgres_server.execute(f"CREATE DATABASE old ENCODING '{encoding}' TEMPLATE template0")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", "migrate"],
+            env={**os.environ, "HALFLAYER_DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        (finding,) = services.database(Settings(database_url=url))
+    finally:
+        postgres_server.execute("DROP DATABASE old WITH (FORCE)")
+    assert done.returncode == 1
+    assert f"the database 'old' has the encoding {encoding}, and not UTF8" in done.stderr
+    assert "createdb --encoding=UTF8 --template=template0 old" in done.stderr
+    assert finding.status == "failed"
+    assert f"{finding.detail}: {finding.remedy}" in done.stderr
+    # What the message advises helps.
+    postgres_server.execute("CREATE DATABASE old ENCODING 'UTF8' TEMPLATE template0")
+    upgrade(url)
+    postgres_server.execute("DROP DATABASE old WITH (FORCE)")

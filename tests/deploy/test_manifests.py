@@ -103,6 +103,10 @@ def test_variables_are_settings_and_paths_are_mounted() -> None:
         assert {"configMapRef": {"name": "halflayer"}} in container(workload)["envFrom"]
     probed = container(named("api"))["readinessProbe"]["httpGet"]["httpHeaders"][0]["value"]
     assert probed in json.loads(config["data"]["HALFLAYER_ALLOWED_HOSTS"])
+    # Links lead to where the Ingress takes them.
+    (ingress,) = of_kind("Ingress")
+    hosts = {f"https://{rule['host']}" for rule in ingress["spec"]["rules"]}
+    assert {config["data"]["HALFLAYER_PUBLIC_URL"]} == hosts
 
 
 def test_a_worker_has_time_to_save_and_to_copy_its_checkpoint() -> None:

@@ -1346,7 +1346,8 @@ export interface components {
             expires_days?: number | null;
             /**
              * Kind
-             * @description `api` for tools; `login` for a sign-in link that works once.
+             * @description `api` for tools; `login` for a sign-in link that works once, and that replaces the unused
+             *     link of the same name.
              * @default api
              * @enum {string}
              */

@@ -209,7 +209,8 @@ export function TokensPage() {
         </Title>
         <Text size="sm" c="dimmed">
           Tools send an API token as <Code>Authorization: Bearer hl_…</Code>; people sign in with a
-          link that works once. Each scope includes the ones before it: read, submit, admin.
+          link that works once; a new link replaces the unused one of the same name. Each scope
+          includes the ones before it: read, submit, admin.
         </Text>
       </div>
       {created && <Secret token={created} onClose={() => setCreated(null)} />}
