@@ -54,7 +54,7 @@ class Children:
     def __init__(self) -> None:
         self._children: list[Child] = []
         self._guardian = subprocess.Popen(
-            [sys.executable, "-m", "app.guardian"],
+            python_module("app.guardian"),
             stdin=subprocess.PIPE,
             start_new_session=True,
             text=True,
@@ -142,8 +142,11 @@ class Children:
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module with this very Python."""
-    return [sys.executable, "-m", module, *arguments]
+    """The command that runs a module with this very Python.
+
+    -P: not from the current folder, where a file may have the name of any module.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def inherited_environment(**changes: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import cli_backup, cli_doctor, cli_runs, cli_tidy, cli_tokens
 from app.backup.manifest import BackupError
+from app.children import python_module
 from app.client import ClientError
 from app.demo import DemoFailed, run_demo
 from app.embedded_broker import BrokerDidNotStart, BrokerMissing
@@ -95,7 +96,7 @@ def worker(context: typer.Context) -> None:
     environment = child_environment(Settings())
     # Replaced, not wrapped: signals and the exit code are the worker's own.
     os.execve(  # noqa: S606
-        sys.executable, [sys.executable, "-m", "worker.main", *context.args], environment
+        sys.executable, python_module("worker.main", *context.args), environment
     )
 
 

@@ -43,7 +43,7 @@ def gpus() -> list[Device]:
     """The GPUs that torch can use; none where torch sees none."""
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, timeout=120, check=True
+            [sys.executable, "-P", "-c", _PROBE], capture_output=True, timeout=120, check=True
         )
         found = json.loads(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -9,6 +9,7 @@ import sys
 import threading
 from types import FrameType
 
+from app.children import python_module
 from worker.devices import Device
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def run_fleet(devices: list[Device]) -> int:
 def _start(device_id: str) -> subprocess.Popen[bytes]:
     # A session of its own, or Ctrl-C would reach it twice: from the terminal and from us.
     return subprocess.Popen(
-        [sys.executable, "-m", "worker.main", "--device", device_id, "--leave-with-parent"],
+        python_module("worker.main", "--device", device_id, "--leave-with-parent"),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )

@@ -47,7 +47,11 @@ def torch() -> Iterator[Finding]:
         )
         return
     done = subprocess.run(
-        [sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=TORCH_S, check=False
+        [sys.executable, "-P", "-c", _TORCH],
+        capture_output=True,
+        text=True,
+        timeout=TORCH_S,
+        check=False,
     )
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
