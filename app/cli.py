@@ -21,7 +21,7 @@ from app.errors import AppError
 from app.migrations import upgrade
 from app.settings import Settings
 from app.stack import Stack, StackError, child_environment, running_stack
-from app.terminal import console, errors
+from app.terminal import console, errors, say
 from kdcore import __version__
 
 EXIT_CODES = """
@@ -63,9 +63,9 @@ def up(
     data_dir: DataDir = None,
 ) -> None:
     """Serve Halflayer on this machine: broker, API and one worker, until Ctrl-C."""
-    with running_stack(_settings(data_dir, port, host)) as stack:
+    with running_stack(_settings(data_dir, port, host), say) as stack:
         _print_link(stack)
-        console.print("Ctrl-C stops it; runs that train save a checkpoint and resume later.")
+        say("Ctrl-C stops it; runs that train save a checkpoint and resume later.")
         _serve(stack)
 
 
@@ -78,11 +78,11 @@ def demo(
     data_dir: DataDir = None,
 ) -> None:
     """Run the published experiment at demo scale, with and without LayerDrop."""
-    with running_stack(_settings(data_dir, port)) as stack:
+    with running_stack(_settings(data_dir, port), say) as stack:
         _print_link(stack)
         run_demo(stack)
         if not leave:
-            console.print(f"\nStill serving at {stack.url}; Ctrl-C stops it.")
+            say(f"\nStill serving at {stack.url}; Ctrl-C stops it.")
             _print_link(stack)
             _serve(stack)
 
@@ -115,9 +115,8 @@ def version() -> None:
 
 
 def _print_link(stack: Stack) -> None:
-    console.print("\nHalflayer is ready. Open this link; it signs one browser in, once:")
-    # Not wrapped and not styled, so that it can be clicked, copied and parsed.
-    console.print(f"  {stack.sign_in_link()}\n", soft_wrap=True, markup=False, highlight=False)
+    say("\nHalflayer is ready. Open this link; it signs one browser in, once:")
+    say(f"  {stack.sign_in_link()}\n")
 
 
 def _serve(stack: Stack) -> None:
@@ -127,7 +126,7 @@ def _serve(stack: Stack) -> None:
             stack.check()
             time.sleep(1)
     except KeyboardInterrupt:
-        console.print("Stopping ...")
+        say("Stopping ...")
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -153,9 +152,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    errors.print(
-        f"halflayer: {message}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    say(f"halflayer: {message}", errors, style="red")
     sys.exit(code)
 
 
