@@ -19,6 +19,7 @@ from app.demo import DemoFailed, run_demo
 from app.embedded_broker import BrokerDidNotStart, BrokerMissing
 from app.errors import AppError
 from app.migrations import upgrade
+from app.private import keep_private, make_files_private
 from app.settings import Settings
 from app.stack import Stack, StackError, child_environment, running_stack
 from app.terminal import console, errors, say
@@ -104,6 +105,7 @@ def worker(context: typer.Context) -> None:
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database to this version's tables."""
     settings = _settings(data_dir, None)
+    keep_private(settings)
     upgrade(settings.resolved_database_url)
     console.print("The database is up to date.")
 
@@ -137,6 +139,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> None:
     """The entry point: runs a command and turns known errors into one line and an exit code."""
+    make_files_private()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:

@@ -6,6 +6,7 @@ import typer
 
 from app.cli_connect import DataDir
 from app.db import Database
+from app.private import keep_private
 from app.runs.retention import Policy, plan
 from app.runs.retention import tidy as tidy_up
 from app.settings import Settings
@@ -30,6 +31,7 @@ def tidy(
     runs, inputs of runs that have not ended, and the newest result of each kind never go.
     """
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    keep_private(settings)
     policy = Policy(keep_last, older_than)
     database = Database(settings.resolved_database_url)
     try:

@@ -24,6 +24,7 @@ from app.db import Database
 from app.embedded_broker import EmbeddedBroker
 from app.local import LocalServer, ensure_token, find_server, note_server, server_file
 from app.migrations import upgrade
+from app.private import keep_private
 from app.settings import Settings
 from app.tokens import create_token
 
@@ -67,7 +68,7 @@ def running_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[St
 
     `say` is told what is restarted; logs/up.log has that too, and why it ended. Raises StackError.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_private(settings)
     log_file, record = settings.data_dir / "logs" / "up.log", settings.data_dir / "children.json"
 
     def note(message: str) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from app.doctor.findings import Finding, failed, ok, size, skipped, warning
 from app.frontend import frontend_dir
 from app.health import MIN_FREE_BYTES
+from app.private import open_to_others
 from app.settings import Settings
 from kdcore import __version__
 
@@ -92,11 +92,12 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
         )
         return
     yield ok("data folder", f"{folder} can be written")
-    if folder.stat().st_mode & stat.S_IRWXO:
+    opened = " ".join(map(str, open_to_others(settings)))
+    if opened:
         yield warning(
             "permissions",
-            f"other users of this machine can look into {folder}, where uploads and models lie",
-            f"chmod 700 {folder}",
+            f"other users of this machine can look into {opened}, and read uploads, models, tokens",
+            f"chmod go-rwx {opened}",
         )
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < MIN_FREE_BYTES:

@@ -88,7 +88,7 @@ def test_a_data_folder_that_is_missing_or_open_to_all(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
     tmp_path.chmod(0o755)
     opened = machine.data_folder(Settings(data_dir=tmp_path))
-    assert any("chmod 700" in finding.remedy for finding in opened)
+    assert any("chmod go-rwx" in finding.remedy for finding in opened)
 
 
 def test_a_data_folder_that_cannot_be_written() -> None:
