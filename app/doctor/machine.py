@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from app.doctor.findings import Finding, failed, ok, size, skipped, warning
+from app.doctor.findings import Finding, failed, ok, size, warning
 from app.frontend import frontend_dir
 from app.health import MIN_FREE_BYTES
 from app.private import open_to_others
@@ -154,23 +154,3 @@ def _misfits(settings: Settings) -> Iterator[Finding]:
             f"beats every {settings.heartbeat_s:g} s: one late beat would cost a run its worker",
             "set HALFLAYER_LEASE_S to three times HALFLAYER_HEARTBEAT_S at least",
         )
-
-
-def uploads(settings: Settings, age_s: float, now_s: float) -> Iterator[Finding]:
-    """What uploads left that were cut off when the API died."""
-    folder = settings.uploads_dir
-    orphans = [
-        path
-        for path in (sorted(folder.glob(".incoming-*")) if folder.is_dir() else [])
-        if now_s - max(each.stat().st_mtime for each in [path, *path.rglob("*")]) > age_s
-    ]
-    if not folder.is_dir():
-        yield skipped("uploads", "nothing has been uploaded yet")
-    elif orphans:
-        yield warning(
-            "uploads",
-            f"{len(orphans)} uploads were cut off and nobody writes to them any more",
-            "rm -r " + " ".join(map(str, orphans)),
-        )
-    else:
-        yield ok("uploads", "none was left half done")
