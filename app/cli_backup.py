@@ -53,6 +53,7 @@ def restore(
         console.print(f"{_told(manifest)}: whole", markup=False)
         _tell_left_out(manifest)
         return
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_private(settings)
     with only_one(settings.data_dir):
         found = contents_of(settings, manifest)

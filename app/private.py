@@ -28,8 +28,7 @@ def make_files_private() -> None:
 
 
 def keep_private(settings: Settings) -> None:
-    """Make the data folder, if need be, and take from other users what they may do in it."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Take from other users what they may do in the data folder, if there is one."""
     for path in open_to_others(settings):
         with suppress(OSError):  # the doctor tells of it
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
@@ -38,9 +37,9 @@ def keep_private(settings: Settings) -> None:
 def open_to_others(settings: Settings) -> list[Path]:
     """What is ours and lets other users in; below a private folder nothing does."""
     folder = settings.data_dir.resolve()
-    if not folder.is_dir():
-        return []
-    entries = sorted(folder.iterdir())
+    entries: list[Path] = []
+    with suppress(OSError):  # it is not there, or another user's
+        entries = sorted(folder.iterdir())
     found = [path for path in entries if path.name in _OURS]
     if all(path.name in _OURS | _NEUTRAL or path.name.startswith(".") for path in entries):
         found.insert(0, folder)

@@ -68,6 +68,7 @@ def running_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[St
 
     `say` is told what is restarted; logs/up.log has that too, and why it ended. Raises StackError.
     """
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_private(settings)
     log_file, record = settings.data_dir / "logs" / "up.log", settings.data_dir / "children.json"
 
@@ -83,27 +84,34 @@ def running_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[St
         say(message)
 
     with only_one(settings.data_dir):
-        end_leftovers(record, tell)
-        settings = settings.model_copy(update={"port": _choose_port(settings)})
-        database = Database(settings.resolved_database_url)
         try:
-            upgrade(settings.resolved_database_url)
-            token = ensure_token(settings, database)
-        finally:
-            database.close()
-        children = Children(record, tell)
-        try:
-            url = _start_children(settings, children)
-            stack = Stack(settings, url, token, children)
-            _wait_until_ready(stack)
-            note_server(settings.data_dir, LocalServer(url=url, pid=os.getpid()))
-            yield stack
+            with _started(settings, record, tell) as stack:
+                yield stack
         except StackError as error:
             note(str(error))
             raise
-        finally:
-            server_file(settings.data_dir).unlink(missing_ok=True)
-            children.stop()
+
+
+@contextmanager
+def _started(settings: Settings, record: Path, tell: Callable[[str], None]) -> Iterator[Stack]:
+    end_leftovers(record, tell)
+    settings = settings.model_copy(update={"port": _choose_port(settings)})
+    database = Database(settings.resolved_database_url)
+    try:
+        upgrade(settings.resolved_database_url)
+        token = ensure_token(settings, database)
+    finally:
+        database.close()
+    children = Children(record, tell)
+    try:
+        url = _start_children(settings, children)
+        stack = Stack(settings, url, token, children)
+        _wait_until_ready(stack)
+        note_server(settings.data_dir, LocalServer(url=url, pid=os.getpid()))
+        yield stack
+    finally:
+        server_file(settings.data_dir).unlink(missing_ok=True)
+        children.stop()
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -81,6 +81,11 @@ def test_what_a_command_makes_is_private_from_the_first(tmp_path: Path) -> None:
         assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
+def test_no_data_folder_is_made_where_none_is_needed(tmp_path: Path) -> None:
+    keep_private(Settings(data_dir=tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_database_elsewhere_is_private_too(tmp_path: Path) -> None:
     elsewhere = old_installation(tmp_path / "elsewhere") / "halflayer.db"
     keep_private(Settings(data_dir=tmp_path / "data", database_url=f"sqlite:///{elsewhere}"))

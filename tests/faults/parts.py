@@ -130,7 +130,7 @@ def _worker_kills(trial: Trial, up: Up) -> Row:
 
 
 def _guardian_kills(trial: Trial, up: Up) -> Row:
-    survivors, times = 0, trial.times(1, 5)
+    survivors, times = 0, trial.times(1, 3)
     for number in range(times):
         trial.say(f"the guardian is killed, then up: {number} of {times}")
         guardian = wait_for(lambda: up.part("guardian"), 30, "a guardian")
@@ -151,7 +151,7 @@ def _guardian_kills(trial: Trial, up: Up) -> Row:
 
 
 def _both_killed(trial: Trial, up: Up) -> Row:
-    survivors, failed_starts, times = 0, 0, trial.times(1, 5)
+    survivors, failed_starts, times = 0, 0, trial.times(1, 3)
     for number in range(times):
         trial.say(f"up and its guardian are killed at once: {number} of {times}")
         wait_for(lambda: up.part("worker"), 60, "a worker")
