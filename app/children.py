@@ -83,7 +83,7 @@ class Children:
         """
         self._check_guardian()
         for child in self._children:
-            _shorten(child.log_file)
+            shorten(child.log_file)
             if child.process is None:
                 if child.restart_at_s is not None and time.monotonic() >= child.restart_at_s:
                     self._restart(child)
@@ -121,12 +121,17 @@ class Children:
         self._guardian_started_s = time.monotonic()
 
     def _check_guardian(self) -> None:
-        code = self._guardian.poll()
+        before, code = self._guardian, self._guardian.poll()
         if code is None or time.monotonic() - self._guardian_started_s < GUARDIAN_EVERY_S:
             return
-        assert self._guardian.stdin is not None
-        self._guardian.stdin.close()
-        self._start_guardian()
+        try:
+            self._start_guardian()
+        except OSError as error:
+            self._guardian_started_s = time.monotonic()
+            self._say(f"guardian exited with code {code} and cannot be restarted ({error})")
+            return
+        assert before.stdin is not None
+        before.stdin.close()
         for child in self._children:
             if child.process is not None:
                 self._tell_guardian("+", child.process.pid)
@@ -195,9 +200,9 @@ class Children:
 
     def _write_record(self) -> None:
         alive_now = [
-            {"name": child.name, "pid": child.process.pid, "born_s": _born_s(child.process.pid)}
+            {"name": child.name, "pid": child.process.pid, "born_s": born_s}
             for child in self._children
-            if child.process is not None
+            if child.process is not None and (born_s := _born_s(child.process.pid)) is not None
         ]
         with suppress(OSError):  # on a full disk the installation goes on without it
             write_private(self._record, json.dumps(alive_now) + "\n")
@@ -238,7 +243,7 @@ def _born_s(pid: int) -> float | None:
         return None
 
 
-def _shorten(log: Path) -> None:
+def shorten(log: Path) -> None:
     """Empty a log that has grown too long, its content kept aside.
 
     Not renamed: the child goes on appending to the file that it has open.

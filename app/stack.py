@@ -19,6 +19,7 @@ from app.children import (
     end_leftovers,
     inherited_environment,
     python_module,
+    shorten,
 )
 from app.db import Database
 from app.embedded_broker import EmbeddedBroker
@@ -76,6 +77,7 @@ def running_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[St
         # Somewhere it must stand, though the terminal or the reader of a pipe is gone.
         with suppress(OSError):
             log_file.parent.mkdir(exist_ok=True)
+            shorten(log_file)
             with open(log_file, "a", encoding="utf-8") as log:
                 log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {message}\n")
 

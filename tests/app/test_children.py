@@ -150,6 +150,7 @@ def test_a_child_that_cannot_be_started_again_is_put_off(tmp_path: Path) -> None
         children.check()
         children.check()
         assert "cannot be started" in said[-1]
+        assert "restarting in 1 s (attempt 2)" in said[-1]
     finally:
         children.stop()
 
