@@ -1,5 +1,6 @@
 """Children come back when they fall over, and never outlive their parent."""
 
+import ast
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import app.children
 from app.children import Child, ChildFailed, Children, end_leftovers
 
 SLEEP = "import time; time.sleep(60)"
@@ -27,6 +29,7 @@ time.sleep(60)
 PARENT = """
 import os, sys, time
 from pathlib import Path
+import app.children
 import app.children
 from app.children import Child, Children
 children = Children(Path(sys.argv[1]).with_name("children.json"), print)
@@ -283,3 +286,21 @@ def test_stdin_text_reaches_the_child(tmp_path: Path) -> None:
         assert child.log_tail() == "a secret"
     finally:
         children.stop()
+
+
+def test_every_python_that_is_started_ignores_the_current_folder() -> None:
+    """-P, or -I, which includes it: see tests/e2e/test_current_folder.py for what it prevents."""
+    root = Path(app.children.__file__).parents[1]
+    found, lax = 0, []
+    for path in (
+        path for name in ("app", "worker", "kdcore") for path in (root / name).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.List) and [*map(ast.unparse, node.elts)][:1] == [
+                "sys.executable"
+            ]:
+                found += 1
+                if ast.unparse(node.elts[1]) not in ("'-P'", "'-I'"):
+                    lax.append(f"{path.relative_to(root)}:{node.lineno}")
+    assert found >= 5
+    assert lax == []
