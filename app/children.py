@@ -60,9 +60,9 @@ class Child:
 class Children:
     """Starts children, restarts those that leave, and leaves none behind.
 
-    The guardian process ends them even when this one is killed without a chance to do it. Who kills
-    both leaves them to `end_leftovers`, which reads the file `record`. `say` is told of everything
-    that is restarted.
+    The guardian process ends them even when this one is killed without a chance to do it. If both
+    are killed, `end_leftovers` ends them at the next start; it reads the file `record`. `say` is
+    called with a message for everything that is restarted.
     """
 
     def __init__(self, record: Path, say: Callable[[str], None]) -> None:

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.storage import UPLOADS, Store
 
 AGE_S = 3600.0
-"""Nobody has written there for this long."""
+"""Files written to more recently are left alone."""
 CHECKED_BYTES_PER_S = 100_000
 """An upload's check reads faster than this; meanwhile nothing is written."""
 _RUNNING = (RunState.RUNNING, RunState.CANCELLING)

@@ -38,7 +38,7 @@ def open_to_others(settings: Settings) -> list[Path]:
     """What is ours and lets other users in; below a private folder nothing does."""
     folder = settings.data_dir.resolve()
     entries: list[Path] = []
-    with suppress(OSError):  # it is not there, or another user's
+    with suppress(OSError):  # it does not exist, or is another user's
         entries = sorted(folder.iterdir())
     found = [path for path in entries if path.name in _OURS]
     if all(path.name in _OURS | _NEUTRAL or path.name.startswith(".") for path in entries):

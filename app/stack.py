@@ -67,14 +67,15 @@ class Stack:
 def running_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[Stack]:
     """Starts everything, waits until it is ready, and ends everything at the end of the block.
 
-    `say` is told what is restarted; logs/up.log has that too, and why it ended. Raises StackError.
+    `say` is called with what is restarted; logs/up.log has that too, and why a start failed.
+    Raises StackError.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_private(settings)
     log_file, record = settings.data_dir / "logs" / "up.log", settings.data_dir / "children.json"
 
     def note(message: str) -> None:
-        # Somewhere it must stand, though the terminal or the reader of a pipe is gone.
+        # The terminal or the reader of a pipe may be gone.
         with suppress(OSError):
             log_file.parent.mkdir(exist_ok=True)
             shorten(log_file)

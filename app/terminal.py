@@ -40,8 +40,8 @@ STATE_STYLES = {
 def say(message: str, where: Console = console, style: str | None = None) -> None:
     """One message as it is: not wrapped, so that a link can be clicked, copied and parsed.
 
-    A reader that is gone, of a pipe or at a terminal, ends nothing: whoever serves goes on serving,
-    and whoever ends does so in good order.
+    A closed pipe or terminal is no error: a server goes on serving, and one that ends still stops
+    its children.
     """
     with suppress(OSError, SystemExit):  # rich wants to leave when a pipe is broken
         where.print(message, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -49,7 +49,7 @@ def api(
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hours go by before anybody looks: the times of a store cannot be set."""
+    """Two hours pass before the look: the times in a store cannot be set."""
 
     class Later:
         @staticmethod

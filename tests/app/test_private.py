@@ -61,7 +61,7 @@ def test_every_command_makes_an_old_folder_private(tmp_path: Path, command: tupl
     data_dir = old_installation(tmp_path / "data")
     assert len(lax(data_dir)) > 5
     words = [word.format(parent=tmp_path) for word in command]
-    # Nobody may listen there, so what would serve leaves at once.
+    # No process may listen there, so a server ends at once.
     halflayer(*words, data_dir=data_dir, HALFLAYER_HOST="203.0.113.1", HALFLAYER_PORT="9")
     assert lax(data_dir) == []
     assert open_to_others(Settings(data_dir=data_dir)) == []
@@ -90,14 +90,14 @@ def test_a_database_elsewhere_is_private_too(tmp_path: Path) -> None:
     elsewhere = old_installation(tmp_path / "elsewhere") / "halflayer.db"
     keep_private(Settings(data_dir=tmp_path / "data", database_url=f"sqlite:///{elsewhere}"))
     assert elsewhere.stat().st_mode & 0o777 == 0o600
-    assert elsewhere.parent.stat().st_mode & 0o777 == 0o755, "a folder that nobody named"
+    assert elsewhere.parent.stat().st_mode & 0o777 == 0o755, "a folder that no setting names"
 
 
 def test_in_a_folder_that_others_share_only_ours_is_changed(tmp_path: Path) -> None:
     data_dir = old_installation(tmp_path / "shared")
-    (data_dir / "somebody.txt").touch(0o644)
+    (data_dir / "foreign.txt").touch(0o644)
     keep_private(Settings(data_dir=data_dir))
-    assert lax(data_dir) == [".", "somebody.txt"]
+    assert lax(data_dir) == [".", "foreign.txt"]
 
 
 def test_a_folder_of_another_user_or_for_all_is_left_alone(

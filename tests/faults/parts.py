@@ -71,7 +71,7 @@ class Up:
 
 @contextmanager
 def asking(up: Up, took_s: list[float], failed: list[str]) -> Iterator[None]:
-    """Somebody asks the API five times a second."""
+    """The API is asked five times a second."""
     end = threading.Event()
 
     def ask() -> None:
@@ -137,9 +137,9 @@ def _guardian_kills(trial: Trial, up: Up) -> Row:
         guardian.kill()
         wait_for(lambda before=guardian: up.part("guardian") not in (None, before), 30, "a new one")
         time.sleep(1)  # it is told of the others at once
-        everybody = psutil.Process(up.process.process.pid).children(recursive=True)
+        processes = psutil.Process(up.process.process.pid).children(recursive=True)
         up.process.kill()
-        survivors += _alive(everybody, GONE_S)
+        survivors += _alive(processes, GONE_S)
         up.process.start()
         up.wait_ready()
     return Row(
@@ -155,7 +155,7 @@ def _both_killed(trial: Trial, up: Up) -> Row:
     for number in range(times):
         trial.say(f"up and its guardian are killed at once: {number} of {times}")
         wait_for(lambda: up.part("worker"), 60, "a worker")
-        everybody = psutil.Process(up.process.process.pid).children(recursive=True)
+        processes = psutil.Process(up.process.process.pid).children(recursive=True)
         guardian = up.part("guardian")
         assert guardian is not None
         guardian.kill()
@@ -165,7 +165,7 @@ def _both_killed(trial: Trial, up: Up) -> Row:
             up.wait_ready()
         except TimeoutError:
             failed_starts += 1
-        survivors += _alive(everybody, 1)
+        survivors += _alive(processes, 1)
     up.process.signal(signal.SIGTERM)
     status = up.process.process.wait(60)
     return Row(
