@@ -13,15 +13,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import cli_backup, cli_doctor, cli_runs, cli_tidy, cli_tokens
 from app.backup.manifest import BackupError
+from app.children import python_module
 from app.client import ClientError
 from app.db import WrongEncoding
 from app.demo import DemoFailed, run_demo
 from app.embedded_broker import BrokerDidNotStart, BrokerMissing
 from app.errors import AppError
 from app.migrations import upgrade
+from app.private import keep_private, make_files_private
 from app.settings import Settings
 from app.stack import Stack, StackError, child_environment, running_stack
-from app.terminal import console, errors
+from app.terminal import console, errors, say
 from kdcore import __version__
 
 EXIT_CODES = """
@@ -63,9 +65,9 @@ def up(
     data_dir: DataDir = None,
 ) -> None:
     """Serve Halflayer on this machine: broker, API and one worker, until Ctrl-C."""
-    with running_stack(_settings(data_dir, port, host)) as stack:
+    with running_stack(_settings(data_dir, port, host), say) as stack:
         _print_link(stack)
-        console.print("Ctrl-C stops it; runs that train save a checkpoint and resume later.")
+        say("Ctrl-C stops it; runs that train save a checkpoint and resume later.")
         _serve(stack)
 
 
@@ -78,11 +80,11 @@ def demo(
     data_dir: DataDir = None,
 ) -> None:
     """Run the published experiment at demo scale, with and without LayerDrop."""
-    with running_stack(_settings(data_dir, port)) as stack:
+    with running_stack(_settings(data_dir, port), say) as stack:
         _print_link(stack)
         run_demo(stack)
         if not leave:
-            console.print(f"\nStill serving at {stack.public_url}; Ctrl-C stops it.")
+            say(f"\nStill serving at {stack.public_url}; Ctrl-C stops it.")
             _print_link(stack)
             _serve(stack)
 
@@ -96,7 +98,7 @@ def worker(context: typer.Context) -> None:
     environment = child_environment(Settings())
     # Replaced, not wrapped: signals and the exit code are the worker's own.
     os.execve(  # noqa: S606
-        sys.executable, [sys.executable, "-m", "worker.main", *context.args], environment
+        sys.executable, python_module("worker.main", *context.args), environment
     )
 
 
@@ -104,6 +106,7 @@ def worker(context: typer.Context) -> None:
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database to this version's tables."""
     settings = _settings(data_dir, None)
+    keep_private(settings)
     upgrade(settings.resolved_database_url)
     console.print("The database is up to date.")
 
@@ -115,9 +118,8 @@ def version() -> None:
 
 
 def _print_link(stack: Stack) -> None:
-    console.print("\nHalflayer is ready. Open this link; it signs one browser in, once:")
-    # Not wrapped and not styled, so that it can be clicked, copied and parsed.
-    console.print(f"  {stack.sign_in_link()}\n", soft_wrap=True, markup=False, highlight=False)
+    say("\nHalflayer is ready. Open this link; it signs one browser in, once:")
+    say(f"  {stack.sign_in_link()}\n")
 
 
 def _serve(stack: Stack) -> None:
@@ -127,7 +129,7 @@ def _serve(stack: Stack) -> None:
             stack.check()
             time.sleep(1)
     except KeyboardInterrupt:
-        console.print("Stopping ...")
+        say("Stopping ...")
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -138,6 +140,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> None:
     """The entry point: runs a command and turns known errors into one line and an exit code."""
+    make_files_private()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
@@ -155,9 +158,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    errors.print(
-        f"halflayer: {message}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    say(f"halflayer: {message}", errors, style="red")
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ from app.backup.create import create_backup, where
 from app.backup.manifest import BackupError, Manifest
 from app.backup.restore import Contents, check_backup, contents_of, restore_backup
 from app.cli_connect import DataDir
+from app.private import keep_private
 from app.settings import Settings
 from app.stack import only_one
 from app.terminal import WorkBars, console, size_text
@@ -21,8 +22,10 @@ def backup(
     data_dir: DataDir = None,
 ) -> None:
     """Save the database and all files to a folder, while runs go on."""
+    settings = _settings(data_dir)
+    keep_private(settings)
     with WorkBars() as bars:
-        manifest = create_backup(_settings(data_dir), destination, bars)
+        manifest = create_backup(settings, destination, bars)
     console.print(f"{_told(manifest)} saved in {destination}", soft_wrap=True, markup=False)
     _tell_left_out(manifest)
     if manifest.left_out:
@@ -51,6 +54,7 @@ def restore(
         _tell_left_out(manifest)
         return
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_private(settings)
     with only_one(settings.data_dir):
         found = contents_of(settings, manifest)
         _make_sure(settings, found, force, yes)

@@ -6,11 +6,13 @@ import typer
 
 from app.cli_connect import DataDir
 from app.db import Database
+from app.leftovers import leftovers, remove
+from app.private import keep_private
 from app.runs.retention import Policy, plan
 from app.runs.retention import tidy as tidy_up
 from app.settings import Settings
 from app.storage import Store
-from app.terminal import console, removable_table, size_text
+from app.terminal import console, removable_table, say, size_text
 
 
 def tidy(
@@ -26,27 +28,42 @@ def tidy(
 ) -> None:
     """Remove files of ended runs to make room; curves, logs and the runs themselves stay.
 
-    Without --keep-last or --older-than only what ended runs left in the work folder goes. Pinned
-    runs, inputs of runs that have not ended, and the newest result of each kind never go.
+    Without --keep-last or --older-than only what ended runs left in the work folder goes, and what
+    uploads and workers left that were cut off. Pinned runs, inputs of runs that have not ended, and
+    the newest result of each kind never go.
     """
     settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    keep_private(settings)
     policy = Policy(keep_last, older_than)
     database = Database(settings.resolved_database_url)
     try:
+        store = Store(settings)
         with database.read() as session:
             found = plan(session, settings, policy)
-        if not found:
+        left = leftovers(database, settings, store)
+        mine = [each for each in left if each.known]
+        for each in left:
+            if not each.known:
+                size = size_text(each.size_bytes)
+                say(f"left alone, of no run or dataset in this database: {each.place} ({size})")
+        if not found and not mine:
             console.print("There is nothing to tidy up.")
             return
-        console.print(removable_table(found))
-        total = size_text(sum(each.size_bytes for each in found))
+        if found:
+            console.print(removable_table(found))
+        for each in mine:
+            say(f"cut off, and named by nothing: {each.place} ({size_text(each.size_bytes)})")
+        cut_off_bytes = sum(each.size_bytes for each in mine)
+        total = size_text(sum(each.size_bytes for each in found) + cut_off_bytes)
         if dry_run:
             console.print(f"{total} would go.")
             return
         if not yes:
             typer.confirm(f"Remove {total}? It cannot be undone.", abort=True)
         named = {each.run_id for each in found}
-        gone = tidy_up(database, settings, Store(settings), policy, named)
-        console.print(f"{size_text(sum(each.size_bytes for each in gone))} removed.")
+        gone = tidy_up(database, settings, store, policy, named)
+        remove(store, mine)
+        removed = size_text(sum(each.size_bytes for each in gone) + cut_off_bytes)
+        console.print(f"{removed} removed.")
     finally:
         database.close()

@@ -13,6 +13,7 @@ import typer
 from app.cli_connect import DataDir, Server, Token, connect
 from app.db import Database
 from app.local import find_server
+from app.private import keep_private
 from app.settings import Settings
 from app.terminal import console, errors, tokens_table
 from app.tokens import LINK_NAME, ApiToken, TokenKind, create_token, list_tokens, revoke
@@ -79,6 +80,7 @@ def list_all(server: Server = None, token: Token = None, data_dir: DataDir = Non
         with connect(server, token, data_dir) as client:
             console.print(tokens_table(client.tokens()))
         return
+    keep_private(settings)
     database = Database(settings.resolved_database_url)
     try:
         with database.read() as session:
@@ -100,6 +102,7 @@ def revoke_one(
         with connect(server, token, data_dir) as client:
             client.revoke_token(token_id)
     else:
+        keep_private(settings)
         database = Database(settings.resolved_database_url)
         try:
             with database.write() as session:
@@ -121,6 +124,7 @@ def _create_in_database(
     settings: Settings, name: str, scope: ScopeChoice, link: bool, expires_days: float | None
 ) -> str:
     expires = timedelta(days=expires_days) if expires_days else None
+    keep_private(settings)
     database = Database(settings.resolved_database_url)
     try:
         with database.write() as session:

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app import logs
 from app.main import create_app
+from app.private import keep_private, make_files_private
 from app.runs.stream import StreamHub
 from app.settings import Settings
 
@@ -65,6 +66,8 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = Settings()
     logs.configure(settings.log_format, "api")
+    make_files_private()
+    keep_private(settings)
     _open_many_files()
     app = create_app(settings)
     config = uvicorn.Config(

@@ -3,20 +3,29 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 from filelock import FileLock, Timeout
 
-from app.children import Child, ChildFailed, Children, inherited_environment, python_module
+from app.children import (
+    Child,
+    ChildFailed,
+    Children,
+    end_leftovers,
+    inherited_environment,
+    python_module,
+    shorten,
+)
 from app.db import Database
 from app.embedded_broker import EmbeddedBroker
 from app.local import LocalServer, ensure_token, find_server, note_server, server_file
 from app.migrations import upgrade
+from app.private import keep_private
 from app.settings import Settings
 from app.tokens import LINK_NAME, create_token
 
@@ -31,7 +40,7 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack; call `check` every second or so, it starts anew whatever fell over."""
+    """A running stack; call `check` every second or so, it restarts whatever has left."""
 
     settings: Settings
     url: str
@@ -41,11 +50,8 @@ class Stack:
     children: Children
 
     def check(self) -> None:
-        """Starts anew whatever fell over; raises StackError for what keeps falling."""
-        try:
-            self.children.check()
-        except ChildFailed as error:
-            raise StackError(str(error)) from None
+        """Restarts whatever has left, for as long as it takes."""
+        self.children.check()
 
     @property
     def public_url(self) -> str:
@@ -64,27 +70,57 @@ class Stack:
 
 
 @contextmanager
-def running_stack(settings: Settings) -> Iterator[Stack]:
-    """Starts everything, waits until it is ready, and ends everything at the end of the block."""
+def running_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[Stack]:
+    """Starts everything, waits until it is ready, and ends everything at the end of the block.
+
+    `say` is called with what is restarted; logs/up.log has that too, and why a start failed.
+    Raises StackError.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_private(settings)
+    log_file, record = settings.data_dir / "logs" / "up.log", settings.data_dir / "children.json"
+
+    def note(message: str) -> None:
+        # The terminal or the reader of a pipe may be gone.
+        with suppress(OSError):
+            log_file.parent.mkdir(exist_ok=True)
+            shorten(log_file)
+            with open(log_file, "a", encoding="utf-8") as log:
+                log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {message}\n")
+
+    def tell(message: str) -> None:
+        note(message)
+        say(message)
+
     with only_one(settings.data_dir):
-        settings = settings.model_copy(update={"port": _choose_port(settings)})
-        database = Database(settings.resolved_database_url)
         try:
-            upgrade(settings.resolved_database_url)
-            token = ensure_token(settings, database)
-        finally:
-            database.close()
-        children = Children()
-        try:
-            url = _start_children(settings, children)
-            stack = Stack(settings, url, token, children)
-            _wait_until_ready(stack)
-            note_server(settings.data_dir, LocalServer(url=url, pid=os.getpid()))
-            yield stack
-        finally:
-            server_file(settings.data_dir).unlink(missing_ok=True)
-            children.stop()
+            with _started(settings, record, tell) as stack:
+                yield stack
+        except StackError as error:
+            note(str(error))
+            raise
+
+
+@contextmanager
+def _started(settings: Settings, record: Path, tell: Callable[[str], None]) -> Iterator[Stack]:
+    end_leftovers(record, tell)
+    settings = settings.model_copy(update={"port": _choose_port(settings)})
+    database = Database(settings.resolved_database_url)
+    try:
+        upgrade(settings.resolved_database_url)
+        token = ensure_token(settings, database)
+    finally:
+        database.close()
+    children = Children(record, tell)
+    try:
+        url = _start_children(settings, children)
+        stack = Stack(settings, url, token, children)
+        _wait_until_ready(stack)
+        note_server(settings.data_dir, LocalServer(url=url, pid=os.getpid()))
+        yield stack
+    finally:
+        server_file(settings.data_dir).unlink(missing_ok=True)
+        children.stop()
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -167,7 +203,10 @@ def _wait_until_ready(stack: Stack) -> None:
     # trust_env: a proxy that is set for the outside has no business between us and ourselves.
     with httpx.Client(timeout=5, trust_env=False) as client:
         while time.monotonic() < deadline:
-            stack.check()
+            try:
+                stack.children.check(starting=True)
+            except ChildFailed as error:
+                raise StackError(str(error)) from None
             try:
                 response = client.get(f"{stack.url}/readyz")
                 last = response.text

@@ -10,6 +10,7 @@ work/<run id>/<attempt>/<checkpoint>/<path>   copies of checkpoints, likewise (w
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,8 @@ import fsspec
 
 from app.settings import Settings
 
+UPLOADS = "uploads"
+"""Below this key lie the uploads in a store that hosts share instead of a data folder."""
 WORK = "work"
 """Below this key lie the copies of checkpoints of runs that have not ended."""
 READ_AHEAD_BYTES = 4 << 20
@@ -149,6 +152,33 @@ class Store:
             found: list[str] = self._fs.ls(path, detail=False)
             return sorted(PurePosixPath(each).name for each in found)
         return []
+
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of every file in the store by its key, copies of checkpoints left out."""
+        with suppress(FileNotFoundError), _in_words():
+            found = self._fs.find(self._root, detail=True)
+            sizes = {
+                path.removeprefix(f"{self._root}/"): int(about["size"] or 0)
+                for path, about in found.items()
+            }
+            return {key: size for key, size in sizes.items() if not key.startswith(f"{WORK}/")}
+        return {}
+
+    def written_s(self, key: str) -> float:
+        """When the file was last written, in seconds since the epoch; now if it is gone."""
+        path = self._path(key)
+        with suppress(FileNotFoundError), _in_words():
+            return cast("float", self._fs.modified(path).timestamp())
+        return time.time()
+
+    def drop_empty_folders(self, prefix: str) -> None:
+        """Remove the folder `prefix` and those above it as far as they are empty, on a disk."""
+        if not self._local:
+            return
+        folder = Path(self._path(prefix))
+        with suppress(OSError):
+            for each in (*sorted(folder.rglob("*"), reverse=True), folder, folder.parent):
+                each.rmdir()
 
     def delete_prefix(self, key: str) -> None:
         """Remove everything below `key`; nothing there is not an error."""

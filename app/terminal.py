@@ -1,6 +1,7 @@
 """What commands show in a terminal: tables, bars, one clear line for an error; fetches nothing."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,16 @@ STATE_STYLES = {
     "running": "cyan",
     "cancelling": "yellow",
 }
+
+
+def say(message: str, where: Console = console, style: str | None = None) -> None:
+    """One message as it is: not wrapped, so that a link can be clicked, copied and parsed.
+
+    A closed pipe or terminal is no error: a server goes on serving, and one that ends still stops
+    its children.
+    """
+    with suppress(OSError, SystemExit):  # rich wants to leave when a pipe is broken
+        where.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float | None) -> str:

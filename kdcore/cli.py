@@ -67,6 +67,12 @@ from kdcore.launch import (
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+_LIBRARIES_BARS = (
+    "HF_HUB_DISABLE_PROGRESS_BARS",  # transformers' too
+    "HF_DATASETS_DISABLE_PROGRESS_BARS",
+    "TQDM_DISABLE",
+)
+"""Progress is told by events; a library's own bar would be lines of the run's log."""
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_DISK_FULL = 73
@@ -258,6 +264,8 @@ def _die_with_parent() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Parse `arguments` (without the program's name) and carry out the run."""
     faulthandler.enable()
+    for name in _LIBRARIES_BARS:  # read when the libraries are imported, so before that
+        os.environ.setdefault(name, "1")
     seat = Seat.taken()
     if seat is not None:
         die_with_launcher()

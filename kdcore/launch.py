@@ -29,6 +29,8 @@ EXIT_RANK_LOST = 76
 """Another process of the run is gone: run the same command again to go on."""
 _LAUNCHER = "KDCORE_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1
+_SAFE_PATH = ("-P",) if sys.flags.safe_path else ()
+"""Modules come from the current folder only if this process's own do: in a checkout they may."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def launch(arguments: list[str], count: int, folder: Path) -> int:
                 logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
             ),
             sys.executable,
-        )("-m", "kdcore", *arguments)
+        )(*_SAFE_PATH, "-m", "kdcore", *arguments)
         rank, status = 0, 0
     except ChildFailedError as error:
         rank, status = _first(error.failures)

@@ -104,7 +104,7 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
     optimiser = make_optimiser(model, training.optimiser)
     names = {id(p): name for name, p in model.named_parameters()}
     totals, first = _start(training, optimiser, names, resume)
-    clock = Clock(first, plan.total_steps, totals.trained_s, training.reporting)
+    clock = Clock(first, plan.total_steps, totals.trained_s, training.reporting, totals.tokens)
     model.train()
     watch = FiniteWatch(plan, model)
     every = training.eval_every_steps
@@ -302,9 +302,7 @@ def _log(training: Training, done: int, factor: float, totals: Totals, clock: Cl
     }
     values["lr"] = training.optimiser.learning_rate * factor
     values |= training.objective.facts(done - 1)
-    rate = clock.tokens_per_s(totals.tokens)
-    if rate is not None:
-        values["tokens_per_s"] = rate
+    values["tokens_per_s"] = clock.tokens_per_s(totals.tokens)
     training.sink.emit("metrics", step=done, values=values)
     totals.since_log.clear()
     totals.logged_step = done

@@ -67,14 +67,19 @@ class Clock:
     """Wall time of one `fit`: what is due, and the ETA."""
 
     def __init__(
-        self, first_step: int, total_steps: int, trained_before_s: float, reporting: Reporting
+        self,
+        first_step: int,
+        total_steps: int,
+        trained_before_s: float,
+        reporting: Reporting,
+        tokens_before: int = 0,
     ) -> None:
         now = time.monotonic()
         self._first, self._total, self._before_s = first_step, total_steps, trained_before_s
         self._reporting = reporting
         self._start = self._last_progress = self._last_checkpoint = now
         self._paused_s, self._save_s, self._logged_s = 0.0, 0.0, trained_before_s
-        self._logged_tokens: int | None = None
+        self._logged_tokens = tokens_before
 
     def trained_s(self) -> float:
         """Seconds spent on updates, those of earlier attempts included."""
@@ -116,9 +121,12 @@ class Clock:
         self._last_checkpoint = time.monotonic()
         self._save_s = self._last_checkpoint - start
 
-    def tokens_per_s(self, tokens: int) -> float | None:
-        """Throughput since the last call; None at the first, which has nothing to compare."""
+    def tokens_per_s(self, tokens: int) -> float:
+        """Throughput since the last call, or since this process began to train.
+
+        There is always one: a resumed run must have the points of one that was never stopped.
+        """
         trained_s = self.trained_s()
-        before, self._logged_tokens = self._logged_tokens, tokens
+        new_tokens, self._logged_tokens = tokens - self._logged_tokens, tokens
         elapsed_s, self._logged_s = trained_s - self._logged_s, trained_s
-        return None if before is None or elapsed_s <= 0 else (tokens - before) / elapsed_s
+        return new_tokens / max(elapsed_s, 1e-9)

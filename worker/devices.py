@@ -209,7 +209,7 @@ def _is_mig(name: str) -> bool:
 def _torch(program: str, *arguments: str, environment: dict[str, str]) -> bytes:
     """What `program` prints in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, "-P", "-c", program, *arguments],
         capture_output=True,
         timeout=PROBE_S,
         check=True,

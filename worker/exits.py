@@ -108,15 +108,20 @@ def outcome_of(
     asked_to_stop: bool,
     oom_killed: bool,
     last_words: str,
+    hung_s: float | None = None,
 ) -> Outcome:
-    """Judge a trainer's end by its exit status (negative: a signal) and its last event."""
+    """Judge a trainer's end by its exit status (negative: a signal) and its last event.
+
+    `hung_s`: after so long a silence the worker has killed it.
+    """
     kind = last_event.get("type") if last_event is not None else None
     if last_event is not None and kind == "result":
         # It lies in its place. On its way out a process answers signals no more, and dies of them.
         return Succeeded(dict(last_event.get("summary") or {}))
     if status == 0:
         return Failed("internal", "the trainer left without a result" + _words(last_words))
-    if last_event is not None and kind == "failed" and status > 0:
+    hung = hung_s is not None and status < 0
+    if last_event is not None and kind == "failed" and (status > 0 or hung):
         message = str(last_event.get("message") or "the trainer gave no reason")
         code = _known_code(last_event.get("code"))
         return Lost(message, code) if code == "device_lost" else Failed(code, message)
@@ -126,6 +131,8 @@ def outcome_of(
             "the trainer's disk is so full that not even its events could be written: free some "
             "space and submit the run again" + _words(last_words),
         )
+    if hung:
+        return Lost(f"the trainer said nothing for {hung_s:.0f} s and was ended")
     if status < 0:
         return _killed(-status, asked_to_stop, oom_killed, last_words)
     if asked_to_stop:

@@ -10,6 +10,7 @@ import threading
 import time
 from types import FrameType
 
+from app.children import python_module
 from worker.devices import Device
 
 EXIT_NO_DEVICE = 69
@@ -54,7 +55,7 @@ def _start(device: Device) -> subprocess.Popen[bytes]:
     # A session of its own, or Ctrl-C would reach it twice: from the terminal and from us.
     name = device.uuid or device.id
     return subprocess.Popen(
-        [sys.executable, "-m", "worker.main", "--device", name, "--leave-with-parent"],
+        python_module("worker.main", "--device", name, "--leave-with-parent"),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )

@@ -11,6 +11,7 @@ from celery import signals
 
 from app import logs
 from app.db import Database
+from app.private import keep_private, make_files_private
 from app.queue import Doorbell
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         leave_with_parent()
     settings = Settings()
     logs.configure(settings.log_format, "worker")
+    make_files_private()
+    keep_private(settings)
     wanted = options.device or settings.device
     try:
         found = devices(wanted, max(1, options.devices_per_run))

@@ -26,6 +26,11 @@ class Recorder:
         self.checkpoint: str | None = None
         """The newest checkpoint of this attempt before which everything has become rows."""
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the trainer has reported its result, so that nothing more is expected of it."""
+        return self.ending is not None and self.ending["type"] == "result"
+
     def catch_up(self) -> None:
         """Store what an earlier attempt said and nobody read: its trainer is not asked again.
 

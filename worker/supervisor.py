@@ -6,6 +6,7 @@ A database or broker that is away never ends a training: what the trainer says w
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -182,21 +183,21 @@ class Attempt:
             self._patiently(self._recorder.record_rest)
         finally:
             trainer.end()
-        if status < 0 and watchdog.barked:
-            return Lost(f"the trainer said nothing for {watchdog.silent_s:.0f} s and was ended")
         return outcome_of(
             status,
             self._recorder.ending,
             asked_to_stop=trainer.asked_to_stop,
             oom_killed=trainer.oom_killed(),
             last_words=last_lines(self._workspace.stderr),
+            hung_s=watchdog.silent_s if watchdog.barked else None,
         )
 
     def _watch(self, trainer: Trainer, watchdog: Watchdog) -> int:
         """Wait for the trainer's end, recording what it says; returns its exit status.
 
-        A trainer that hangs is killed here.
+        A trainer that hangs is killed here, be it on its way out, with its result reported.
         """
+        kill_at_s: float | None = None
         put_off_until = 0
         polls = 0
         pause = threading.Event()
@@ -208,7 +209,9 @@ class Attempt:
                 raise StaleAttempt(self._run.id, self._run.attempt)
             if self._pulse.cancelling or self._tools.leave.is_set():
                 trainer.stop()
-            if watchdog.barks():
+            if kill_at_s is None and self._recorder.has_result:
+                kill_at_s = time.monotonic() + self._tools.settings.stop_grace_s
+            if watchdog.barks() or (kill_at_s is not None and time.monotonic() > kill_at_s):
                 trainer.kill()
             try:
                 busy = polls >= put_off_until and self._recorder.record()

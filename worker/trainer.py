@@ -10,18 +10,18 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from app.children import python_module
 from worker.exits import OomWatch, oom_counter
 from worker.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-_KDCORE = [sys.executable, "-m", "kdcore"]
+_KDCORE = python_module("kdcore")
 
 
 def trainer_command(workspace: Workspace, cache_dir: Path, device: str) -> list[str]:

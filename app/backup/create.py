@@ -108,7 +108,7 @@ def where(settings: Settings) -> str:
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """One backup at a time; what one that was killed has left behind goes."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         with FileLock(settings.data_dir / "backup.lock", blocking=False):
             remove_pins(settings)

@@ -17,7 +17,7 @@ from app.errors import Conflict, NotFound, Unsupported
 from app.runs.models import Run
 from app.runs.states import FINAL
 from app.settings import Settings
-from app.storage import Store, fsync_folder
+from app.storage import UPLOADS, Store, fsync_folder
 
 FILE_NAMES: dict[DatasetFormat, str] = {
     "txt": "data.txt",
@@ -32,8 +32,6 @@ FORMATS: dict[DatasetKind, dict[str, DatasetFormat]] = {
     "tokenizer": {".json": "tokenizer_json", ".txt": "vocab_txt"},
 }
 MAX_COLUMNS_CHARS = 2_000
-UPLOADS = "uploads"
-"""Below this key lie the uploads in a store that hosts share instead of a data folder."""
 
 
 class DatasetNotFound(NotFound):

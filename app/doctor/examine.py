@@ -1,6 +1,5 @@
 """All checks in order; one that breaks does not hide the others."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
@@ -32,9 +31,6 @@ def examine(make_settings: Callable[[], Settings]) -> Iterator[Finding]:
     yield from _guarded("torch", machine.torch)
     yield from _guarded("data folder", lambda: machine.data_folder(settings))
     yield from _guarded("page", lambda: machine.page(settings))
-    yield from _guarded(
-        "uploads", lambda: machine.uploads(settings, services.ORPHAN_AGE_S, time.time())
-    )
     about_api, says = services.api(settings)
     yield from about_api
     yield from _guarded("broker", lambda: services.broker(settings, says))
@@ -42,13 +38,14 @@ def examine(make_settings: Callable[[], Settings]) -> Iterator[Finding]:
     about_database = list(_guarded("database", lambda: services.database(settings)))
     yield from about_database
     if any(finding.status == "failed" for finding in about_database):
-        for check in ("clocks", "workers", "work folders"):
+        for check in ("clocks", "workers", "work folders", "leftovers"):
             yield skipped(check, NEEDS_DATABASE)
         return
     with closing(Database(settings.resolved_database_url)) as db:
         yield from _guarded("clocks", lambda: services.clocks(db))
         yield from _guarded("workers", lambda: services.workers(settings, db))
-        yield from _guarded("work folders", lambda: services.leftovers(settings, db))
+        yield from _guarded("work folders", lambda: services.work_folders(settings, db))
+        yield from _guarded("leftovers", lambda: services.cut_off(settings, db))
 
 
 def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

@@ -5,15 +5,15 @@ import json
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 
-from app.doctor.findings import Finding, failed, ok, size, skipped, warning
+from app.doctor.findings import Finding, failed, ok, size, warning
 from app.frontend import frontend_dir
 from app.health import MIN_FREE_BYTES
+from app.private import open_to_others
 from app.settings import Settings
 from kdcore import __version__
 
@@ -47,7 +47,11 @@ def torch() -> Iterator[Finding]:
         )
         return
     done = subprocess.run(
-        [sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=TORCH_S, check=False
+        [sys.executable, "-P", "-c", _TORCH],
+        capture_output=True,
+        text=True,
+        timeout=TORCH_S,
+        check=False,
     )
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
@@ -89,11 +93,12 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
         )
         return
     yield ok("data folder", f"{folder} can be written")
-    if folder.stat().st_mode & stat.S_IRWXO:
+    opened = " ".join(map(str, open_to_others(settings)))
+    if opened:
         yield warning(
             "permissions",
-            f"other users of this machine can look into {folder}, where uploads and models lie",
-            f"chmod 700 {folder}",
+            f"other users of this machine can look into {opened}, and read uploads, models, tokens",
+            f"chmod go-rwx {opened}",
         )
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < MIN_FREE_BYTES:
@@ -150,23 +155,3 @@ def _misfits(settings: Settings) -> Iterator[Finding]:
             f"beats every {settings.heartbeat_s:g} s: one late beat would cost a run its worker",
             "set HALFLAYER_LEASE_S to three times HALFLAYER_HEARTBEAT_S at least",
         )
-
-
-def uploads(settings: Settings, age_s: float, now_s: float) -> Iterator[Finding]:
-    """What uploads left that were cut off when the API died."""
-    folder = settings.uploads_dir
-    orphans = [
-        path
-        for path in (sorted(folder.glob(".incoming-*")) if folder.is_dir() else [])
-        if now_s - max(each.stat().st_mtime for each in [path, *path.rglob("*")]) > age_s
-    ]
-    if not folder.is_dir():
-        yield skipped("uploads", "nothing has been uploaded yet")
-    elif orphans:
-        yield warning(
-            "uploads",
-            f"{len(orphans)} uploads were cut off and nobody writes to them any more",
-            "rm -r " + " ".join(map(str, orphans)),
-        )
-    else:
-        yield ok("uploads", "none was left half done")

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import Database, WrongEncoding, utc_now
 from app.doctor.findings import Finding, failed, ok, size, skipped, warning
 from app.ids import new_id
+from app.leftovers import Leftover, leftovers
 from app.local import find_server
 from app.migrations import current_revision, head_revision, revisions
 from app.runs.models import Run, Worker
@@ -217,7 +218,34 @@ def _rows(db: Database) -> list[Worker]:
         return list(session.scalars(select(Worker).where(Worker.stopped_at.is_(None))))
 
 
-def leftovers(settings: Settings, db: Database) -> Iterator[Finding]:
+def cut_off(settings: Settings, db: Database) -> Iterator[Finding]:
+    """What killed uploads and killed workers left in the uploads and in the store."""
+    found = leftovers(db, settings, Store(settings))
+    mine = [each for each in found if each.known]
+    strange = [each for each in found if not each.known]
+    if mine:
+        yield warning(
+            "leftovers",
+            f"{len(mine)} uploads or results were cut off, {size(_total(mine))}",
+            "halflayer tidy",
+        )
+    if strange:
+        places = ", ".join(each.place for each in strange[:SHOWN])
+        yield warning(
+            "leftovers",
+            f"{len(strange)} belong to no run or dataset of this database, "
+            f"{size(_total(strange))}: {places}",
+            "if this is the right database, remove them by hand",
+        )
+    if not found:
+        yield ok("leftovers", "no upload and no result was left half done")
+
+
+def _total(found: list[Leftover]) -> int:
+    return sum(each.size_bytes for each in found)
+
+
+def work_folders(settings: Settings, db: Database) -> Iterator[Finding]:
     """Work folders of runs that have ended or are gone."""
     folder = settings.work_dir
     here = sorted(folder.iterdir()) if folder.is_dir() else []

@@ -88,7 +88,7 @@ def test_a_data_folder_that_is_missing_or_open_to_all(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
     tmp_path.chmod(0o755)
     opened = machine.data_folder(Settings(data_dir=tmp_path))
-    assert any("chmod 700" in finding.remedy for finding in opened)
+    assert any("chmod go-rwx" in finding.remedy for finding in opened)
 
 
 def test_a_data_folder_that_cannot_be_written() -> None:
@@ -136,17 +136,6 @@ def test_settings_that_cannot_be_read(
     found = the_one(examine(Settings), "failed")
     assert found.check == "settings"
     assert name.lower().removeprefix("halflayer_") in found.detail.lower()
-
-
-def test_uploads_that_were_cut_off(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    folder = settings.uploads_dir / ".incoming-abc"
-    folder.mkdir(parents=True)
-    (folder / "upload").touch()
-    now_s = time.time()
-    assert statuses(machine.uploads(settings, 3600, now_s)) == {"uploads": "ok"}
-    left = the_one(machine.uploads(settings, 3600, now_s + 4000), "warning")
-    assert left.remedy == f"rm -r {folder}"
 
 
 # ------------------------------------------------------------------------------- database
@@ -276,14 +265,14 @@ def test_work_folders_of_ended_runs(impatient: Settings, db: Database) -> None:
     with db.write() as session:
         for state in states:
             session.add(Run(id=state[:12], name="x", kind="teacher", state=state, config=config))
-    assert statuses(services.leftovers(impatient, db)) == {"work folders": "ok"}
+    assert statuses(services.work_folders(impatient, db)) == {"work folders": "ok"}
     for name in (*states, "unknown"):
         folder = impatient.work_dir / name / "attempt-1"
         folder.mkdir(parents=True)
         (folder / "events.jsonl").write_text("{}\n")
     an_hour_ago = time.time() - 4000
     os.utime(impatient.work_dir / "unknown", (an_hour_ago, an_hour_ago))
-    left = the_one(services.leftovers(impatient, db), "warning")
+    left = the_one(services.work_folders(impatient, db), "warning")
     folders = [str(impatient.work_dir / name) for name in ("succeeded", "unknown")]
     assert left.remedy == "rm -r " + " ".join(folders)
 
@@ -304,5 +293,5 @@ def test_one_broken_check_does_not_hide_the_others(
     assert (found["database"], found["api"], found["workers"]) == ("failed", "failed", "skipped")
     assert set(found) == {
         *("python", "settings", "torch", "data folder", "permissions", "free space", "page"),
-        *("uploads", "api", "broker", "store", "database", "clocks", "workers", "work folders"),
+        *("leftovers", "api", "broker", "store", "database", "clocks", "workers", "work folders"),
     }

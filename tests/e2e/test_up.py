@@ -1,6 +1,8 @@
 """`halflayer up` starts whole, moves aside for a taken port, and leaves nobody behind."""
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,9 @@ def test_a_taken_port_is_avoided_and_ctrl_c_ends_all(started: Installation) -> N
     assert not started.url.endswith(":8000")
     assert httpx.get(f"{started.url}/readyz", trust_env=False).json()["status"] == "ready"
     assert len(started.processes()) >= 4  # guardian, Valkey, API, worker
+    files = list(started.data_dir.rglob("*"))
+    assert {"halflayer.db", "cli-token", "worker.log", "children.json"} <= {f.name for f in files}
+    assert [f for f in (started.data_dir, *files) if f.stat().st_mode & 0o077] == []
     begun = time.monotonic()
     stop(started)
     assert time.monotonic() - begun < 15
@@ -70,3 +75,54 @@ def test_a_child_that_dies_comes_back(started: Installation) -> None:
             pass
         assert time.monotonic() < deadline, "the API did not come back"
         time.sleep(0.2)
+
+
+def test_the_next_up_ends_what_one_killed_with_its_guardian_left(started: Installation) -> None:
+    everybody = started.processes()
+    guardian = next(each for each in everybody if "app.guardian" in each.cmdline())
+    left = [each for each in everybody[1:] if each != guardian]
+    port = started.url.rpartition(":")[2]
+    guardian.kill()
+    started.process.kill()
+    started.process.wait()
+    assert httpx.get(f"{started.url}/readyz", trust_env=False).is_success, "nothing was left"
+    again = start(started.data_dir, "--port", port)
+    try:
+        assert again.url == started.url
+        assert not psutil.wait_procs(left, timeout=1)[1]
+        assert "ending what an earlier start left running: Valkey" in again.output.read_text()
+    finally:
+        stop(again)
+
+
+def test_an_up_whose_reader_is_gone_serves_on_and_ends_in_good_order(started: Installation) -> None:
+    """`halflayer up | head -1`, and a terminal that is closed."""
+    stop(started)
+    up = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "up"],
+        env=started.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert up.stdout is not None
+    with up.stdout as out:
+        assert out.readline()
+    again = Installation(started.data_dir, up, started.output, started.environment)
+    try:
+        worker = next(each for each in again.processes() if "worker.main" in each.cmdline())
+        guardian = next(each for each in again.processes() if "app.guardian" in each.cmdline())
+        log = started.data_dir / "logs" / "up.log"
+        worker.kill()
+        deadline = time.monotonic() + 60
+        while not log.exists() or "worker restarted" not in log.read_text():
+            assert up.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        guardian.kill()
+        stop(again, timeout_s=40)
+        assert up.returncode == 0
+    finally:
+        if up.poll() is None:
+            up.kill()
+        up.wait()

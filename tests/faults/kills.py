@@ -21,7 +21,7 @@ UPDATES = 250
 TOGETHER = 2
 RESUMED_WITHIN_S = 90.0
 _OWN_TIME = ("tokens_per_s",)
-"""Curves that no two executions share."""
+"""Curves whose values no two executions share."""
 
 
 @dataclass
@@ -55,7 +55,11 @@ class Damage:
         assert undisturbed.state == RunState.SUCCEEDED, undisturbed.error_message
         expected, found = (_curves(stand.points(each)) for each in (undisturbed_id, run_id))
         self.lost_points += len(expected.keys() - found.keys())
-        self.other_points += sum(found[at] != expected[at] for at in expected.keys() & found.keys())
+        self.other_points += sum(
+            found[at] != expected[at]
+            for at in expected.keys() & found.keys()
+            if at[0] not in _OWN_TIME
+        )
         rows = Counter((p.name, p.step, p.attempt) for p in stand.points(run_id))
         self.doubled_points += sum(count - 1 for count in rows.values())
         if stand.weights_sha256(run_id) != stand.weights_sha256(undisturbed_id):
@@ -66,8 +70,7 @@ def _curves(points: list[MetricPoint]) -> dict[tuple[str, int], float | None]:
     """The value of every curve at every step; a later attempt's wins."""
     newest: dict[tuple[str, int], MetricPoint] = {}
     for point in points:
-        if point.name not in _OWN_TIME:
-            newest[point.name, point.step] = point
+        newest[point.name, point.step] = point
     return {at: point.value for at, point in newest.items()}
 
 

@@ -28,6 +28,7 @@ SCENARIOS = {
     "backup": "backups:backup",
     "hosts": "hosts:hosts",
     "ranks": "ranks:ranks",
+    "killed-parts": "parts:parts",
     "killed-api": "streams:killed_api",
     "streams": "streams:many_streams",
 }

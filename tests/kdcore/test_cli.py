@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from kdcore.cli import EXIT_STOPPED, _StoppedEarly, _StopRequest
-from kdcore.config import FileCorpus, TeacherConfig
+from kdcore.config import (
+    Evaluation,
+    FileCorpus,
+    FolderCheckpoint,
+    PruneConfig,
+    Schedule,
+    ScratchModel,
+    TeacherConfig,
+    WordPieceTokenizer,
+)
+from kdcore.events import ListSink
+from kdcore.run import execute
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -57,3 +68,38 @@ def _answers(pid: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("by_standby", [False, True])
+def test_no_librarys_progress_bar_is_drawn(
+    corpus: FileCorpus, cache_dir: Path, tmp_path: Path, by_standby: bool
+) -> None:
+    """Each redrawing of one would be a line of the run's log."""
+    tiny = TeacherConfig(
+        model=ScratchModel(layers=2, hidden_size=16, heads=2, intermediate_size=32),
+        corpus=corpus,
+        tokenizer=WordPieceTokenizer(vocab_size=300),
+        seq_len=32,
+        schedule=Schedule(batch_size=4, max_steps=1),
+        evaluation=Evaluation(max_sequences=4),
+    )
+    execute(tiny, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    config = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path / "model")))
+    (tmp_path / "prune.json").write_text(config.model_dump_json())
+    arguments = ["run", "--config", str(tmp_path / "prune.json"), "--out", str(tmp_path / "out"),
+                 "--device", "cpu", "--quiet"]  # fmt: skip
+    said = tmp_path / "stderr.log"
+    request = json.dumps({"arguments": arguments, "output": str(said)}) + "\n"
+    with open(said, "wb") as stderr, open(tmp_path / "request", "w+b") as stdin:
+        stdin.write(request.encode())
+        stdin.seek(0)
+        subprocess.run(
+            [sys.executable, "-m", "kdcore", *(["standby"] if by_standby else arguments)],
+            stdin=stdin,
+            stderr=stderr,
+            env={k: v for k, v in os.environ.items() if not k.endswith("_PROGRESS_BARS")},
+            timeout=200,
+            check=True,
+        )
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    assert "%|" not in said.read_text()

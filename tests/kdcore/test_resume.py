@@ -155,6 +155,10 @@ def assert_same(
     assert weights.keys() == theirs.keys()
     assert all(torch.equal(weights[name], theirs[name]) for name in theirs)
     assert points(events, after) == points(whole[1].events, after)
+    # Its values are each execution's own, but no point may be missing.
+    logged = {event["step"] for event in events if "loss" in event.get("values", {})}
+    rated = {event["step"] for event in events if "tokens_per_s" in event.get("values", {})}
+    assert rated == logged == {step for step in (3, UPDATES) if step > after}
     (summary,) = [event["summary"] for event in events if event["type"] == "result"]
     expected = whole[1].of_type("result")[0]["summary"]
     assert expected["precision"] == precision

@@ -25,9 +25,9 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 def test_pauses_count_neither_as_training_nor_in_the_throughput(time: Time) -> None:
-    clock = Clock(0, 10, 5.0, Reporting())
+    clock = Clock(0, 10, 5.0, Reporting(), tokens_before=600)
     time.now_s += 2
-    assert clock.tokens_per_s(1000) is None, "nothing to compare with yet"
+    assert clock.tokens_per_s(1000) == 400 / 2, "of this attempt alone"
     with clock.paused():
         time.now_s += 50
     time.now_s += 4

@@ -47,6 +47,14 @@ def test_a_typed_failure_keeps_its_type() -> None:
     assert unknown == Failed("internal", "x")
 
 
+def test_what_was_reported_before_a_hang_counts() -> None:
+    assert judge(-signal.SIGKILL, RESULT, hung_s=9.0) == Succeeded({"steps": 3})
+    assert judge(-signal.SIGKILL, NAN, hung_s=9.0) == Failed("nan", "the loss is NaN")
+    assert isinstance(judge(-signal.SIGKILL, hung_s=9.0), Lost)
+    # Killed from outside: a rank may have failed because another one was killed.
+    assert isinstance(judge(-signal.SIGKILL, NAN), Lost)
+
+
 def test_a_crash_without_words_is_internal_with_stderrs_end() -> None:
     for status in (1, 2, -signal.SIGSEGV, -signal.SIGABRT):
         outcome = judge(status)

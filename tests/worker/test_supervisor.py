@@ -279,6 +279,30 @@ def test_a_trainer_that_always_hangs_is_given_up(
     assert "said nothing" in (run.error_message or "")
 
 
+@pytest.mark.parametrize("hung_after_s", [0.5, 1800.0])
+def test_a_result_counts_though_its_trainer_hangs_on_its_way_out(
+    tools: Tools, database: Database, trainer: Script, hung_after_s: float
+) -> None:
+    """Killed by the watchdog, or after the grace that any trainer has to leave."""
+    tools.settings.hung_after_s = hung_after_s
+    trainer("result(); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
+    run_id = add_run(database)
+    Supervisor(tools).answer(run_id)
+    run = row(database, run_id)
+    assert (run.state, run.result, run.attempt) == (RunState.SUCCEEDED, {"steps": 1}, 1)
+
+
+def test_a_failure_counts_though_its_trainer_hangs_on_its_way_out(
+    tools: Tools, database: Database, trainer: Script
+) -> None:
+    tools.settings.hung_after_s = 0.5
+    trainer("say('failed', code='nan', message='loss became NaN', field=None); time.sleep(600)")
+    run_id = add_run(database)
+    Supervisor(tools).answer(run_id)
+    run = row(database, run_id)
+    assert (run.state, run.error_code) == (RunState.FAILED, "nan"), run.error_message
+
+
 def test_leaving_stops_the_trainer_and_queues_the_run_at_once(
     tools: Tools, database: Database, trainer: Script
 ) -> None:
