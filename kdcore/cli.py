@@ -1,7 +1,7 @@
 """The command line of the training library; needs no server.
 
     python -m kdcore teacher --layer-drop 0.1 --out runs/teacher
-    python -m kdcore prune --teacher.source folder --teacher.path runs/teacher/model --out runs/cut
+    python -m kdcore prune --teacher.path runs/teacher/model --out runs/pruned
     python -m kdcore run --config config.json --out runs/any
     python -m kdcore standby
 
@@ -30,12 +30,15 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -44,7 +47,14 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from kdcore.config import RUN_CONFIG, DistillConfig, PruneConfig, RunConfig, TeacherConfig
+from kdcore.config import (
+    RUN_CONFIG,
+    DistillConfig,
+    PruneConfig,
+    RunConfig,
+    TeacherConfig,
+    field_error,
+)
 from kdcore.errors import (
     MEMORY_ADVICE,
     ConfigError,
@@ -75,6 +85,32 @@ EXIT_STOPPED = 75
 """EX_TEMPFAIL: run the same command again to go on."""
 
 
+def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The members of a union, by the value of its discriminator."""
+    tag = str(field.discriminator)
+    return {each.model_fields[tag].default: each for each in get_args(field.annotation)}
+
+
+def _variant_with(name: str, field: FieldInfo, given: Set[str]) -> str:
+    """The one variant of the union `name` that has all the given flags, or the default one."""
+    tag = str(field.discriminator)
+    fitting = [
+        each for each, model in _variants(field).items() if model.model_fields.keys() >= given
+    ]
+    if len(fitting) == 1 or getattr(field.default, tag, None) in fitting:
+        return fitting[0] if len(fitting) == 1 else str(getattr(field.default, tag))
+    flags = " and ".join(_flag(name, each) for each in sorted(given))
+    if not fitting:
+        raise field_error((name,), f"{flags} do not go together: see --help")
+    raise field_error(
+        (name,), f"{flags} may mean {' or '.join(fitting)}: say which with {_flag(name, tag)}"
+    )
+
+
+def _flag(*path: str) -> str:
+    return "--" + ".".join(path).replace("_", "-")
+
+
 class _Where(BaseModel):
     @model_validator(mode="before")
     @classmethod
@@ -85,12 +121,8 @@ class _Where(BaseModel):
         data = dict(data)
         for name, field in cls.model_fields.items():
             tag, value = field.discriminator, data.get(name)
-            if not isinstance(tag, str) or not isinstance(value, dict) or tag in value:
-                continue
-            for variant in get_args(field.annotation):
-                if value.keys() <= variant.model_fields.keys():
-                    data[name] = {**value, tag: variant.model_fields[tag].default}
-                    break
+            if isinstance(tag, str) and isinstance(value, dict) and tag not in value:
+                data[name] = {**value, tag: _variant_with(name, field, value.keys())}
         return data
 
     out: Path = Field(description="Folder of this run; an unfinished run in it is resumed.")
@@ -144,7 +176,8 @@ class _Cli(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_avoid_json=True,
-        cli_enforce_required=True,
+        # argparse would require the fields of every variant of a union at once.
+        cli_enforce_required=False,
         cli_hide_none_type=True,
         nested_model_default_partial_update=True,
         env_prefix="KDCORE_UNUSED_",
@@ -272,8 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
         processes = process_count(command.device, command.devices)
     except ValidationError as error:
         for problem in error.errors():
-            field = ".".join(str(part) for part in problem["loc"])
-            print(f"{field}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+            print(_in_words(problem, of_flags=error.title == _Cli.__name__), file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -295,6 +327,32 @@ def main(arguments: list[str] | None = None) -> int:
     if seat is not None and status:
         end_at_once(status)
     return status
+
+
+def _in_words(problem: ErrorDetails, *, of_flags: bool) -> str:
+    """One line that names the flag, or the field of the config file."""
+    kind, loc = problem["type"], [part for part in problem["loc"] if isinstance(part, str)]
+    message = str(problem["ctx"]["error"]) if kind == "value_error" else problem["msg"]
+    commands: dict[str, type[BaseModel]] = {
+        "teacher": _Teacher,
+        "prune": _Prune,
+        "distill": _Distill,
+        "run": _Run,
+    }
+    command = commands.get(loc[0]) if len(loc) > 1 else None
+    if not of_flags or command is None:
+        return f"{'.'.join(loc)}: {message}"
+    path = loc[1:]
+    field = command.model_fields.get(path[0])
+    if field is not None and isinstance(field.discriminator, str):
+        tag = _flag(path[0], field.discriminator)
+        if len(path) > 1:  # pydantic names the chosen variant, which is no part of the flag
+            chosen = path.pop(1)
+            if kind == "extra_forbidden":
+                message = f"not a flag of {tag} {chosen}"
+        elif kind == "missing":
+            return f"{tag}: required, one of {', '.join(_variants(field))}"
+    return f"{_flag(*path)}: {'required' if kind == 'missing' else message}"
 
 
 def _carry_out(
