@@ -30,6 +30,7 @@ import signal
 import sys
 import threading
 import traceback
+from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliSettingsSource,
     CliSubCommand,
     SettingsConfigDict,
     get_subcommand,
@@ -168,6 +170,14 @@ class _Run(_Where):
     quiet: bool = Field(default=False, description="Draw no progress bar.")
 
 
+_COMMANDS: dict[str, type[BaseModel]] = {
+    "teacher": _Teacher,
+    "prune": _Prune,
+    "distill": _Distill,
+    "run": _Run,
+}
+
+
 class _Cli(BaseSettings):
     """Distil BERT-like encoders: LayerDrop teachers, pruned students, distillation."""
 
@@ -187,6 +197,23 @@ class _Cli(BaseSettings):
     prune: CliSubCommand[_Prune]
     distill: CliSubCommand[_Distill]
     run: CliSubCommand[_Run]
+
+
+class _Help(RawDescriptionHelpFormatter):
+    """Says of a union's flags which variant they belong to; pydantic has one default for all."""
+
+    def add_argument(self, action: Action) -> None:
+        command, name, key = [*action.dest.split("."), "", "", ""][:3]
+        field = _COMMANDS[command].model_fields.get(name) if command in _COMMANDS else None
+        if key and field is not None and isinstance(field.discriminator, str):
+            if key == field.discriminator:
+                default = getattr(field.default, key, None)
+                action.help = "Follows from the other flags."
+                action.help += f" (default: {default})" if default else ""
+            else:
+                having = [tag for tag, v in _variants(field).items() if key in v.model_fields]
+                action.help = f"[{' or '.join(having)}] {action.help}"
+        super().add_argument(action)
 
 
 class TerminalSink:
@@ -298,7 +325,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["standby"]:
         arguments = _stand_by()
     try:
-        cli = CliApp.run(_Cli, cli_args=arguments)
+        flags: CliSettingsSource[Any] = CliSettingsSource(_Cli, formatter_class=_Help)
+        cli = CliApp.run(_Cli, cli_args=arguments, cli_settings_source=flags)
         command = get_subcommand(cli)
         assert isinstance(command, _Where)
         config, submitted = _config_of(command), _submitted(command)
@@ -333,13 +361,7 @@ def _in_words(problem: ErrorDetails, *, of_flags: bool) -> str:
     """One line that names the flag, or the field of the config file."""
     kind, loc = problem["type"], [part for part in problem["loc"] if isinstance(part, str)]
     message = str(problem["ctx"]["error"]) if kind == "value_error" else problem["msg"]
-    commands: dict[str, type[BaseModel]] = {
-        "teacher": _Teacher,
-        "prune": _Prune,
-        "distill": _Distill,
-        "run": _Run,
-    }
-    command = commands.get(loc[0]) if len(loc) > 1 else None
+    command = _COMMANDS.get(loc[0]) if len(loc) > 1 else None
     if not of_flags or command is None:
         return f"{'.'.join(loc)}: {message}"
     path = loc[1:]
