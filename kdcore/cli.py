@@ -94,13 +94,13 @@ def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
 
 
 def _variant_with(name: str, field: FieldInfo, given: Set[str]) -> str:
-    """The one variant of the union `name` that has all the given flags, or the default one."""
+    """The one variant of the union `name` that has all the given flags."""
     tag = str(field.discriminator)
     fitting = [
         each for each, model in _variants(field).items() if model.model_fields.keys() >= given
     ]
-    if len(fitting) == 1 or getattr(field.default, tag, None) in fitting:
-        return fitting[0] if len(fitting) == 1 else str(getattr(field.default, tag))
+    if len(fitting) == 1:
+        return fitting[0]
     flags = " and ".join(_flag(name, each) for each in sorted(given))
     if not fitting:
         raise field_error((name,), f"{flags} do not go together: see --help")
