@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -32,6 +33,12 @@ VALUES = {
     "hidden_size": 8,
 }
 REQUIRED = {"teacher": (), "prune": ("teacher",), "distill": ("teacher", "student")}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is wrongly accepted leaves its files in no folder of ours."""
+    monkeypatch.chdir(tmp_path)
 
 
 def kebab(*path: str) -> str:
@@ -175,7 +182,7 @@ def test_wrong_flags_are_named(
 
 
 def test_a_config_file_is_blamed_by_its_fields(
-    tmp_path: Any, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"kind": "teacher", "schedule": {"epochs": 0}}))
