@@ -9,6 +9,8 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import cli_backup, cli_doctor, cli_runs, cli_tidy, cli_tokens
@@ -153,6 +155,14 @@ def main() -> None:
         _fail(str(error), 1)
     except AppError as error:
         _fail(error.detail, 5)
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        wrong = error.errors()[0]
+        name = f"{Settings.model_config['env_prefix']}{'.'.join(map(str, wrong['loc']))}".upper()
+        _fail(f"{name}: {wrong['msg']}", 2)
+    except SettingsError as error:
+        _fail(f"a HALFLAYER_ variable is not the JSON that it must be: {error}", 2)
     except SQLAlchemyError as error:
         _fail(f"the database does not answer as it should: {error}".splitlines()[0], 1)
 

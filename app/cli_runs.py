@@ -85,7 +85,7 @@ def watch(
 def cancel(
     run_id: RunId, server: Server = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
-    """Stop a run; runs that wait for it are skipped."""
+    """Stop a run for good: it leaves no checkpoint, and runs that wait for it are skipped."""
     with connect(server, token, data_dir) as client:
         run = client.cancel(run_id)
     console.print(f"run {run['id']} is {run['state']}")

@@ -1,7 +1,7 @@
 """The command line of the training library; needs no server.
 
     python -m kdcore teacher --layer-drop 0.1 --out runs/teacher
-    python -m kdcore prune --teacher.source folder --teacher.path runs/teacher/model --out runs/cut
+    python -m kdcore prune --teacher.path runs/teacher/model --out runs/pruned
     python -m kdcore run --config config.json --out runs/any
     python -m kdcore standby
 
@@ -30,21 +30,33 @@ import signal
 import sys
 import threading
 import traceback
+from argparse import Action, RawDescriptionHelpFormatter
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliSettingsSource,
     CliSubCommand,
     SettingsConfigDict,
     get_subcommand,
 )
 
-from kdcore.config import RUN_CONFIG, DistillConfig, PruneConfig, RunConfig, TeacherConfig
+from kdcore.config import (
+    RUN_CONFIG,
+    DistillConfig,
+    PruneConfig,
+    RunConfig,
+    TeacherConfig,
+    field_error,
+)
 from kdcore.errors import (
     MEMORY_ADVICE,
     ConfigError,
@@ -81,6 +93,32 @@ EXIT_STOPPED = 75
 """EX_TEMPFAIL: run the same command again to go on."""
 
 
+def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The members of a union, by the value of its discriminator."""
+    tag = str(field.discriminator)
+    return {each.model_fields[tag].default: each for each in get_args(field.annotation)}
+
+
+def _variant_with(name: str, field: FieldInfo, given: Set[str]) -> str:
+    """The one variant of the union `name` that has all the given flags."""
+    tag = str(field.discriminator)
+    fitting = [
+        each for each, model in _variants(field).items() if model.model_fields.keys() >= given
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    flags = " and ".join(_flag(name, each) for each in sorted(given))
+    if not fitting:
+        raise field_error((name,), f"{flags} do not go together: see --help")
+    raise field_error(
+        (name,), f"{flags} may mean {' or '.join(fitting)}: say which with {_flag(name, tag)}"
+    )
+
+
+def _flag(*path: str) -> str:
+    return "--" + ".".join(path).replace("_", "-")
+
+
 class _Where(BaseModel):
     @model_validator(mode="before")
     @classmethod
@@ -91,12 +129,8 @@ class _Where(BaseModel):
         data = dict(data)
         for name, field in cls.model_fields.items():
             tag, value = field.discriminator, data.get(name)
-            if not isinstance(tag, str) or not isinstance(value, dict) or tag in value:
-                continue
-            for variant in get_args(field.annotation):
-                if value.keys() <= variant.model_fields.keys():
-                    data[name] = {**value, tag: variant.model_fields[tag].default}
-                    break
+            if isinstance(tag, str) and isinstance(value, dict) and tag not in value:
+                data[name] = {**value, tag: _variant_with(name, field, value.keys())}
         return data
 
     out: Path = Field(description="Folder of this run; an unfinished run in it is resumed.")
@@ -142,6 +176,14 @@ class _Run(_Where):
     quiet: bool = Field(default=False, description="Draw no progress bar.")
 
 
+_COMMANDS: dict[str, type[BaseModel]] = {
+    "teacher": _Teacher,
+    "prune": _Prune,
+    "distill": _Distill,
+    "run": _Run,
+}
+
+
 class _Cli(BaseSettings):
     """Distil BERT-like encoders: LayerDrop teachers, pruned students, distillation."""
 
@@ -150,7 +192,8 @@ class _Cli(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_avoid_json=True,
-        cli_enforce_required=True,
+        # argparse would require the fields of every variant of a union at once.
+        cli_enforce_required=False,
         cli_hide_none_type=True,
         nested_model_default_partial_update=True,
         env_prefix="KDCORE_UNUSED_",
@@ -160,6 +203,23 @@ class _Cli(BaseSettings):
     prune: CliSubCommand[_Prune]
     distill: CliSubCommand[_Distill]
     run: CliSubCommand[_Run]
+
+
+class _Help(RawDescriptionHelpFormatter):
+    """Says of a union's flags which variant they belong to; pydantic has one default for all."""
+
+    def add_argument(self, action: Action) -> None:
+        command, name, key = [*action.dest.split("."), "", "", ""][:3]
+        field = _COMMANDS[command].model_fields.get(name) if command in _COMMANDS else None
+        if key and field is not None and isinstance(field.discriminator, str):
+            if key == field.discriminator:
+                default = getattr(field.default, key, None)
+                action.help = "Follows from the other flags."
+                action.help += f" (default: {default})" if default else ""
+            else:
+                having = [tag for tag, v in _variants(field).items() if key in v.model_fields]
+                action.help = f"[{' or '.join(having)}] {action.help}"
+        super().add_argument(action)
 
 
 class TerminalSink:
@@ -273,15 +333,15 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["standby"]:
         arguments = _stand_by()
     try:
-        cli = CliApp.run(_Cli, cli_args=arguments)
+        flags: CliSettingsSource[Any] = CliSettingsSource(_Cli, formatter_class=_Help)
+        cli = CliApp.run(_Cli, cli_args=arguments, cli_settings_source=flags)
         command = get_subcommand(cli)
         assert isinstance(command, _Where)
         config, submitted = _config_of(command), _submitted(command)
         processes = process_count(command.device, command.devices)
     except ValidationError as error:
         for problem in error.errors():
-            field = ".".join(str(part) for part in problem["loc"])
-            print(f"{field}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+            print(_in_words(problem, of_flags=error.title == _Cli.__name__), file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -303,6 +363,26 @@ def main(arguments: list[str] | None = None) -> int:
     if seat is not None and status:
         end_at_once(status)
     return status
+
+
+def _in_words(problem: ErrorDetails, *, of_flags: bool) -> str:
+    """One line that names the flag, or the field of the config file."""
+    kind, loc = problem["type"], [part for part in problem["loc"] if isinstance(part, str)]
+    message = str(problem["ctx"]["error"]) if kind == "value_error" else problem["msg"]
+    command = _COMMANDS.get(loc[0]) if len(loc) > 1 else None
+    if not of_flags or command is None:
+        return f"{'.'.join(loc)}: {message}"
+    path = loc[1:]
+    field = command.model_fields.get(path[0])
+    if field is not None and isinstance(field.discriminator, str):
+        tag = _flag(path[0], field.discriminator)
+        if len(path) > 1:  # pydantic names the chosen variant, which is no part of the flag
+            chosen = path.pop(1)
+            if kind == "extra_forbidden":
+                message = f"not a flag of {tag} {chosen}"
+        elif kind == "missing":
+            return f"{tag}: required, one of {', '.join(_variants(field))}"
+    return f"{_flag(*path)}: {'required' if kind == 'missing' else message}"
 
 
 def _carry_out(

@@ -5,7 +5,7 @@ line's flags, the stored row and the model card. An option is written once, here
 docstring is the form's hint, `unit` in its schema is the form's unit.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,13 +17,33 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
-    ValidationInfo,
+    ValidationError,
     field_validator,
+    model_validator,
 )
 
 
 def _unit(name: str) -> dict[str, Any]:
     return {"unit": name}
+
+
+def field_error(field: tuple[str, ...], message: str) -> ValidationError:
+    """What a model validator raises: an error of the field to change, not of the whole model.
+
+    Rules between fields are model validators, since pydantic runs a field's own validators only
+    where the field is given.
+    """
+    return ValidationError.from_exception_data(
+        "config",
+        [
+            {
+                "type": "value_error",
+                "loc": field,
+                "input": None,
+                "ctx": {"error": ValueError(message)},
+            }
+        ],
+    )
 
 
 class Settings(BaseModel):
@@ -217,16 +237,15 @@ class ScratchModel(Settings):
     """Start the output bias at the log frequencies of the training text: short trainings then need
     not spend their updates on learning how frequent each word is."""
 
-    @field_validator("heads")
-    @classmethod
-    def _heads_divide_hidden_size(cls, heads: int, info: ValidationInfo) -> int:
-        hidden_size = info.data.get("hidden_size")
-        if hidden_size is not None and hidden_size % heads:
-            raise ValueError(
-                f"{heads} heads do not divide a hidden size of {hidden_size}: "
-                "the hidden size must be a multiple of the number of heads"
+    @model_validator(mode="after")
+    def _heads_divide_hidden_size(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise field_error(
+                ("heads",),
+                f"{self.heads} heads do not divide a hidden size of {self.hidden_size}: "
+                "the hidden size must be a multiple of the number of heads",
             )
-        return heads
+        return self
 
 
 TeacherStart = Annotated[
@@ -364,35 +383,37 @@ class TeacherConfig(Settings):
     seed: Seed = 0
     """Fixes the weights' start, data order, masks, dropout and dropped layers."""
 
-    @field_validator("tokenizer")
-    @classmethod
-    def _tokenizer_fits_start(cls, tokenizer: Any, info: ValidationInfo) -> Any:
-        model = info.data.get("model")
-        if model is None:
-            return tokenizer
-        scratch = isinstance(model, ScratchModel)
-        if scratch and isinstance(tokenizer, ModelTokenizer):
-            raise ValueError(
+    @model_validator(mode="after")
+    def _tokenizer_fits_start(self) -> Self:
+        scratch = isinstance(self.model, ScratchModel)
+        if scratch and isinstance(self.tokenizer, ModelTokenizer):
+            raise field_error(
+                ("tokenizer",),
                 "a model from scratch has no tokenizer of its own: "
-                "choose 'wordpiece', 'hub', 'upload' or 'folder'"
+                "choose 'wordpiece', 'hub', 'upload' or 'folder'",
             )
-        if not scratch and isinstance(tokenizer, WordPieceTokenizer):
-            raise ValueError(
+        if not scratch and isinstance(self.tokenizer, WordPieceTokenizer):
+            raise field_error(
+                ("tokenizer",),
                 "a newly trained vocabulary does not fit the embeddings of a pretrained "
-                "checkpoint: choose 'model' to use the checkpoint's own tokenizer"
+                "checkpoint: choose 'model' to use the checkpoint's own tokenizer",
             )
-        return tokenizer
+        return self
 
-    @field_validator("seq_len")
-    @classmethod
-    def _fits_positions(cls, seq_len: int, info: ValidationInfo) -> int:
-        model = info.data.get("model")
-        if isinstance(model, ScratchModel) and seq_len > model.max_positions:
-            raise ValueError(
-                f"sequences of {seq_len} tokens are longer than the model's "
-                f"{model.max_positions} positions: lower seq_len or raise model.max_positions"
-            )
-        return seq_len
+    @model_validator(mode="after")
+    def _fits_positions(self) -> Self:
+        for field, seq_len in (
+            (("seq_len",), self.seq_len),
+            (("evaluation", "seq_len"), self.evaluation.seq_len or 0),
+        ):
+            if isinstance(self.model, ScratchModel) and seq_len > self.model.max_positions:
+                raise field_error(
+                    field,
+                    f"sequences of {seq_len} tokens are longer than the model's "
+                    f"{self.model.max_positions} positions: lower {'.'.join(field)} or raise "
+                    "model.max_positions",
+                )
+        return self
 
 
 # --------------------------------------------------------------------------------------- prune
@@ -489,13 +510,11 @@ class DistilLoss(Settings):
     positions: Literal["all", "masked"] = "all"
     """Positions that the soft-target, cosine and MSE terms look at; padding never counts."""
 
-    @field_validator("alpha_mse")
-    @classmethod
-    def _some_term(cls, alpha_mse: float, info: ValidationInfo) -> float:
-        others = [info.data.get(name, 1.0) for name in ("alpha_ce", "alpha_mlm", "alpha_cos")]
-        if not any(others) and not alpha_mse:
-            raise ValueError("every weight is 0: at least one term must count")
-        return alpha_mse
+    @model_validator(mode="after")
+    def _some_term(self) -> Self:
+        if not any((self.alpha_ce, self.alpha_mlm, self.alpha_cos, self.alpha_mse)):
+            raise field_error(("alpha_mse",), "every weight is 0: at least one term must count")
+        return self
 
 
 class DistilMasking(Settings):
@@ -519,12 +538,13 @@ class DistilLines(Settings):
     max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Lines with a greater share of unknown tokens are dropped."""
 
-    @field_validator("max_tokens")
-    @classmethod
-    def _range(cls, max_tokens: int | None, info: ValidationInfo) -> int | None:
-        if max_tokens is not None and max_tokens < info.data.get("min_tokens", 0):
-            raise ValueError("must not be less than min_tokens: no line would be left")
-        return max_tokens
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise field_error(
+                ("max_tokens",), "must not be less than min_tokens: no line would be left"
+            )
+        return self
 
 
 class DistilOptions(Settings):

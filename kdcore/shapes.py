@@ -142,7 +142,7 @@ def fresh_student_shape(student: FreshStudent, teacher: ModelShape) -> ModelShap
         layers=student.layers,
         hidden_size=hidden_size,
         heads=teacher.heads,
-        intermediate_size=teacher.intermediate_size * hidden_size // teacher.hidden_size,
+        intermediate_size=max(1, teacher.intermediate_size * hidden_size // teacher.hidden_size),
         max_positions=teacher.max_positions,
         vocab_size=teacher.vocab_size,
         tokenizer=teacher.tokenizer,
@@ -203,4 +203,10 @@ def check_distill(config: DistillConfig, teacher: ModelShape, student: ModelShap
         raise ConfigError(("student",), "student and teacher were made with different tokenizers")
     longest = min(teacher.max_positions, student.max_positions)
     _check_length(("lines", "max_tokens"), config.lines.max_tokens, longest)
+    if config.lines.min_tokens > longest:
+        raise ConfigError(
+            ("lines", "min_tokens"),
+            f"lines of at least {config.lines.min_tokens} tokens are longer than the {longest} "
+            "positions that the models have: no line would be left",
+        )
     _check_length(("evaluation", "seq_len"), config.evaluation.seq_len, longest)

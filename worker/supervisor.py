@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app import logs
@@ -26,7 +27,7 @@ from app.runs.validation import SHAPE
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG
-from kdcore.errors import DiskFull, KdcoreError
+from kdcore.errors import ConfigError, DiskFull, KdcoreError
 from worker.exits import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.heart import Heart, Pulse
 from worker.inputs import resolve_references
@@ -166,7 +167,12 @@ class Attempt:
 
     def _write_config(self) -> None:
         tools, workspace = self._tools, self._workspace
-        submitted = RUN_CONFIG.validate_python(self._run.config)
+        try:
+            submitted = RUN_CONFIG.validate_python(self._run.config)
+        except ValidationError as error:  # an older version accepted it
+            problem = error.errors()[0]
+            path = tuple(problem["loc"][1:])
+            raise ConfigError(path, problem["msg"].removeprefix("Value error, ")) from error
         config = resolve_references(submitted, workspace, tools.db, tools.settings, tools.store)
         workspace.write_configs(config, submitted)
 

@@ -131,7 +131,10 @@ def change_run(run_id: RunIdPath, body: ChangeRun, ctx: Ctx) -> RunDetail:
 
 @router.post("/{run_id}/cancel", dependencies=SUBMIT)
 def cancel_run(run_id: RunIdPath, ctx: Ctx) -> RunDetail:
-    """Stop a run; one that trains saves a checkpoint first. Runs that wait for it are skipped."""
+    """Stop a run for good: it keeps curves and log, and leaves no checkpoint.
+
+    Runs that wait for it are skipped.
+    """
     with ctx.db.write() as session:
         return run_detail(session, service.cancel(session, run_id))
 

@@ -81,7 +81,7 @@ def test_every_printed_link_leads_to_the_public_url(
     assert printed_link(monkeypatch).startswith("http://127.0.0.1:8124/login#token=")
     public = {"public_url": "https://halflayer.example"}
     assert printed_link(monkeypatch, **public).startswith("https://halflayer.example/login#token=")
-    children = Children()
+    children = Children(tmp_path / "children.json", lambda _: None)
     try:
         stack = Stack(Settings(data_dir=tmp_path), "http://127.0.0.1:8124", "", children)
         assert stack.sign_in_link().startswith("https://halflayer.example/login#token=")

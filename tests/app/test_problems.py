@@ -41,6 +41,31 @@ def first(response: Any) -> tuple[str, str]:
             "must be greater than or equal to 1",
         ),
         ({"kind": "teacher", "seq_len": 1024}, "/config/seq_len", "longer than the model's 512"),
+        (
+            {"kind": "teacher", "model": {"source": "scratch", "hidden_size": 30}},
+            "/config/model/heads",
+            "4 heads do not divide a hidden size of 30",
+        ),
+        (
+            {"kind": "teacher", "model": {"source": "run", "run_id": "k3v9x2m4q8zt"}},
+            "/config/tokenizer",
+            "choose 'model'",
+        ),
+        (
+            {"kind": "teacher", "evaluation": {"seq_len": 513}},
+            "/config/evaluation/seq_len",
+            "longer than the model's 512",
+        ),
+        (
+            {
+                "kind": "distill",
+                "teacher": {"source": "hub"},
+                "student": {"source": "scratch"},
+                "loss": {"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0},
+            },
+            "/config/loss/alpha_mse",
+            "at least one term must count",
+        ),
         ({"kind": "teacher", "teacher": 1}, "/config/teacher", "no such field"),
         ({"kind": "teacher", "layers": 1}, "/config/layers", "no such field"),
         ({"kind": "prune"}, "/config/teacher", "required"),
@@ -79,6 +104,30 @@ def test_a_wrong_config_is_named_by_pointer_and_in_words(
 def test_a_wrong_pipeline_points_into_its_own_part(api: Api) -> None:
     body = {"config": {"teacher": {"model": {"source": "scratch", "heads": 7}}}}
     assert first(api.post("/pipelines", body))[0] == "/config/teacher/model/heads"
+
+
+@pytest.mark.parametrize(
+    ("distill", "where"),
+    [
+        ({}, "/config/distill/lines/min_tokens"),
+        ({"lines": {"min_tokens": 9}}, "/config/distill/lines/min_tokens"),
+        ({"lines": {"min_tokens": 8, "max_tokens": 9}}, "/config/distill/lines/max_tokens"),
+        (
+            {"lines": {"min_tokens": 8}, "evaluation": {"seq_len": 9}},
+            "/config/distill/evaluation/seq_len",
+        ),
+        (
+            {"loss": {"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0}},
+            "/config/distill/loss/alpha_mse",
+        ),
+    ],
+)
+def test_lines_that_the_models_cannot_read_are_refused_at_submit(
+    api: Api, distill: dict[str, Any], where: str
+) -> None:
+    teacher = {"model": {"source": "scratch", "max_positions": 8}, "seq_len": 8}
+    body = {"config": {"teacher": teacher, "distill": distill}}
+    assert first(api.post("/pipelines", body))[0] == where
 
 
 def test_the_pointer_leaves_out_the_variants_that_nobody_wrote() -> None:

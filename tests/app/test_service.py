@@ -92,6 +92,11 @@ def test_a_pruned_run_cannot_be_the_teacher_of_a_distillation(database: Database
         ("distill", {"student": {"source": "scratch", "hidden_size": 128}}, "/student/hidden_size"),
         ("distill", {"student": {"source": "scratch", "hidden_size": 32}}, "/loss/alpha_cos"),
         ("distill", {"student": {"source": "scratch", "layers": 5}}, "/student"),
+        (
+            "distill",
+            {"student": {"source": "scratch"}, "lines": {"min_tokens": 65}},
+            "/lines/min_tokens",
+        ),
     ],
 )
 def test_models_that_do_not_fit_are_refused(

@@ -1,5 +1,7 @@
 """A person in a real Chromium: signs in, submits a pipeline, watches it, takes the student home."""
 
+import json
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,3 +124,43 @@ def test_from_the_form_to_a_student_that_fills_masks(page: Page, tmp_path: Path)
     teacher_id = teachers.first.inner_text()
     teachers.first.click()
     page.wait_for_url(f"**/runs/{teacher_id}*")
+
+
+@pytest.mark.browser
+def test_a_dialog_never_turns_into_another_one(
+    page: Page, installation: Installation, tmp_path: Path
+) -> None:
+    config = tmp_path / "teacher.json"
+    config.write_text(json.dumps({"kind": "teacher"} | tiny_pipeline(teacher_steps=300)["teacher"]))
+    submitted = installation.halflayer("runs", "submit", str(config), "--json")
+    run_id = json.loads(submitted.stdout)[0]["id"]
+    page.goto(f"{installation.url}/runs/{run_id}")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Cancel this run?")
+    expect(dialog.get_by_role("button", name="Cancel the run")).to_be_focused()
+
+    # The run succeeds while the dialog is open: it closes and says why.
+    expect(page.get_by_text("The run has ended meanwhile (succeeded)")).to_be_visible(
+        timeout=TRAINING_TIMEOUT_MS
+    )
+    expect(dialog).to_have_count(0)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Delete", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Delete", exact=True)).not_to_be_focused()
+    expect(dialog).to_have_count(0)
+    listed = installation.halflayer("runs", "list", "--json").stdout
+    assert {run["id"]: run["state"] for run in json.loads(listed)["items"]}[run_id] == "succeeded"
+
+    # A dialog whose page is left goes with it, and says so.
+    page.get_by_role("link", name="Runs").first.click()
+    page.get_by_role("link", name=re.compile("^Teacher")).first.click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(dialog).to_contain_text("Delete this run?")
+    page.go_back()
+    expect(page.get_by_text("“Delete this run?” was closed; nothing was done.")).to_be_visible()
+    expect(dialog).to_have_count(0)
+    page.keyboard.press("Enter")
+    listed = installation.halflayer("runs", "list", "--json").stdout
+    assert run_id in {run["id"] for run in json.loads(listed)["items"]}

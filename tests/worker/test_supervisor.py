@@ -155,6 +155,19 @@ def test_a_result_that_differs_from_its_manifest_is_never_published(
         assert session.scalars(select(Artifact)).all() == []
 
 
+def test_a_stored_config_that_breaks_a_rule_by_now_fails_as_config(
+    tools: Tools, database: Database
+) -> None:
+    run_id = add_run(database)
+    with database.write() as session:
+        session.get_one(Run, run_id).config = {"kind": "teacher", "tokenizer": {"source": "model"}}
+    start(tools, run_id).join(20)
+    ended = row(database, run_id)
+    assert (ended.state, ended.error_code) == (RunState.FAILED, "config")
+    assert str(ended.error_message).startswith("tokenizer: a model from scratch has no tokenizer")
+    assert "pydantic" not in str(ended.error_message)
+
+
 def test_a_crash_is_failed_with_the_trainers_last_words(
     tools: Tools, database: Database, trainer: Script
 ) -> None:

@@ -221,7 +221,9 @@ export interface paths {
         put?: never;
         /**
          * Cancel Run
-         * @description Stop a run; one that trains saves a checkpoint first. Runs that wait for it are skipped.
+         * @description Stop a run for good: it keeps curves and log, and leaves no checkpoint.
+         *
+         *     Runs that wait for it are skipped.
          */
         post: operations["cancel_run"];
         delete?: never;

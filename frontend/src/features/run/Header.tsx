@@ -2,6 +2,7 @@
 import {
   ActionIcon,
   Alert,
+  Button,
   Group,
   Paper,
   Progress,
@@ -169,6 +170,7 @@ function NextStep({ run }: { run: RunDetail }) {
 function Actions({ run }: { run: RunDetail }) {
   const queryClient = useQueryClient();
   const navigate = useNavigate();
+  const cancelling = run.state === "cancelling";
   const params = { path: { run_id: run.id } };
   const cancel = async () => {
     const cancelled = await unwrap(client.POST("/api/v1/runs/{run_id}/cancel", { params }));
@@ -193,7 +195,34 @@ function Actions({ run }: { run: RunDetail }) {
       >
         Duplicate
       </LinkButton>
-      {isFinal(run.state) ? (
+      {/* Two buttons in two places: an open dialog never turns from one into the other. */}
+      <ConfirmButton
+        size="xs"
+        variant="light"
+        color="red"
+        title="Cancel this run?"
+        question={
+          "It stops at its next update and cannot be resumed. Its curves and its log stay; it leaves " +
+          "no checkpoint. Runs that start from it are skipped."
+        }
+        confirm="Cancel the run"
+        onConfirm={cancel}
+        impossible={
+          isFinal(run.state)
+            ? `The run has ended meanwhile (${run.state}); the dialog changed nothing.`
+            : cancelling
+              ? "The run is being cancelled already."
+              : null
+        }
+      >
+        Cancel
+      </ConfirmButton>
+      {cancelling && (
+        <Button size="xs" variant="light" color="red" disabled>
+          Cancelling …
+        </Button>
+      )}
+      {isFinal(run.state) && (
         <ConfirmButton
           size="xs"
           variant="light"
@@ -208,19 +237,6 @@ function Actions({ run }: { run: RunDetail }) {
           onConfirm={remove}
         >
           Delete
-        </ConfirmButton>
-      ) : (
-        <ConfirmButton
-          size="xs"
-          variant="light"
-          color="red"
-          disabled={run.state === "cancelling"}
-          title="Cancel this run?"
-          question="It stops at its next update and cannot be resumed. Runs that start from it are skipped."
-          confirm="Cancel the run"
-          onConfirm={cancel}
-        >
-          {run.state === "cancelling" ? "Cancelling …" : "Cancel"}
         </ConfirmButton>
       )}
     </Group>

@@ -88,7 +88,8 @@ export function RunPage() {
   }
   return (
     <Stack gap="md">
-      <Header run={run} link={live.link} mayWrite={session?.scope !== "read"} />
+      {/* What is typed or asked about one run never goes on at another one. */}
+      <Header key={run.id} run={run} link={live.link} mayWrite={session?.scope !== "read"} />
       <Lineage run={run} />
       <Failure run={run} />
       {live.error && <Alert color="orange">{live.error}</Alert>}
