@@ -104,8 +104,6 @@ def inspect_file(path: Path, format: str) -> FileFacts:
         facts = FileFacts(*text_columns(path, known))
     if not facts.documents:
         raise DataError(f"{path.name} is empty: it holds no text")
-    if known != "txt" and not facts.columns:
-        raise DataError(f"{path.name}: no column holds text in every row")
     return facts
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcore.cli import EXIT_STOPPED, _StoppedEarly, _StopRequest
+from kdcore.cli import EXIT_STOPPED, _read_config, _StoppedEarly, _StopRequest
 from kdcore.config import FileCorpus, TeacherConfig
 
 
@@ -57,3 +57,9 @@ def _answers(pid: int, number: signal.Signals) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_a_config_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"kind": "teacher", "seed": 7}', encoding="utf-8-sig")
+    assert _read_config(config).seed == 7

@@ -144,8 +144,8 @@ def test_inspection_tells_documents_and_columns(tmp_path: Path) -> None:
         (b"a\0b", "txt", "binary"),
         (b"PK\x05\x06" + bytes(18), "csv", "binary"),
         (b"\xff", "jsonl", "not UTF-8"),
-        (b"{}\n{]", "jsonl", "line 2: not a JSON object"),
-        (b'{"id": 1}', "jsonl", "no column holds text"),
+        (b'{"text": ""}\n{]', "jsonl", "line 2: not a JSON object"),
+        (b'{"id": 1}', "jsonl", "line 1: no text; its keys are 'id'"),
         (b"text", "docx", r"must be a \.txt"),
     ],
 )
