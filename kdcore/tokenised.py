@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from kdcore.cache import cached_folder
 from kdcore.corpora import CorpusText, Split
@@ -75,9 +74,9 @@ def _write(
     offsets_file: BinaryIO,
     sink: Sink,
 ) -> None:
-    # A copy, since text that happens to spell "[MASK]" must not become the mask token.
-    core = tokenizers.Tokenizer.from_str(tokens.hf.backend_tokenizer.to_str())
-    core.encode_special_tokens = True
+    # Text that spells a special token becomes that token, as it will where the model is used.
+    # Masking never draws one, and padding is known by its place, not by its id.
+    core = tokens.hf.backend_tokenizer
     core.no_truncation()
     core.no_padding()
     progress = Progress(sink, "tokenising", corpus.size(split), "documents")

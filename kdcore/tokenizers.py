@@ -1,7 +1,8 @@
 """Loads or trains the tokenizer of a run; imports no torch of its own.
 
 Only tokenizers with [CLS], [SEP], [PAD], [MASK] and [UNK] in some spelling are of use to a masked
-language model; whatever lacks one is refused in words.
+language model; whatever lacks one is refused in words. What trains is what is delivered: a text has
+the ids that `Tokens.hf` gives it, whatever special tokens it spells.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tokenizers
 import transformers
@@ -30,18 +31,18 @@ from kdcore.config import (
 from kdcore.corpora import CorpusText
 from kdcore.errors import DataError
 from kdcore.events import Sink
+from kdcore.vocabulary import (
+    SPECIAL_TOKENS,
+    Role,
+    prepare,
+    read_tokenizer_json,
+    read_vocabulary,
+    require_roles,
+)
 
 # All cores; said explicitly, or a fork later in the process would be answered with a warning.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_ROLES = {
-    "pad_token": ("[PAD]", "<pad>"),
-    "unk_token": ("[UNK]", "<unk>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-}
 _TOKENIZER_FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -57,6 +58,7 @@ MAX_TRAINING_CHARS = 32 * 2**20
 # WordPiece takes a longer word for unknown; training on one would take hours.
 _ENDLESS_WORD = re.compile(r"[^\s!-/:-@\[-`{-~\u2000-\u206f\u3000-\u303f]{101,}")
 _MAX_ALPHABET = 1000
+_ROLES: tuple[Role, ...] = get_args(Role)
 _TRAINING_VERSION = 1
 
 
@@ -76,12 +78,23 @@ class Tokens:
     special_ids: frozenset[int]
     fingerprint: str
     """Equal for tokenizers that cut every text into the same ids."""
+    remarks: tuple[str, ...] = ()
+    """What its user should know of how it was read."""
 
 
 def load_tokenizer(
     config: Tokenizer, corpus: CorpusText, cache_dir: Path, sink: Sink, model_folder: Path | None
 ) -> Tokens:
     """The tokenizer that `config` names; `model_folder` is the pretrained teacher's, if any."""
+    tokens = _load(config, corpus, cache_dir, sink, model_folder)
+    for remark in tokens.remarks:
+        sink.emit("log", level="info", message=remark)
+    return tokens
+
+
+def _load(
+    config: Tokenizer, corpus: CorpusText, cache_dir: Path, sink: Sink, model_folder: Path | None
+) -> Tokens:
     if isinstance(config, WordPieceTokenizer):
         return _trained_tokens(config.vocab_size, corpus, cache_dir, sink)
     if isinstance(config, FolderTokenizer):
@@ -98,52 +111,58 @@ def load_tokenizer(
 # ------------------------------------------------------------------------------------- loaded
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `tokens_from_folder` finds anything to read there."""
+    names = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")
+    return any((folder / name).is_file() for name in names)
+
+
 def tokens_from_folder(folder: Path, name: str | None = None) -> Tokens:
     """The tokenizer in `folder`: a saved one, or a bare tokenizer.json or vocab.txt.
 
     `name` is what messages call it, if not by its folder.
     """
     name = name or str(folder)
+    remarks: list[str] = []
     try:
         if (folder / "tokenizer_config.json").is_file():
             hf = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         elif (folder / "tokenizer.json").is_file():
-            hf = _from_tokenizer_json(folder / "tokenizer.json")
+            core, roles = read_tokenizer_json(folder / "tokenizer.json")
+            remarks += prepare(core, roles)
+            hf = transformers.PreTrainedTokenizerFast(tokenizer_object=core, **roles)
         elif (folder / "vocab.txt").is_file():
-            hf = _from_vocab_txt(folder / "vocab.txt")
+            hf = _from_vocab_txt(folder / "vocab.txt", remarks)
         else:
             raise DataError(f"{name} holds no tokenizer: neither tokenizer.json nor vocab.txt")
+        return _tokens(hf, name, remarks)
     except DataError:
         raise
     except Exception as error:  # the Rust library raises bare Exception
         raise DataError(f"the tokenizer of {name} cannot be loaded: {error}") from error
-    return _tokens(hf, name)
 
 
-def _from_tokenizer_json(path: Path) -> Any:
-    core = tokenizers.Tokenizer.from_file(str(path))
-    vocabulary = core.get_vocab(with_added_tokens=True)
-    names = {
-        role: next((name for name in spellings if name in vocabulary), None)
-        for role, spellings in _ROLES.items()
-    }
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, **names)
-
-
-def _from_vocab_txt(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8: a wrong byte at byte {error.start}") from None
-    # Not splitlines(): an entry may be one of Unicode's rarer line separators.
-    entries = text.removesuffix("\n").split("\n")
-    vocabulary = {entry: index for index, entry in enumerate(entries)}
-    missing = [name for name in SPECIAL_TOKENS if name not in vocabulary]
-    if missing:
-        raise DataError(f"{path.name} lacks {', '.join(missing)}: one entry a line is expected")
-    return transformers.BertTokenizer(vocab=vocabulary)
+def _from_vocab_txt(path: Path, remarks: list[str]) -> Any:
+    read = read_vocabulary(path)
+    # Accents: as BERT does, off with the lower-casing, unless the entries say otherwise.
+    strip_accents = False if read.accents else None
+    if read.cased:
+        remarks.append(f"{path.name} tells capital letters apart: the text is not lower-cased")
+    elif read.accents:
+        remarks.append(f"{path.name} is lower-case with accents: the text is lower-cased only")
+    else:
+        remarks.append(
+            f"{path.name} has no capital letters and no accents: the text is lower-cased and its "
+            "accents are stripped"
+        )
+    return transformers.BertTokenizer(
+        vocab={entry: index for index, entry in enumerate(read.entries)},
+        do_lower_case=not read.cased,
+        strip_accents=strip_accents,
+        **read.roles,
+    )
 
 
 def _hub_tokens(config: HubTokenizer) -> Tokens:
@@ -155,16 +174,13 @@ def _hub_tokens(config: HubTokenizer) -> Tokens:
     return tokens_from_folder(folder, f"'{config.name}'")
 
 
-def _tokens(hf: Any, where: str) -> Tokens:
+def _tokens(hf: Any, where: str, remarks: list[str]) -> Tokens:
     if not getattr(hf, "is_fast", False):
         raise DataError(f"the tokenizer of {where} has no fast version (tokenizer.json)")
+    roles = {role: getattr(hf, role) for role in _ROLES if getattr(hf, role) is not None}
+    require_roles(roles, f"the tokenizer of {where}")
+    remarks += prepare(hf.backend_tokenizer, roles)
     ids = {role: getattr(hf, f"{role}_id") for role in _ROLES}
-    missing = [role.removesuffix("_token") for role in _ROLES if ids[role] is None]
-    if missing:
-        raise DataError(
-            f"the tokenizer of {where} has no {', '.join(missing)} token: "
-            "masked language modelling needs pad, unk, cls, sep and mask"
-        )
     return Tokens(
         hf=hf,
         vocab_size=max(hf.get_vocab().values()) + 1,
@@ -175,14 +191,31 @@ def _tokens(hf: Any, where: str) -> Tokens:
         unk_id=ids["unk_token"],
         special_ids=frozenset(hf.all_special_ids),
         fingerprint=_fingerprint(hf, ids),
+        remarks=tuple(dict.fromkeys(remarks)),
     )
 
 
-def _fingerprint(hf: Any, ids: dict[str, int]) -> str:
-    """Of what decides the ids: not of names, paths, padding or truncation."""
+def _fingerprint(hf: Any, ids: dict[Role, int]) -> str:
+    """Of what decides the ids: not of names, paths, padding or truncation.
+
+    Releases up to 0.1 left out how added tokens are found. For those that need nothing said of it,
+    the special tokens found as they are spelled, the fingerprint is still theirs: checkpoints and
+    stored runs know no other. For the rest a second part follows a "+".
+    """
     core = json.loads(hf.backend_tokenizer.to_str())
     kept = [core["normalizer"], core["pre_tokenizer"], core["model"], hf.get_vocab(), ids]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:32]
+    first = _digest(kept)
+    more = [token for token in core["added_tokens"] if not _is_plain(token, set(ids.values()))]
+    return f"{first}+{_digest(more)[:16]}" if more else first
+
+
+def _is_plain(token: dict[str, Any], role_ids: set[int]) -> bool:
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    return token["id"] in role_ids and token["special"] and not any(token[f] for f in flags)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 # ------------------------------------------------------------------------------------ trained
