@@ -142,11 +142,16 @@ class UploadTokenizer(Settings):
 
 
 class WordPieceTokenizer(Settings):
-    """A lower-casing WordPiece tokenizer trained on the run's own corpus."""
+    """A WordPiece tokenizer trained on the run's own corpus."""
 
     source: Literal["wordpiece"] = "wordpiece"
     vocab_size: Annotated[int, Field(ge=200, le=200_000, json_schema_extra=_unit("entries"))] = 8192
-    """Number of vocabulary entries to train."""
+    """Number of vocabulary entries to train; scripts of many characters need more."""
+    cased: bool = False
+    """Tell capital letters apart; off lower-cases all text."""
+    strip_accents: Literal["auto", "always", "never"] = "auto"
+    """Remove accents and vowel signs; auto removes the accents of lower-cased Latin and Greek text,
+    and keeps all marks where they carry meaning, as in Hindi, Thai, Arabic, Hebrew or Russian."""
 
 
 class ModelTokenizer(Settings):

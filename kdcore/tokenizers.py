@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,6 +34,7 @@ from kdcore.events import Sink
 from kdcore.vocabulary import (
     SPECIAL_TOKENS,
     Role,
+    marks_in,
     prepare,
     read_tokenizer_json,
     read_vocabulary,
@@ -57,9 +58,18 @@ MAX_TRAINING_CHARS = 32 * 2**20
 """A vocabulary is trained on at most the first so many characters of the training split."""
 # WordPiece takes a longer word for unknown; training on one would take hours.
 _ENDLESS_WORD = re.compile(r"[^\s!-/:-@\[-`{-~\u2000-\u206f\u3000-\u303f]{101,}")
-_MAX_ALPHABET = 1000
+_USUAL_ALPHABET = 1000
+_COVERED = 0.9999
+"""Of the text's characters; the alphabet grows beyond the usual one until it covers so many."""
+_MARKS_MATTER = 0.005
+"""Marks on letters that are neither Latin nor Greek, as a share of all characters."""
+_CJK = re.compile(
+    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ceaf\U0002f800-\U0002fa1f]"
+)
+"""BERT puts spaces around each of these, so that none ever continues a word."""
+_CASING = "casing.json"
 _ROLES: tuple[Role, ...] = get_args(Role)
-_TRAINING_VERSION = 1
+_TRAINING_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ def _load(
     config: Tokenizer, corpus: CorpusText, cache_dir: Path, sink: Sink, model_folder: Path | None
 ) -> Tokens:
     if isinstance(config, WordPieceTokenizer):
-        return _trained_tokens(config.vocab_size, corpus, cache_dir, sink)
+        return _trained_tokens(config, corpus, cache_dir, sink)
     if isinstance(config, FolderTokenizer):
         return tokens_from_folder(Path(config.path))
     if isinstance(config, HubTokenizer):
@@ -157,11 +167,15 @@ def _from_vocab_txt(path: Path, remarks: list[str]) -> Any:
             f"{path.name} has no capital letters and no accents: the text is lower-cased and its "
             "accents are stripped"
         )
+    return _bert(read.entries, read.cased, strip_accents, **read.roles)
+
+
+def _bert(entries: list[str], cased: bool, strip_accents: bool | None, **roles: str) -> Any:
     return transformers.BertTokenizer(
-        vocab={entry: index for index, entry in enumerate(read.entries)},
-        do_lower_case=not read.cased,
+        vocab={entry: index for index, entry in enumerate(entries)},
+        do_lower_case=not cased,
         strip_accents=strip_accents,
-        **read.roles,
+        **roles,
     )
 
 
@@ -221,27 +235,64 @@ def _digest(value: object) -> str:
 # ------------------------------------------------------------------------------------ trained
 
 
-def _trained_tokens(vocab_size: int, corpus: CorpusText, cache_dir: Path, sink: Sink) -> Tokens:
-    name = f"wordpiece-{corpus.fingerprint}-{vocab_size}-v{_TRAINING_VERSION}"
+def _trained_tokens(
+    config: WordPieceTokenizer, corpus: CorpusText, cache_dir: Path, sink: Sink
+) -> Tokens:
+    options = f"{'' if config.cased else 'un'}cased-accents-{config.strip_accents}"
+    name = f"wordpiece-{corpus.fingerprint}-{config.vocab_size}-{options}-v{_TRAINING_VERSION}"
 
     def build(folder: Path) -> None:
-        vocabulary = _train(vocab_size, corpus, sink)
+        strip_accents = _strips_accents(config, corpus)
+        vocabulary, remarks = _train(config, strip_accents, corpus, sink)
         (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+        casing = {"strip_accents": strip_accents, "remarks": remarks}
+        (folder / _CASING).write_text(json.dumps(casing), encoding="utf-8")
 
-    return tokens_from_folder(cached_folder(cache_dir / "tokenizers" / name, build, sink))
+    folder = cached_folder(cache_dir / "tokenizers" / name, build, sink)
+    casing = json.loads((folder / _CASING).read_text(encoding="utf-8"))
+    read = read_vocabulary(folder / "vocab.txt")
+    hf = _bert(read.entries, config.cased, casing["strip_accents"])
+    return _tokens(hf, "this run", casing["remarks"])
 
 
-def _training_text(corpus: CorpusText, normalizer: normalizers.Normalizer) -> Iterator[str]:
+def _beginning(corpus: CorpusText) -> Iterator[str]:
     chars = 0
     for document in corpus.documents("train"):
         chars += len(document)
         if chars > MAX_TRAINING_CHARS:
             return
+        yield document
+
+
+def _strips_accents(config: WordPieceTokenizer, corpus: CorpusText) -> bool | None:
+    """As BertTokenizer has it: None strips whatever is lower-cased."""
+    if config.strip_accents != "auto":
+        return config.strip_accents == "always"
+    counts: Counter[str] = Counter()
+    for document in _beginning(corpus):
+        counts.update(document)
+    marks = sum(n * _meaningful_marks(c) for c, n in counts.items() if not c.isascii())
+    return False if marks > _MARKS_MATTER * sum(counts.values()) else None
+
+
+def _meaningful_marks(character: str) -> int:
+    """Marks of a character whose letter is neither Latin nor Greek."""
+    if "\u0300" <= character <= "\u036f":
+        return 0  # an accent by itself
+    base = unicodedata.name(unicodedata.normalize("NFD", character)[0], "")
+    return 0 if base.startswith(("LATIN", "GREEK")) else marks_in(character)
+
+
+def _training_text(corpus: CorpusText, normalizer: normalizers.Normalizer) -> Iterator[str]:
+    for document in _beginning(corpus):
         yield _ENDLESS_WORD.sub(" ", normalizer.normalize_str(document))
 
 
-def _train(vocab_size: int, corpus: CorpusText, sink: Sink) -> list[str]:
-    """A lower-case WordPiece vocabulary: the special tokens, the alphabet, then merged pieces."""
+def _train(
+    config: WordPieceTokenizer, strip_accents: bool | None, corpus: CorpusText, sink: Sink
+) -> tuple[list[str], list[str]]:
+    """(vocabulary, remarks): the special tokens, the alphabet, then merged pieces."""
+    vocab_size = config.vocab_size
     sink.emit(
         "progress",
         phase="training the tokenizer",
@@ -251,18 +302,21 @@ def _train(vocab_size: int, corpus: CorpusText, sink: Sink) -> list[str]:
         eta_s=None,
     )
     core = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
-    normalizer = normalizers.BertNormalizer(lowercase=True)
+    normalizer = normalizers.BertNormalizer(lowercase=not config.cased, strip_accents=strip_accents)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
     for text in _training_text(corpus, normalizer):
         counts.update(text)
-    ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
-    alphabet = sorted(islice(ranked, min(_MAX_ALPHABET, (vocab_size - len(SPECIAL_TOKENS)) // 3)))
+    alphabet, remarks = _alphabet(counts, vocab_size)
     if not alphabet:
-        raise DataError("the corpus holds no letters to train a tokenizer on")
+        raise DataError(_why_no_letters(corpus))
+    if strip_accents is False and not config.cased:
+        remarks.append("the text is lower-cased; its accents and vowel signs are kept")
     # The library numbers letters as a hash map yields them and breaks ties between merges by
     # number. Naming them all beforehand makes the vocabulary the same in every process.
-    first = [*SPECIAL_TOKENS, *alphabet, *(f"##{letter}" for letter in alphabet)]
+    large = len(alphabet) > min(_USUAL_ALPHABET, vocab_size // 3)
+    inside = [letter for letter in alphabet if not (large and _CJK.match(letter))]
+    first = [*SPECIAL_TOKENS, *alphabet, *(f"##{letter}" for letter in inside)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=max(vocab_size, len(first)),
         special_tokens=first,
@@ -281,4 +335,43 @@ def _train(vocab_size: int, corpus: CorpusText, sink: Sink) -> list[str]:
         unit="entries",
         eta_s=0.0,
     )
-    return sorted(vocabulary, key=vocabulary.__getitem__)
+    return sorted(vocabulary, key=vocabulary.__getitem__), remarks
+
+
+def _alphabet(counts: Counter[str], vocab_size: int) -> tuple[list[str], list[str]]:
+    """(characters, remarks): as many as cover the text and fit into the vocabulary.
+
+    Letters may take two thirds of it, alone and inside words; characters that are words by
+    themselves (Chinese) may fill it.
+    """
+    ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    total = sum(counts[c] for c in ranked)
+    room = vocab_size - len(SPECIAL_TOKENS)
+    kept = ranked[: min(_USUAL_ALPHABET, room // 3)]
+    covered = sum(counts[c] for c in kept)
+    if covered < _COVERED * total:
+        kept, covered, letters = [], 0, 0
+        for character in ranked:
+            letters += _CJK.match(character) is None
+            if covered >= _COVERED * total or letters > room // 3 or len(kept) + letters >= room:
+                break
+            kept.append(character)
+            covered += counts[character]
+    remarks = []
+    if covered < _COVERED * total and len(kept) < len(ranked):
+        remarks.append(
+            f"the vocabulary of {vocab_size:,} entries has room for {len(kept):,} of the "
+            f"{len(ranked):,} characters of the text; the others, {1 - covered / total:.2%} of the "
+            "text, become unknown tokens: raise tokenizer.vocab_size"
+        )
+    return sorted(kept), remarks
+
+
+def _why_no_letters(corpus: CorpusText) -> str:
+    if any(_ENDLESS_WORD.search(document) for document in _beginning(corpus)):
+        return (
+            "every word of the text is longer than 100 characters, which WordPiece takes as "
+            "unknown, so there is nothing to train a vocabulary on: put spaces between the words, "
+            "or use a tokenizer of another kind"
+        )
+    return "the corpus holds no letters to train a tokenizer on"

@@ -251,6 +251,76 @@ def test_a_vocabulary_decides_how_text_is_cut_for_it(
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize(text) == pieces
 
 
+# ------------------------------------------------------------------------- scripts of the world
+
+
+def written_corpus(folder: Path, words: list[str], join: str = " ") -> FileCorpus:
+    source = random.Random(0)
+    path = folder / "script.txt"
+    lines = [join.join(source.choices(words, k=20)) for _ in range(400)]
+    path.write_text("\n".join([*lines, *(join.join(words) for _ in range(4))]), encoding="utf-8")
+    return FileCorpus(path=str(path))
+
+
+def unknown_share(tokens: Tokens, corpus: FileCorpus) -> float:
+    ids = [i for line in open_corpus(corpus).documents("train") for i in tokens.hf(line).input_ids]
+    return ids.count(tokens.unk_id) / len(ids)
+
+
+def test_the_alphabet_grows_with_the_script(tmp_path: Path) -> None:
+    corpus = written_corpus(tmp_path, [chr(0x4E00 + i) for i in range(2500)], join="")
+    sink = ListSink()
+    assert unknown_share(trained(corpus, tmp_path, 3000, sink), corpus) == 0
+    assert not sink.of_type("log")
+    small = ListSink()
+    tokens = trained(corpus, tmp_path, 2000, small)
+    assert tokens.vocab_size == 2000
+    assert 0.1 < unknown_share(tokens, corpus) < 0.3
+    [event] = small.of_type("log")
+    assert "has room for 1,995 of the 2,500 characters" in event["message"]
+    assert "raise tokenizer.vocab_size" in event["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["में", "मैं", "चक्की", "पुल"], True),
+        (["ที่", "น้ำ"], True),
+        (["й", "ещё", "край"], True),
+        (["café", "naïve", "über"], False),
+    ],
+    ids=["hindi", "thai", "russian", "latin"],
+)
+def test_marks_are_kept_where_they_carry_meaning(
+    tmp_path: Path, words: list[str], kept: bool
+) -> None:
+    corpus = written_corpus(tmp_path, words)
+    sink = ListSink()
+    tokens = trained(corpus, tmp_path, 300, sink)
+    assert (tokens.hf.backend_tokenizer.normalizer.normalize_str(words[0]) == words[0]) is kept
+    said = [event for event in sink.of_type("log") if "vowel signs are kept" in event["message"]]
+    assert len(said) == kept
+    other = WordPieceTokenizer(vocab_size=300, strip_accents="always" if kept else "never")
+    chosen = load_tokenizer(other, open_corpus(corpus), tmp_path, ListSink(), None)
+    assert (chosen.hf.backend_tokenizer.normalizer.normalize_str(words[0]) == words[0]) is not kept
+
+
+def test_a_cased_vocabulary_can_be_trained(corpus: FileCorpus, tmp_path: Path) -> None:
+    mixed = written_corpus(tmp_path, ["River", "river", "École"])
+    config = WordPieceTokenizer(vocab_size=300, cased=True)
+    tokens = load_tokenizer(config, open_corpus(mixed), tmp_path, ListSink(), None)
+    assert tokens.hf.tokenize("River river École") == ["River", "river", "École"]
+    tokens.hf.save_pretrained(tmp_path / "saved")
+    assert tokens_from_folder(tmp_path / "saved").fingerprint == tokens.fingerprint
+
+
+def test_text_of_endless_words_is_refused_with_the_reason(tmp_path: Path) -> None:
+    source = random.Random(0)
+    corpus = written_corpus(tmp_path, ["".join(source.choices("ACGT", k=50)) for _ in "abc"], "")
+    with pytest.raises(DataError, match=r"longer than 100 characters.*put spaces"):
+        trained(corpus, tmp_path, 300, ListSink())
+
+
 # ------------------------------------------------------------------ added tokens and their roles
 
 
