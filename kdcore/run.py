@@ -199,6 +199,12 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
     # Without a gradient the optimiser never sees them, so weight decay cannot move them either.
     position_embeddings(student).weight.requires_grad_(not config.freeze_positions)
     text_lines = lines(text.train, tokens, config.lines, longest)
+    place.sink.emit(
+        "log",
+        level="info",
+        message=f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
+        f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split",
+    )
     objective = DistilObjective(
         config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
     )
@@ -213,6 +219,7 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
         "last_loss": fitted.last["loss"],
         "mean_loss": fitted.means["loss"],
         "layer_drop": read_notes(teacher_folder).get("layer_drop"),
+        **text_lines.figures(),
         "precision": precision,
         **{
             f"mean_{name.replace('/', '_')}": value

@@ -176,4 +176,5 @@ def trained_summary(role: str, model: MaskedLM, text: Text, fitted: FitResult) -
         "tokens_per_s": fitted.tokens / fitted.trained_s if fitted.trained_s > 0 else None,
         "elapsed_s": fitted.trained_s,
         "parameters": parameter_count(model),
+        **text.figures(),
     }

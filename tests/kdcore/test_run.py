@@ -126,6 +126,14 @@ def test_teacher_events(teacher: tuple[Path, ListSink]) -> None:
     assert math.isclose(summary["train_loss"], sum(logged) / 7, rel_tol=1e-12)
     assert summary["eval_perplexity"] == pytest.approx(math.exp(summary["eval_loss"]))
     assert sink.of_type("progress")[-1]["phase"] == "saving"
+    shares = {name: value for name, value in summary.items() if name.endswith("_share")}
+    assert len(shares) == 6
+    assert set(shares.values()) == {0.0}
+    assert (summary["documents"], summary["blank_documents"]) == (600, 0)
+    card = (teacher[0] / "model" / "README.md").read_text()
+    assert "| unknown token share | 0.0 |" in card
+    said = [event["message"] for event in sink.of_type("log")]
+    assert "the held-out text: 0.00% of the tokens are unknown" in said
 
 
 def test_manifest_covers_every_file(teacher: tuple[Path, ListSink]) -> None:
@@ -257,6 +265,9 @@ def test_distil_result(
     execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
     summary = sink.of_type("result")[0]["summary"]
     assert summary["role"] == "student"
+    assert summary["lines"] == 600
+    assert {summary[f"lines_{why}"] for why in ("split", "too_short", "too_unknown")} == {0}
+    assert any("distilling on 600 lines" in event["message"] for event in sink.of_type("log"))
     assert summary["layers"] == 2
     assert summary["layer_drop"] == 0.3
     points = [event["values"] for event in sink.of_type("metrics") if "loss" in event["values"]]
