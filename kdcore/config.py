@@ -105,6 +105,10 @@ class FileCorpus(Settings):
     """File to evaluate on; without one, every 20th document is held out."""
     column: ColumnName = "text"
     """Column or JSON key that holds the text; ignored for plain text."""
+    name: str | None = None
+    """What messages call the file; empty means its own name."""
+    validation_name: str | None = None
+    """What messages call the file to evaluate on; empty means its own name."""
 
 
 Corpus = Annotated[
@@ -368,6 +372,9 @@ class TeacherConfig(Settings):
     """Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it."""
     seed: Seed = 0
     """Fixes the weights' start, data order, masks, dropout and dropped layers."""
+    distil_lines: "DistilLines | None" = Field(default=None, exclude_if=lambda lines: lines is None)
+    """Lines that a later distillation will want of the same text: without any such line the run is
+    refused before it trains. Pipelines set this by themselves."""
 
     @field_validator("tokenizer")
     @classmethod
@@ -562,6 +569,7 @@ class DistillConfig(DistilOptions):
     """Text to distil and evaluate on."""
 
 
+TeacherConfig.model_rebuild()
 RunConfig = Annotated[TeacherConfig | PruneConfig | DistillConfig, Field(discriminator="kind")]
 RUN_CONFIG: TypeAdapter[TeacherConfig | PruneConfig | DistillConfig] = TypeAdapter(RunConfig)
 Kind = Literal["teacher", "prune", "distill"]

@@ -177,13 +177,14 @@ def _sizes(hold_out: _HoldOut) -> dict[Split, int]:
 
 def _open_file(config: FileCorpus) -> CorpusText:
     path = Path(config.path)
-    format, documents, blank = _scan(path, config.column)
+    name = config.name or path.name
+    format, documents, blank = _scan(path, config.column, name)
     if config.validation_path is not None:
         return _open_pair(config, documents, blank)
     if documents < 2:
         raise DataError(
-            f"{path.name} holds a single document, so none can be held out to evaluate on: "
-            "give more text, or a validation file"
+            f"{name} holds a single document (a line or row), so none can be held out to evaluate "
+            "on: give more text, or a validation file"
         )
     block = LINES_PER_BLOCK if format == "txt" else 1
     # Short files get shorter blocks: some text must always be held out.
@@ -205,7 +206,8 @@ def _open_pair(config: FileCorpus, documents: int, blank: int) -> CorpusText:
         "train": Path(config.path),
         "validation": Path(config.validation_path),
     }
-    _, held_out, held_out_blank = _scan(paths["validation"], config.column)
+    name = config.validation_name or paths["validation"].name
+    _, held_out, held_out_blank = _scan(paths["validation"], config.column, name)
 
     def read(split: Split) -> Iterator[str]:
         path = paths[split]
@@ -218,12 +220,16 @@ def _open_pair(config: FileCorpus, documents: int, blank: int) -> CorpusText:
     return CorpusText(fingerprint, read, sizes, {"train": blank, "validation": held_out_blank})
 
 
-def _scan(path: Path, column: str) -> tuple[FileFormat, int, int]:
+def _scan(path: Path, column: str, name: str) -> tuple[FileFormat, int, int]:
     """(format, documents, rows without text), reading the whole file; DataError if unusable."""
     format = format_of(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    found = Counter(bool(pieces) for pieces in read_rows(path, format, column))
-    if not found[True]:
-        raise DataError(f"{path.name} is empty: it holds no text")
+    try:
+        found = Counter(bool(pieces) for pieces in read_rows(path, format, column))
+        if not found[True]:
+            raise DataError(f"{path.name} is empty: it holds no text")
+    except DataError as error:
+        # An upload has a name of our own on disk; people know it by theirs.
+        raise DataError(str(error).replace(path.name, name)) from error
     return format, found[True], found[False]

@@ -151,6 +151,7 @@ def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Pa
     plain = config.model_dump(
         mode="json",
         exclude={"reporting", "evaluation", "corpus", "tokenizer", "teacher", "student"}
+        | {"distil_lines"}
         | ({"model"} if inputs[0] is not None else set()),
     )
     parts = [plain, text.fingerprint, text.tokens.fingerprint]

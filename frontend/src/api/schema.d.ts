@@ -1055,6 +1055,11 @@ export interface components {
              */
             column: string;
             /**
+             * Name
+             * @description What messages call the file; empty means its own name.
+             */
+            name?: string | null;
+            /**
              * Path
              * @description Path of a .txt, .jsonl, .csv or .parquet file.
              */
@@ -1064,6 +1069,11 @@ export interface components {
              * @enum {string}
              */
             source: "file";
+            /**
+             * Validation Name
+             * @description What messages call the file to evaluate on; empty means its own name.
+             */
+            validation_name?: string | null;
             /**
              * Validation Path
              * @description File to evaluate on; without one, every 20th document is held out.
@@ -1518,7 +1528,9 @@ export interface components {
              *       "seed": 0,
              *       "seq_len": 512,
              *       "tokenizer": {
+             *         "cased": false,
              *         "source": "wordpiece",
+             *         "strip_accents": "auto",
              *         "vocab_size": 8192
              *       }
              *     }
@@ -2276,6 +2288,11 @@ export interface components {
              */
             corpus: components["schemas"]["SampleCorpus"] | components["schemas"]["HubCorpus"] | components["schemas"]["UploadCorpus"] | components["schemas"]["FileCorpus"];
             /**
+             * @description Lines that a later distillation will want of the same text: without any such line the run is
+             *     refused before it trains. Pipelines set this by themselves.
+             */
+            distil_lines?: components["schemas"]["DistilLines"] | null;
+            /**
              * @default {
              *       "mask_rate": 0.15
              *     }
@@ -2363,7 +2380,9 @@ export interface components {
              * Tokenizer
              * @description How text is cut into tokens.
              * @default {
+             *       "cased": false,
              *       "source": "wordpiece",
+             *       "strip_accents": "auto",
              *       "vocab_size": 8192
              *     }
              */
@@ -2479,17 +2498,31 @@ export interface components {
         };
         /**
          * WordPieceTokenizer
-         * @description A lower-casing WordPiece tokenizer trained on the run's own corpus.
+         * @description A WordPiece tokenizer trained on the run's own corpus.
          */
         WordPieceTokenizer: {
+            /**
+             * Cased
+             * @description Tell capital letters apart; off lower-cases all text.
+             * @default false
+             */
+            cased: boolean;
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
             source: "wordpiece";
             /**
+             * Strip Accents
+             * @description Remove accents and vowel signs; auto removes the accents of lower-cased Latin and Greek text,
+             *     and keeps all marks where they carry meaning, as in Hindi, Thai, Arabic, Hebrew or Russian.
+             * @default auto
+             * @enum {string}
+             */
+            strip_accents: "auto" | "always" | "never";
+            /**
              * Vocab Size
-             * @description Number of vocabulary entries to train.
+             * @description Number of vocabulary entries to train; scripts of many characters need more.
              * @default 8192
              */
             vocab_size: number;
@@ -3445,7 +3478,9 @@ export interface operations {
                  *           "seed": 0,
                  *           "seq_len": 128,
                  *           "tokenizer": {
+                 *             "cased": false,
                  *             "source": "wordpiece",
+                 *             "strip_accents": "auto",
                  *             "vocab_size": 4096
                  *           }
                  *         }
@@ -3516,7 +3551,9 @@ export interface operations {
                      *             "seed": 0,
                      *             "seq_len": 128,
                      *             "tokenizer": {
+                     *               "cased": false,
                      *               "source": "wordpiece",
+                     *               "strip_accents": "auto",
                      *               "vocab_size": 4096
                      *             }
                      *           },
@@ -3902,7 +3939,9 @@ export interface operations {
                      *               "seed": 0,
                      *               "seq_len": 128,
                      *               "tokenizer": {
+                     *                 "cased": false,
                      *                 "source": "wordpiece",
+                     *                 "strip_accents": "auto",
                      *                 "vocab_size": 4096
                      *               }
                      *             }
@@ -4754,7 +4793,9 @@ export interface operations {
                  *         "seed": 0,
                  *         "seq_len": 128,
                  *         "tokenizer": {
+                 *           "cased": false,
                  *           "source": "wordpiece",
+                 *           "strip_accents": "auto",
                  *           "vocab_size": 4096
                  *         }
                  *       },
@@ -4821,7 +4862,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },
@@ -5117,7 +5160,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },
@@ -5549,7 +5594,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },
@@ -6216,7 +6263,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },
