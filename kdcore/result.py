@@ -98,9 +98,14 @@ def _write_model(
     (folder / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
 
 
+def _cell(value: Any) -> str:
+    words = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return ("; ".join(value) if words else str(value)).replace("|", "\\|")
+
+
 def _model_card(config: RunConfig, summary: Summary) -> str:
     rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {value} |"
+        f"| {name.replace('_', ' ')} | {_cell(value)} |"
         for name, value in summary.items()
         if isinstance(value, int | float | str | list)
     )

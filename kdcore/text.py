@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from kdcore.batches import TokenisedSplit, pack, tokenise, unigram_entropy
 from kdcore.config import Corpus, Evaluation
@@ -24,11 +25,13 @@ class Text:
     fingerprint: str
     held_out_facts: TextFacts
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """What the tokenizer made of the text, as figures of a result."""
         facts = self.train.facts
         counts = {"documents": facts.documents, "blank_documents": facts.blank_documents}
-        return counts | facts.figures() | self.held_out_facts.figures("eval_")
+        shares = facts.figures() | self.held_out_facts.figures("eval_")
+        notes = {"tokenizer_notes": list(self.tokens.remarks)} if self.tokens.remarks else {}
+        return counts | shares | notes
 
 
 def read_text(

@@ -99,16 +99,18 @@ def roles_of(core: tokenizers.Tokenizer) -> Roles:
     What wraps a sequence is [CLS] and [SEP] whatever it is called, what the model falls back on is
     [UNK], what fills is [PAD]; everything else is known by its spelling.
     """
-    parts = json.loads(core.to_str())
-    added = [token["content"] for token in parts["added_tokens"]]
+    added = core.get_added_tokens_decoder()
     vocabulary = core.get_vocab(with_added_tokens=True)
-    roles = _spelled([*added, *sorted(vocabulary, key=vocabulary.__getitem__)])
-    model = parts["model"]
-    unknown = model.get("unk_token")
-    if model["type"] == "Unigram" and model.get("unk_id") is not None:
-        unknown = model["vocab"][model["unk_id"]][0]
-    first, last = _wrapping(parts["post_processor"])
-    fills = (parts["padding"] or {}).get("pad_token")
+    roles = _spelled([token.content for token in added.values()])
+    for role, token in _spelled(sorted(vocabulary, key=vocabulary.__getitem__)).items():
+        roles.setdefault(role, token)
+    unknown = getattr(core.model, "unk_token", None)
+    if isinstance(core.model, tokenizers.models.Unigram):
+        unk_id = json.loads(core.model.__getstate__())["unk_id"]
+        unknown = None if unk_id is None else core.id_to_token(unk_id)
+    processor = core.post_processor
+    first, last = _wrapping(processor and json.loads(processor.__getstate__()))
+    fills = (core.padding or {}).get("pad_token")
     found: dict[Role, Any] = {
         "unk_token": unknown, "cls_token": first, "sep_token": last, "pad_token": fills
     }  # fmt: skip

@@ -134,3 +134,30 @@ def test_lines_are_counted_by_what_became_of_them(tokens: Tokens, tmp_path: Path
     hopeless = split_of("the\n" * 8 + "漢字漢 the\n" * 7, tmp_path / "b", tokens)
     with pytest.raises(DataError, match=r"\(8 are too short, 7 hold too many unknown tokens\)"):
         lines(hopeless, tokens, DistilLines(min_tokens=5), 512)
+
+
+def test_the_model_card_tells_what_was_lost(tmp_path: Path) -> None:
+    """A vocabulary of another language than the text's, cased, with a table that has gaps."""
+    (tmp_path / "vocab.txt").write_text("\n".join([*ENTRIES, "The"]), encoding="utf-8")
+    rows = "".join(f"{i};The café king\n" for i in range(60)) + "60; \n"
+    (tmp_path / "a.csv").write_text("\ufeffid; text\n" + rows, encoding="utf-8")
+    config = TeacherConfig.model_validate(
+        {
+            "corpus": FileCorpus(path=str(tmp_path / "a.csv")),
+            "tokenizer": FolderTokenizer(path=str(tmp_path)),
+            "model": {"layers": 1, "hidden_size": 8, "heads": 1, "intermediate_size": 8}
+            | {"source": "scratch"},
+            "seq_len": 8,
+            "schedule": {"max_steps": 1},
+        }
+    )
+    ended = execute(config, tmp_path / "out", ListSink(), device="cpu")
+    assert ended.summary is not None
+    assert ended.summary["unknown_token_share"] == 0.25
+    assert ended.summary["unknown_character_share"] == 4 / 11
+    assert ended.summary["removed_character_share"] == 0
+    card = (tmp_path / "out" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| unknown token share | 0.25 |" in card
+    assert "| eval unknown token share | 0.25 |" in card
+    assert "| blank documents | 1 |" in card
+    assert "| tokenizer notes | vocab.txt tells capital letters apart: the text is not" in card

@@ -420,6 +420,14 @@ def test_special_tokens_are_known_by_their_role(tmp_path: Path, spelled: tuple[s
     check_tokenizer_json(tmp_path / "a" / "tokenizer.json")
 
 
+def test_the_unknown_token_of_a_unigram_model_is_known_by_its_place(tmp_path: Path) -> None:
+    pieces = [(token, 0.0) for token in ("<pad>", "<cls>", "<sep>", "<mask>", "?unknown?")]
+    core = tokenizers.Tokenizer(models.Unigram([*pieces, ("a", -1.0)], unk_id=4))
+    tokens = saved(core, tmp_path / "a")
+    assert tokens.hf.unk_token == "?unknown?"
+    assert tokens.hf("a漢")["input_ids"] == [1, 5, 4, 2]
+
+
 def test_characters_beyond_the_alphabet_become_unknown_tokens(tmp_path: Path) -> None:
     vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, "a", "b"])}
     core = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=None))

@@ -61,6 +61,7 @@ export function Results({ run }: { run: RunDetail }) {
     known.push({ key: "kept_layers", label: "Layers kept", text: kept.join(", ") });
   }
   if (known.length === 0) return null;
+  const notes = Array.isArray(run.result.tokenizer_notes) ? run.result.tokenizer_notes : [];
   return (
     <Paper p="sm" aria-label="Results" component="section">
       <SimpleGrid cols={{ base: 2, xs: 3, sm: 4, lg: 6 }} spacing="sm" verticalSpacing={8}>
@@ -75,6 +76,11 @@ export function Results({ run }: { run: RunDetail }) {
           </div>
         ))}
       </SimpleGrid>
+      {notes.length > 0 && (
+        <Text size="xs" c="dimmed" mt="xs" data-result="tokenizer_notes">
+          Tokenizer: {notes.map(String).join("; ")}.
+        </Text>
+      )}
     </Paper>
   );
 }
