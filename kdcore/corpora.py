@@ -101,7 +101,7 @@ class FileFacts:
     """What a file holds."""
 
     documents: int
-    """Lines of plain text, or rows; blank lines are not counted."""
+    """Lines of plain text, or rows; those without text are not counted."""
     columns: list[str]
     """Columns that hold text; none for plain text."""
 

@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -379,25 +380,35 @@ def _json_values(path: Path, column: str) -> Iterator[str | None]:
 
 
 def _json_columns(path: Path) -> tuple[int, list[str]]:
-    """(rows, keys that hold text in every row); DataError that names line and key if none does."""
-    rows, columns, lost = 0, list[str](), ""
+    """As `text_columns`; DataError that names line and key if no key holds text in every row."""
+    counts: dict[str, int] | None = None
     for number, row in _json_rows(path):
         texts = _json_texts(row)
-        before = columns
-        columns = [key for key in columns if key in texts] if rows else [*texts][:MAX_COLUMNS]
-        if not columns:
-            lost = f"{path.name}, line {number}: " + (
-                f"no text under '{before[0]}', where the lines before have it; there are: "
-                f"{_listed([*texts])}. Every line needs its text under the same key"
-                if before
-                else f"no text; its keys are {_listed([*row])}. Put the text under a key of "
-                'its own, such as {"text": "..."}'
+        before = counts
+        if counts is None:
+            counts = dict.fromkeys(islice(texts, MAX_COLUMNS), 0)
+        counts = {key: n + _holds(texts[key]) for key, n in counts.items() if key in texts}
+        if counts:
+            continue
+        if before:
+            raise DataError(
+                f"{path.name}, line {number}: no text under '{next(iter(before))}', where the "
+                f"lines before have it; there are: {_listed([*texts])}. Every line needs its text "
+                "under the same key"
             )
-            break
-        rows += 1
-    if lost:
-        raise DataError(lost)
-    return rows, columns
+        raise DataError(
+            f"{path.name}, line {number}: no text; its keys are {_listed([*row])}. Put the text "
+            'under a key of its own, such as {"text": "..."}'
+        )
+    return _filled(counts or {})
+
+
+def _holds(text: str | None) -> bool:
+    return bool(text) and not text.isspace()  # type: ignore[union-attr]
+
+
+def _filled(counts: dict[str, int]) -> tuple[int, list[str]]:
+    return max(counts.values(), default=0), [name for name, count in counts.items() if count]
 
 
 def _listed(names: list[str]) -> str:
@@ -416,20 +427,27 @@ def _csv_values(path: Path, column: str) -> Iterator[str]:
 
 
 def text_columns(path: Path, format: FileFormat) -> tuple[int, list[str]]:
-    """(rows, columns that hold text in every row); reads the whole file once."""
+    """(documents, columns that hold text in every row that is not blank); reads the whole file.
+
+    Where columns hold text in a different number of rows, it is the largest.
+    """
     if format == "parquet":
         columns = _parquet_columns(path)
         if not columns:
             schema = _parquet_file(path).schema_arrow
             there = [f"{field.name} ({field.type})" for field in schema]
             raise DataError(f"{path.name}: no column holds text; there are: {_listed(there)}")
-        counts = [sum(1 for _ in _parquet_values(path, column)) for column in columns]
-        return counts[0], columns
+        return _filled({name: sum(map(_holds, _parquet_values(path, name))) for name in columns})
     if format == "csv":
         table = _csv_rows(path)
         _, header = next(table, (0, list[str]()))
-        rows = sum(1 for _ in table)
-        return rows, [name for name in _csv_header(path, header) if name]
+        names = _csv_header(path, header)
+        if header and not any(names):
+            raise DataError(f"{path.name}: the header names no column")
+        found = Counter(
+            name for _, row in table for name, text in zip(names, row, strict=True) if _holds(text)
+        )
+        return _filled({name: found[name] for name in names if name})
     return _json_columns(path)
 
 

@@ -199,6 +199,17 @@ def test_text_in_nested_objects_has_a_dotted_name(tmp_path: Path) -> None:
     assert documents(dotted, "a.b.c") == ["one", "two"]
 
 
+def test_columns_without_any_text_are_no_choice(tmp_path: Path) -> None:
+    rows = [{"text": "a", "note": None}, {"text": " ", "note": None}, {"text": "b", "note": ""}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    written(tmp_path, "a.csv", 'text,note,\na,"",\n" ",,\nb,,\n')
+    for format in ("parquet", "jsonl", "csv"):
+        assert textfiles.text_columns(tmp_path / f"a.{format}", format) == (2, ["text"])
+    with pytest.raises(DataError, match="the header names no column"):
+        textfiles.text_columns(written(tmp_path, "b.csv", " ,\na,b\n"), "csv")
+
+
 def test_rows_without_text_are_counted_as_rows(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": null}\n{"text": " "}\n')
     assert list(textfiles.read_rows(path, "jsonl", "text")) == [["a"], [], []]
@@ -213,7 +224,7 @@ def test_every_string_type_of_parquet_is_text(tmp_path: Path, kind: pa.DataType)
     texts = pa.array(["a", "b", None, "a"])
     column = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts
     pq.write_table(pa.table({"n": [1, 2, 3, 4], "text": column.cast(kind)}), tmp_path / "a.parquet")
-    assert textfiles.text_columns(tmp_path / "a.parquet", "parquet") == (4, ["text"])
+    assert textfiles.text_columns(tmp_path / "a.parquet", "parquet") == (3, ["text"])
     assert documents(tmp_path / "a.parquet") == ["a", "b", "a"]
 
 
