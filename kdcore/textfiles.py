@@ -302,7 +302,9 @@ def _parquet_values(path: Path, column: str) -> Iterator[str | None]:
         _refuse_bomb(path, _declared_bytes(file, column), limit)
         size, rows = 0, 0
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
-            values = batch.column(0)
+            values = batch.column(batch.schema.get_field_index(column))
+            if not types.is_dictionary(values.type):  # a name with dots is not found above
+                values = values.dictionary_encode()
             rows += len(values)
             _refuse_rows(path, rows)
             lengths = pc.binary_length(values.dictionary).take(values.indices)

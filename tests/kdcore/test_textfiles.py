@@ -228,6 +228,13 @@ def test_every_string_type_of_parquet_is_text(tmp_path: Path, kind: pa.DataType)
     assert documents(tmp_path / "a.parquet") == ["a", "b", "a"]
 
 
+def test_a_parquet_column_may_have_dots_in_its_name(tmp_path: Path) -> None:
+    table = pa.table({"data": [{"text": "x"}], "data.text": ["a"], "t": ["b"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert textfiles.text_columns(tmp_path / "a.parquet", "parquet") == (1, ["data.text", "t"])
+    assert documents(tmp_path / "a.parquet", "data.text") == ["a"]
+
+
 def test_parquet_without_text_says_what_it_holds(tmp_path: Path) -> None:
     pq.write_table(pa.table({"n": [1], "data": [{"text": "a"}]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"'n \(int64\)', 'data \(struct<text: string>\)'"):
