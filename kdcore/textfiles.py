@@ -99,12 +99,12 @@ def decoded_chunks(path: Path) -> Iterator[str]:
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     with open(path, "rb") as file:
         encoding = encoding_of(file.read(4096))
-        file.seek(0)
+        base = len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0
+        file.seek(base)
         if encoding == "utf-16?":
             raise DataError(f"{path.name} is UTF-16 without a byte order mark: save it as UTF-8")
         wide = encoding in ("utf-16", "utf-32")
-        decoder = codecs.getincrementaldecoder(encoding or "utf-8")()
-        base = 0
+        decoder = codecs.getincrementaldecoder(encoding if encoding and wide else "utf-8")()
         while True:
             chunk = file.read(_CHUNK_BYTES)
             pending = len(decoder.getstate()[0])

@@ -118,17 +118,18 @@ def roles_of(core: tokenizers.Tokenizer) -> Roles:
 
 
 def _spelled(tokens: list[str]) -> Roles:
-    """Roles by spelling, such as [MASK], <mask> or <|mask|>; the first of a role wins."""
-    roles: Roles = {}
+    """Roles by spelling, such as [MASK], <mask> or <|mask|>; [CLS] goes before <s>, whichever is
+    first, and of the same name the first."""
+    names: dict[str, str] = {}
     for token in tokens:
         match = _BRACKETED.fullmatch(token)
-        if match is None:
-            continue
-        name = next(filter(None, match.groups())).lower()
-        for role, names in _SPELLINGS.items():
-            if name in names:
-                roles.setdefault(role, token)
-    return roles
+        if match is not None:
+            names.setdefault(next(filter(None, match.groups())).lower(), token)
+    found = {
+        role: next((names[name] for name in spellings if name in names), None)
+        for role, spellings in _SPELLINGS.items()
+    }
+    return {role: token for role, token in found.items() if token is not None}
 
 
 def _wrapping(processor: dict[str, Any] | None) -> tuple[str | None, str | None]:

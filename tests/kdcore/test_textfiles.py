@@ -106,6 +106,11 @@ def test_wrong_byte_is_named_by_its_offset(tmp_path: Path, name: str) -> None:
         documents(path)
 
 
+def test_a_byte_order_mark_counts_where_a_wrong_byte_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 5"):
+        documents(written(tmp_path, "a.txt", b"\xef\xbb\xbfab\xffc"))
+
+
 def test_wrong_byte_far_into_the_file_is_named_by_its_offset(tmp_path: Path) -> None:
     path = written(tmp_path, "a.txt", "é\n".encode() * MIB + b"abc\xc3")
     with pytest.raises(DataError, match=f"at byte {3 * MIB + 3}"):

@@ -420,6 +420,12 @@ def test_special_tokens_are_known_by_their_role(tmp_path: Path, spelled: tuple[s
     check_tokenizer_json(tmp_path / "a" / "tokenizer.json")
 
 
+def test_of_several_spellings_the_usual_one_has_the_role(tmp_path: Path) -> None:
+    entries = ["<s>", "</s>", *SPECIAL_TOKENS, "<|mask|>", "the"]
+    tokens = tokens_from_folder(vocab_folder(tmp_path / "a", entries))
+    assert (tokens.cls_id, tokens.sep_id, tokens.mask_id) == (4, 5, 6)
+
+
 def test_the_unknown_token_of_a_unigram_model_is_known_by_its_place(tmp_path: Path) -> None:
     pieces = [(token, 0.0) for token in ("<pad>", "<cls>", "<sep>", "<mask>", "?unknown?")]
     core = tokenizers.Tokenizer(models.Unigram([*pieces, ("a", -1.0)], unk_id=4))
