@@ -1,7 +1,7 @@
 """Loads or trains the tokenizer of a run; imports no torch of its own.
 
 Only tokenizers with [CLS], [SEP], [PAD], [MASK] and [UNK] in some spelling are of use to a masked
-language model; whatever lacks one is refused in words. What trains is what is delivered: a text has
+language model; whatever lacks one is refused. What trains is what is delivered: a text has
 the ids that `Tokens.hf` gives it, whatever special tokens it spells.
 """
 

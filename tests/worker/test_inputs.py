@@ -39,7 +39,7 @@ def test_a_pipelines_teacher_knows_which_lines_will_be_wanted(
     assert "distil_lines" not in teacher.config
     assert resolved(teacher, database, settings).distil_lines == wanted
     assert resolved(alone, database, settings).distil_lines is None
-    # Once nobody waits for it, the teacher is wanted for itself.
+    # Once no distillation waits for it, the teacher is wanted for itself.
     with database.write() as session:
         session.get_one(Run, distillation.id).state = RunState.CANCELLED
     assert resolved(teacher, database, settings).distil_lines is None
