@@ -141,7 +141,8 @@ def _load_config(client: Client, source: str) -> dict[str, Any]:
         known = ", ".join(preset["id"] for preset in presets)
         raise Refused(f"{source!r} is neither a file nor a preset; the presets are {known}")
     try:
-        loaded = json.loads(path.read_text())
+        # As bytes: Windows editors save JSON with a byte order mark, which `loads` knows.
+        loaded = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ClientError(f"{source} cannot be read: {error}") from None
     if not isinstance(loaded, dict):

@@ -44,6 +44,9 @@ def form_schema(kind: FormKind) -> dict[str, Any]:
     for name in LOCAL_ONLY:
         definitions.pop(name, None)
     _drop_local_variants(schema)
+    # Pipelines set it by themselves.
+    for node in (schema, definitions.get("TeacherConfig", {})):
+        node.get("properties", {}).pop("distil_lines", None)
     return schema
 
 

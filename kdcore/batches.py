@@ -121,7 +121,7 @@ class Batch:
 # ------------------------------------------------------------------------------------- packed
 
 
-def pack(split: TokenisedSplit, seq_len: int) -> Packed:
+def pack(split: TokenisedSplit, seq_len: int, name: str = "the training text") -> Packed:
     """The flat stream cut into (n, seq_len), a view; the last incomplete sequence is dropped.
 
     Lines follow each other with their [CLS] and [SEP], and may be cut at a sequence's edge.
@@ -130,7 +130,7 @@ def pack(split: TokenisedSplit, seq_len: int) -> Packed:
     n = len(split.tokens) // seq_len
     if n == 0:
         raise DataError(
-            f"the text has {len(split.tokens)} tokens, fewer than one sequence of {seq_len}: "
+            f"{name} has {len(split.tokens)} tokens, fewer than one sequence of {seq_len}: "
             "give more text or shorten the sequences"
         )
     return np.asarray(split.tokens)[: n * seq_len].reshape(n, seq_len)
@@ -149,6 +149,21 @@ class Lines:
     _tokens: npt.NDArray[Any]
     _cls_id: int
     _sep_id: int
+    split: int = 0
+    """Lines of the text that were longer and are cut into several."""
+    too_short: int = 0
+    """Lines, and ends of split lines, that are left out for their length."""
+    too_unknown: int = 0
+    """Lines that are left out for their share of unknown tokens."""
+
+    def figures(self) -> dict[str, int]:
+        """What became of the lines, as figures of a result."""
+        return {
+            "lines": len(self),
+            "lines_split": self.split,
+            "lines_too_short": self.too_short,
+            "lines_too_unknown": self.too_unknown,
+        }
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -170,18 +185,32 @@ def lines(split: TokenisedSplit, tokens: Tokens, options: DistilLines, max_posit
     (special tokens not counted) is unknown, are dropped.
     """
     longest = min(options.max_tokens or max_positions, max_positions)
-    starts, inner = _pieces(np.asarray(split.offsets), longest - 2)
+    offsets = np.asarray(split.offsets)
+    starts, inner = _pieces(offsets, longest - 2)
     keep = inner + 2 >= options.min_tokens
+    too_short = int((~keep).sum())
     starts, inner = starts[keep], inner[keep]
     unknown = _unknown_counts(np.asarray(split.tokens), starts, inner, tokens.unk_id)
     keep = unknown <= options.max_unknown * inner
+    too_unknown = int((~keep).sum())
     starts, inner = starts[keep], inner[keep]
     if not len(starts):
         raise DataError(
             f"no line of the text has {options.min_tokens} to {longest} tokens and at most "
-            f"{options.max_unknown:.0%} unknown ones: lower lines.min_tokens, or give other text"
+            f"{options.max_unknown:.0%} unknown ones ({too_short:,} are too short, {too_unknown:,} "
+            "hold too many unknown tokens): lower lines.min_tokens or raise lines.max_unknown, or "
+            "give other text"
         )
-    return Lines(inner + 2, starts, np.asarray(split.tokens), tokens.cls_id, tokens.sep_id)
+    return Lines(
+        inner + 2,
+        starts,
+        np.asarray(split.tokens),
+        tokens.cls_id,
+        tokens.sep_id,
+        split=int((np.diff(offsets) > longest).sum()),
+        too_short=too_short,
+        too_unknown=too_unknown,
+    )
 
 
 def _pieces(offsets: Ids, longest: int) -> tuple[Ids, Ids]:

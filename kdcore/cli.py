@@ -437,7 +437,7 @@ def _submitted(command: object) -> RunConfig | None:
 
 def _read_config(path: Path) -> RunConfig:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_bytes())  # with or without a byte order mark
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -125,6 +125,10 @@ class FileCorpus(Settings):
     """File to evaluate on; without one, every 20th document is held out."""
     column: ColumnName = "text"
     """Column or JSON key that holds the text; ignored for plain text."""
+    name: str | None = None
+    """What messages call the file; empty means its own name."""
+    validation_name: str | None = None
+    """What messages call the file to evaluate on; empty means its own name."""
 
 
 Corpus = Annotated[
@@ -162,11 +166,16 @@ class UploadTokenizer(Settings):
 
 
 class WordPieceTokenizer(Settings):
-    """A lower-casing WordPiece tokenizer trained on the run's own corpus."""
+    """A WordPiece tokenizer trained on the run's own corpus."""
 
     source: Literal["wordpiece"] = "wordpiece"
     vocab_size: Annotated[int, Field(ge=200, le=200_000, json_schema_extra=_unit("entries"))] = 8192
-    """Number of vocabulary entries to train."""
+    """Number of vocabulary entries to train; scripts of many characters need more."""
+    cased: bool = False
+    """Tell capital letters apart; off lower-cases all text."""
+    strip_accents: Literal["auto", "always", "never"] = "auto"
+    """Remove accents and vowel signs; auto removes the accents of lower-cased Latin and Greek text,
+    and keeps all marks where they carry meaning, as in Hindi, Thai, Arabic, Hebrew or Russian."""
 
 
 class ModelTokenizer(Settings):
@@ -382,6 +391,9 @@ class TeacherConfig(Settings):
     """Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it."""
     seed: Seed = 0
     """Fixes the weights' start, data order, masks, dropout and dropped layers."""
+    distil_lines: "DistilLines | None" = Field(default=None, exclude_if=lambda lines: lines is None)
+    """Lines that a later distillation will want of the same text: without any such line the run is
+    refused before it trains. Pipelines set this by themselves."""
 
     @model_validator(mode="after")
     def _tokenizer_fits_start(self) -> Self:
@@ -577,6 +589,7 @@ class DistillConfig(DistilOptions):
     """Text to distil and evaluate on."""
 
 
+TeacherConfig.model_rebuild()
 RunConfig = Annotated[TeacherConfig | PruneConfig | DistillConfig, Field(discriminator="kind")]
 RUN_CONFIG: TypeAdapter[TeacherConfig | PruneConfig | DistillConfig] = TypeAdapter(RunConfig)
 Kind = Literal["teacher", "prune", "distill"]

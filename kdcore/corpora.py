@@ -9,6 +9,7 @@ they are opened, so that a wrong byte at the end is known before training starts
 import hashlib
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,14 @@ from typing import Literal
 from kdcore.config import Corpus, FileCorpus, HubCorpus, SampleCorpus
 from kdcore.digest import sha256_of
 from kdcore.errors import DataError
-from kdcore.textfiles import FileFormat, format_of, read_documents, split_document, text_columns
+from kdcore.textfiles import (
+    FileFormat,
+    format_of,
+    read_documents,
+    read_rows,
+    split_document,
+    text_columns,
+)
 
 Split = Literal["train", "validation"]
 HELD_OUT_EVERY = 20
@@ -35,6 +43,7 @@ class CorpusText:
     fingerprint: str
     _read: Callable[[Split], Iterator[str]] = field(repr=False, compare=False)
     _sizes: dict[Split, int] = field(repr=False, compare=False)
+    _blank: dict[Split, int] = field(repr=False, compare=False, default_factory=dict)
 
     def documents(self, split: Split) -> Iterator[str]:
         """The documents of `split`, in order, none blank, none over 100,000 characters."""
@@ -43,6 +52,11 @@ class CorpusText:
     def size(self, split: Split) -> int:
         """Number of documents in `split` (rows before blank ones are skipped, for the hub)."""
         return self._sizes[split]
+
+    def blank_rows(self, split: Split) -> int:
+        """Rows without text, known once the split has been read; those of a file of which a part
+        is held out count as the training split's."""
+        return self._blank.get(split, 0)
 
 
 def open_corpus(config: Corpus) -> CorpusText:
@@ -57,8 +71,8 @@ def open_corpus(config: Corpus) -> CorpusText:
         # Costs seconds, which the server, which never opens such a corpus, should not pay.
         from kdcore.hub import open_hub_dataset  # noqa: PLC0415
 
-        fingerprint, read, sizes = open_hub_dataset(config)
-        return CorpusText(_fingerprint("hub", fingerprint), read, sizes)
+        fingerprint, read, sizes, blank = open_hub_dataset(config)
+        return CorpusText(_fingerprint("hub", fingerprint), read, sizes, blank)
     if isinstance(config, FileCorpus):
         return _open_file(config)
     raise DataError("an uploaded corpus must be resolved to its file first: resolve uploads first")
@@ -87,7 +101,7 @@ class FileFacts:
     """What a file holds."""
 
     documents: int
-    """Lines of plain text, or rows; blank lines are not counted."""
+    """Lines of plain text, or rows; those without text are not counted."""
     columns: list[str]
     """Columns that hold text; none for plain text."""
 
@@ -104,8 +118,6 @@ def inspect_file(path: Path, format: str) -> FileFacts:
         facts = FileFacts(*text_columns(path, known))
     if not facts.documents:
         raise DataError(f"{path.name} is empty: it holds no text")
-    if known != "txt" and not facts.columns:
-        raise DataError(f"{path.name}: no column holds text in every row")
     return facts
 
 
@@ -165,13 +177,14 @@ def _sizes(hold_out: _HoldOut) -> dict[Split, int]:
 
 def _open_file(config: FileCorpus) -> CorpusText:
     path = Path(config.path)
-    format, documents = _scan(path, config.column)
+    name = config.name or path.name
+    format, documents, blank = _scan(path, config.column, name)
     if config.validation_path is not None:
-        return _open_pair(config, documents)
+        return _open_pair(config, documents, blank)
     if documents < 2:
         raise DataError(
-            f"{path.name} holds a single document, so none can be held out to evaluate on: "
-            "give more text, or a validation file"
+            f"{name} holds a single document (a line or row), so none can be held out to evaluate "
+            "on: give more text, or a validation file"
         )
     block = LINES_PER_BLOCK if format == "txt" else 1
     # Short files get shorter blocks: some text must always be held out.
@@ -183,16 +196,18 @@ def _open_file(config: FileCorpus) -> CorpusText:
                 yield from pieces
 
     column = None if format == "txt" else config.column
-    return CorpusText(_fingerprint(format, column, sha256_of(path)), read, _sizes(hold_out))
+    fingerprint = _fingerprint(format, column, sha256_of(path))
+    return CorpusText(fingerprint, read, _sizes(hold_out), {"train": blank})
 
 
-def _open_pair(config: FileCorpus, documents: int) -> CorpusText:
+def _open_pair(config: FileCorpus, documents: int, blank: int) -> CorpusText:
     assert config.validation_path is not None
     paths: dict[Split, Path] = {
         "train": Path(config.path),
         "validation": Path(config.validation_path),
     }
-    _, held_out = _scan(paths["validation"], config.column)
+    name = config.validation_name or paths["validation"].name
+    _, held_out, held_out_blank = _scan(paths["validation"], config.column, name)
 
     def read(split: Split) -> Iterator[str]:
         path = paths[split]
@@ -201,15 +216,20 @@ def _open_pair(config: FileCorpus, documents: int) -> CorpusText:
 
     parts = [(format_of(path), sha256_of(path)) for path in paths.values()]
     fingerprint = _fingerprint("pair", config.column, *parts)
-    return CorpusText(fingerprint, read, {"train": documents, "validation": held_out})
+    sizes: dict[Split, int] = {"train": documents, "validation": held_out}
+    return CorpusText(fingerprint, read, sizes, {"train": blank, "validation": held_out_blank})
 
 
-def _scan(path: Path, column: str) -> tuple[FileFormat, int]:
-    """Reads the whole file once: its format and number of documents; DataError if unusable."""
+def _scan(path: Path, column: str, name: str) -> tuple[FileFormat, int, int]:
+    """(format, documents, rows without text), reading the whole file; DataError if unusable."""
     format = format_of(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    documents = sum(1 for _ in read_documents(path, format, column))
-    if not documents:
-        raise DataError(f"{path.name} is empty: it holds no text")
-    return format, documents
+    try:
+        found = Counter(bool(pieces) for pieces in read_rows(path, format, column))
+        if not found[True]:
+            raise DataError(f"{path.name} is empty: it holds no text")
+    except DataError as error:
+        # An upload has a name of our own on disk; people know it by theirs.
+        raise DataError(str(error).replace(path.name, name)) from error
+    return format, found[True], found[False]

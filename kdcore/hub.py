@@ -87,22 +87,28 @@ def hub_files(name: str, revision: str | None, patterns: list[str], remedy: str)
 # ----------------------------------------------------------------------------------- datasets
 
 
-def open_hub_dataset(config: HubCorpus) -> tuple[str, Read, dict[Split, int]]:
-    """(fingerprint, reader, sizes) of a dataset on the hub, downloaded into the hub's cache."""
+def open_hub_dataset(config: HubCorpus) -> tuple[str, Read, dict[Split, int], dict[Split, int]]:
+    """(fingerprint, reader, sizes, rows without text) of a dataset on the hub, downloaded into the
+    hub's cache; the last is filled in by reading."""
     commit, loaded = _load(config)
     splits: dict[Split, Any] = {
         "train": _column(config, loaded, config.train_split),
         "validation": _column(config, loaded, config.validation_split),
     }
 
+    blank: dict[Split, int] = {}
+
     def read(split: Split) -> Iterator[str]:
+        blank[split] = 0
         for row in splits[split]:
             text = row[config.column]
-            if text and not text.isspace():
+            if not text or text.isspace():
+                blank[split] += 1
+            else:
                 yield from (piece for piece in split_document(text) if piece.strip())
 
     fingerprint = f"{commit} {config.model_dump_json()}"
-    return fingerprint, read, {name: len(part) for name, part in splits.items()}
+    return fingerprint, read, {name: len(part) for name, part in splits.items()}, blank
 
 
 def _load(config: HubCorpus) -> tuple[str, Any]:

@@ -384,7 +384,7 @@ def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
     """
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_bytes())  # with or without a byte order mark
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no readable model config: {error}") from error
     model_type = _model_type(path, raw)

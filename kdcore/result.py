@@ -114,9 +114,14 @@ def _rewrite_tokenizer_config(path: Path, model: MaskedLM) -> None:
     write_json(path, config)
 
 
+def _cell(value: Any) -> str:
+    words = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return ("; ".join(value) if words else str(value)).replace("|", "\\|")
+
+
 def _model_card(config: RunConfig, summary: Summary) -> str:
     rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {value} |"
+        f"| {name.replace('_', ' ')} | {_cell(value)} |"
         for name, value in summary.items()
         if isinstance(value, int | float | str | list) and name != "fresh_tensors"
     )

@@ -13,13 +13,15 @@ from typing import Any
 from kdcore.batches import lines, pack, token_counts
 from kdcore.config import (
     DistillConfig,
+    DistilLines,
     FreshStudent,
     PruneConfig,
     RunConfig,
     ScratchModel,
     TeacherConfig,
 )
-from kdcore.errors import DataError
+from kdcore.corpora import CorpusText
+from kdcore.errors import ConfigError, DataError
 from kdcore.events import Sink
 from kdcore.machine import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.models import (
@@ -41,8 +43,8 @@ from kdcore.prune import prune
 from kdcore.ranks import ALONE, Ranks
 from kdcore.result import Summary, publish_result, versions
 from kdcore.shapes import check_distill, check_teacher, fresh_student_shape, scratch_shape
-from kdcore.text import read_text
-from kdcore.tokenizers import Tokens, load_tokenizer, tokens_from_folder
+from kdcore.text import Text, read_text
+from kdcore.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens_from_folder
 from kdcore.training import train, trained_summary
 
 DEFAULT_EVAL_SEQ_LEN = 512
@@ -96,9 +98,6 @@ def execute(
                 return _distill(config, place)
 
 
-# --------------------------------------------------------------------------------------- text
-
-
 # ------------------------------------------------------------------------------------- teacher
 
 
@@ -110,11 +109,16 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
         start_folder = checkpoint_folder(config.model)
         start = _load(start_folder, "model", place, head_seed=config.seed)
         check_teacher(config, shape_of(start.model))
+
+    def load(corpus: CorpusText) -> Tokens:
+        tokens = load_tokenizer(config.tokenizer, corpus, place.cache_dir, place.sink, start_folder)
+        if start_folder is not None:
+            _check_start(tokens, start_folder, place)
+        return tokens
+
     text = read_text(
         config.corpus,
-        lambda corpus: load_tokenizer(
-            config.tokenizer, corpus, place.cache_dir, place.sink, start_folder
-        ),
+        load,
         config.evaluation,
         config.evaluation.seq_len or config.seq_len,
         place,
@@ -129,6 +133,8 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
             counts = token_counts(text.train, text.tokens.vocab_size)
             counts[sorted(text.tokens.special_ids)] = 0  # never to be predicted
             start_at_unigram(model, counts)
+    if config.distil_lines is not None:
+        _check_distil_lines(config.distil_lines, text, model.config.max_position_embeddings)
     model.to(place.device)
     packed = pack(text.train, config.seq_len)
     objective = MlmObjective(config, model, text.tokens, packed)
@@ -144,6 +150,39 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
         summary["fresh_tensors"] = start.fresh
     notes = {"seq_len": config.seq_len, "layer_drop": config.layer_drop}
     return _finish(config, model, text.tokens, summary, notes, fitted.steps, place)
+
+
+def _check_start(tokens: Tokens, folder: Path, place: Place) -> None:
+    """Raise ConfigError if the checkpoint in `folder` was trained with another tokenizer."""
+    reason = "it has no tokenizer files"
+    if has_tokenizer(folder):
+        try:
+            own = tokens_from_folder(folder)
+        except DataError as error:
+            reason = str(error)
+        else:
+            if own.fingerprint == tokens.fingerprint:
+                return
+            raise ConfigError(
+                ("tokenizer",),
+                "the checkpoint that the teacher starts from was trained with another tokenizer: "
+                "every embedding would belong to another token. Choose 'model' to use the "
+                "checkpoint's own",
+            )
+    place.sink.emit(
+        "log",
+        level="warning",
+        message="whether the tokenizer is the one that the checkpoint was trained with cannot be "
+        f"checked ({reason}); only the vocabulary's size is compared",
+    )
+
+
+def _check_distil_lines(options: DistilLines, text: Text, max_positions: int) -> None:
+    """Raise DataError if a distillation would find no line in the text."""
+    try:
+        lines(text.train, text.tokens, options, max_positions)
+    except DataError as error:
+        raise DataError(f"the distillation after this teacher would fail: {error}") from error
 
 
 def _check_vocabulary(model: MaskedLM, tokens: Tokens) -> None:
@@ -165,6 +204,7 @@ def _prune(config: PruneConfig, place: Place) -> Ended:
     teacher = _load(folder, "teacher", place).model
     student, report = prune(teacher, config)
     tokens = tokens_from_folder(folder)
+    _check_vocabulary(teacher, tokens)
     if not config.copy_head_transform:
         place.sink.emit(
             "log",
@@ -196,6 +236,7 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
     teacher_folder = checkpoint_folder(config.teacher)
     teacher = _load(teacher_folder, "teacher", place).model
     tokens = tokens_from_folder(teacher_folder)
+    _check_vocabulary(teacher, tokens)
     student, student_folder = _load_student(config, teacher, tokens, place)
     longest = min(teacher.config.max_position_embeddings, student.config.max_position_embeddings)
     noted = read_notes(teacher_folder).get("seq_len")
@@ -207,6 +248,12 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
     # Without a gradient the optimiser never sees them, so weight decay cannot move them either.
     position_embeddings(student).weight.requires_grad_(not config.freeze_positions)
     text_lines = lines(text.train, tokens, config.lines, longest)
+    place.sink.emit(
+        "log",
+        level="info",
+        message=f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
+        f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split",
+    )
     objective = DistilObjective(
         config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
     )
@@ -221,6 +268,7 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
         "last_loss": fitted.last["loss"],
         "mean_loss": fitted.means["loss"],
         "layer_drop": read_notes(teacher_folder).get("layer_drop"),
+        **text_lines.figures(),
         "precision": precision,
         **{
             f"mean_{name.replace('/', '_')}": value
@@ -242,6 +290,8 @@ def _load_student(
     folder = checkpoint_folder(config.student)
     student = _load(folder, "student", place).model
     student_tokens = tokens_from_folder(folder)
+    if student_tokens.fingerprint != tokens.fingerprint:
+        raise ConfigError(("student",), "student and teacher were made with different tokenizers")
     check_distill(config, teacher_shape, shape_of(student, student_tokens.fingerprint))
     return student, folder
 

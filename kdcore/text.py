@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from kdcore.batches import TokenisedSplit, pack, tokenise, unigram_entropy
 from kdcore.config import Corpus, Evaluation
 from kdcore.corpora import CorpusText, open_corpus
 from kdcore.evaluate import HeldOut
+from kdcore.facts import TextFacts
 from kdcore.place import Place
 from kdcore.tokenizers import Tokens
 
@@ -21,6 +23,15 @@ class Text:
     unigram_entropy: float
     """Of the held-out text, in nats: what a model that knows only frequencies reaches."""
     fingerprint: str
+    held_out_facts: TextFacts
+
+    def figures(self) -> dict[str, Any]:
+        """What the tokenizer made of the text, as figures of a result."""
+        facts = self.train.facts
+        counts = {"documents": facts.documents, "blank_documents": facts.blank_documents}
+        shares = facts.figures() | self.held_out_facts.figures("eval_")
+        notes = {"tokenizer_notes": list(self.tokens.remarks)} if self.tokens.remarks else {}
+        return counts | shares | notes
 
 
 def read_text(
@@ -35,8 +46,11 @@ def read_text(
         tokens = load(corpus)
         train = tokenise(corpus, tokens, "train", place.cache_dir, place.sink)
         validation = tokenise(corpus, tokens, "validation", place.cache_dir, place.sink)
+    for name, split in (("the training text", train), ("the held-out text", validation)):
+        split.facts.say(name, place.sink)
+        split.facts.refuse_unknown(name)
     held_out = HeldOut(
-        packed=pack(validation, eval_seq_len),
+        packed=pack(validation, eval_seq_len, "the held-out text"),
         tokens=tokens,
         mask_rate=evaluation.mask_rate,
         max_sequences=evaluation.max_sequences,
@@ -48,4 +62,4 @@ def read_text(
         message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
         f"the held-out text's unigram entropy is {entropy:.3f} nats",
     )
-    return Text(tokens, train, held_out, entropy, corpus.fingerprint)
+    return Text(tokens, train, held_out, entropy, corpus.fingerprint, validation.facts)

@@ -2,14 +2,18 @@
 
 No file, however hostile, may exhaust memory: text is decoded chunk by chunk, a long line of plain
 text is cut at whitespace into documents of at most `MAX_DOCUMENT_CHARS`, and a row of jsonl or csv
-larger than `MAX_ROW_CHARS` is refused. Every complaint is a DataError in words.
+larger than `MAX_ROW_CHARS` is refused. Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+Every complaint is a DataError that names the file and, where there is one, the line.
 """
 
 import codecs
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,6 +33,9 @@ _FREE_EXPANSION = 64 * 2**20
 _FREE_ROWS = 2**20
 """More rows than this, and than the file has bytes, are refused: empty ones cost a bit each."""
 _CHUNK_BYTES = 2**18
+_DELIMITERS = (",", ";", "\t", "|")
+_SAMPLE_LINES = 20
+_JSON_DEPTH = 4
 _SPACES = (" ", "\t", "\n", "\u00a0", "\u3000")
 
 FileFormat = Literal["txt", "jsonl", "csv", "parquet"]
@@ -58,39 +65,79 @@ def split_document(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _decoded(path: Path) -> Iterator[str]:
+def encoding_of(start: bytes) -> str | None:
+    """The encoding that a file's first bytes announce; None if they are binary.
+
+    Without a byte order mark text is UTF-8. UTF-16 without one is named "utf-16?": most of its
+    odd or its even bytes are 0.
+    """
+    # UTF-32's little-endian mark begins with UTF-16's.
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF32_LE, "utf-32"),
+        (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if start.startswith(mark):
+            return encoding
+    if b"\0" not in start:
+        return "utf-8"
+    halves = start[0::2], start[1::2]
+    shares = sorted(half.count(0) / max(1, len(half)) for half in halves)
+    return "utf-16?" if shares[0] < 0.1 and shares[1] > 0.4 and len(start) >= 8 else None
+
+
+def is_binary(path: Path) -> bool:
+    """Whether the file's beginning is not text in any encoding that we know of."""
+    with open(path, "rb") as file:
+        return encoding_of(file.read(_CHUNK_BYTES)) is None
+
+
+def decoded_chunks(path: Path) -> Iterator[str]:
     """The file's text, chunk by chunk, with every line ending as \\n and without a BOM."""
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    pending, base, first = b"", 0, True
     with open(path, "rb") as file:
+        encoding = encoding_of(file.read(4096))
+        base = len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0
+        file.seek(base)
+        if encoding == "utf-16?":
+            raise DataError(f"{path.name} is UTF-16 without a byte order mark: save it as UTF-8")
+        wide = encoding in ("utf-16", "utf-32")
+        decoder = codecs.getincrementaldecoder(encoding if encoding and wide else "utf-8")()
         while True:
             chunk = file.read(_CHUNK_BYTES)
-            data = pending + chunk
-            nul = data.find(b"\0")
+            pending = len(decoder.getstate()[0])
+            nul = -1 if wide else chunk.find(b"\0")
             if nul >= 0:
-                raise DataError(
-                    f"{path.name} is binary, not text: a NUL byte at byte {base + nul}. "
-                    "Text must be UTF-8 without NULs"
-                )
+                raise _binary(path, base + nul)
             try:
-                text, used = codecs.utf_8_decode(data, "strict", not chunk)
+                text = decoder.decode(chunk, not chunk)
             except UnicodeDecodeError as error:
+                name = encoding.upper() if encoding and wide else "UTF-8"
                 raise DataError(
-                    f"{path.name} is not UTF-8: a wrong byte at byte {base + error.start}. "
-                    "Save the file as UTF-8 and try again"
+                    f"{path.name} is not {name}: a wrong byte at byte "
+                    f"{base - pending + error.start}. Save the file as UTF-8 and try again"
                 ) from None
-            pending, base = data[used:], base + used
-            if first and text:
-                text, first = text.removeprefix("\ufeff"), False
+            if wide and "\0" in text:
+                raise _binary(path, base)
+            base += len(chunk)
             yield newlines.decode(text, final=not chunk)
             if not chunk:
                 return
 
 
+def _binary(path: Path, byte: int) -> DataError:
+    return DataError(
+        f"{path.name} is binary, not text: a NUL byte at byte {byte}. "
+        "Text must be UTF-8 without NULs; if this is UTF-16, save it as UTF-8"
+    )
+
+
 def _lines(path: Path) -> Iterator[str]:
     """Non-blank lines of plain text; a long one arrives as several pieces."""
     buffer = ""
-    for text in _decoded(path):
+    for text in decoded_chunks(path):
         *whole, buffer = (buffer + text).split("\n")
         for line in whole:
             if not line.isspace() and line:
@@ -105,7 +152,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _physical_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, line with its \\n), blank ones too; refuses one above MAX_ROW_CHARS."""
     number, parts, size = 1, list[str](), 0
-    for text in _decoded(path):
+    for text in decoded_chunks(path):
         *whole, rest = text.split("\n")
         for line in whole:
             yield number, "".join([*parts, line, "\n"])
@@ -145,21 +192,50 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def _csv_dialect(path: Path) -> tuple[str, int]:
+    """(delimiter, number of the header's line): of the delimiters that spreadsheets write, the one
+    that cuts the first rows into the most fields, equally many each; a comma if none does.
+    """
+    lines = ((number, line) for number, line in _physical_lines(path) if line.strip())
+    sample = list(islice(lines, _SAMPLE_LINES))
+    if not sample:
+        return ",", 1
+    number, line = sample[0]
+    if line.lower().startswith("sep=") and len(line.strip()) == 5:
+        # Excel's own way to name it, on a line before the header.
+        return line.strip()[4], number + 1
+    text = [line for _, line in sample]
+
+    def fields(delimiter: str) -> int:
+        try:
+            widths = [len(row) for row in csv.reader(text, delimiter=delimiter) if row]
+        except csv.Error:
+            return 1
+        # The sample may end within a quoted field.
+        return widths[0] if len(set(widths[: max(1, len(widths) - 1)])) == 1 else 1
+
+    csv.field_size_limit(max(csv.field_size_limit(), 2 * MAX_ROW_CHARS))
+    return max(_DELIMITERS, key=fields), number
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every row, the header first; all rows are as long as it."""
+    delimiter, first = _csv_dialect(path)
     # The limit is one of the process; ours lies above every row that `fed` lets through.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * MAX_ROW_CHARS))
-    row_start, row_chars = 1, 0
+    row_start, row_chars = first, 0
 
     def fed() -> Iterator[str]:
         nonlocal row_chars
-        for _, line in _physical_lines(path):
+        for number, line in _physical_lines(path):
+            if number < first:
+                continue
             row_chars += len(line)
             if row_chars > MAX_ROW_CHARS:
                 raise _row_too_long(path, row_start)
             yield line
 
-    reader = csv.reader(fed(), strict=True)
+    reader = csv.reader(fed(), strict=True, delimiter=delimiter)
     width: int | None = None
     try:
         for row in reader:
@@ -168,18 +244,22 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if len(row) != width:
                     raise DataError(
                         f"{path.name}, line {row_start}: {len(row)} fields, but the header has "
-                        f"{width}. Quote fields that contain commas or line breaks"
+                        f"{width}. Quote fields that contain line breaks or the delimiter "
+                        f"{delimiter!r}"
                     )
                 yield row_start, row
-            row_start, row_chars = reader.line_num + 1, 0
+            row_start, row_chars = first + reader.line_num, 0
     except csv.Error as error:
         raise DataError(f"{path.name}, line {row_start}: not valid CSV: {error}") from None
 
 
 def _csv_header(path: Path, header: list[str]) -> list[str]:
+    """The columns' names; a column without one cannot be chosen."""
     if len(header) > MAX_COLUMNS:
         raise DataError(f"{path.name}: {len(header)} columns; at most {MAX_COLUMNS} are read")
-    if len(set(header)) != len(header):
+    header = [name.strip() for name in header]
+    named = [name for name in header if name]
+    if len(set(named)) != len(named):
         raise DataError(f"{path.name}: two columns have the same name in the header")
     return header
 
@@ -194,7 +274,7 @@ def _parquet_file(path: Path) -> pq.ParquetFile:
 def _holds_text(kind: pa.DataType) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _parquet_columns(path: Path) -> list[str]:
@@ -206,8 +286,9 @@ def _parquet_columns(path: Path) -> list[str]:
 
 
 def _no_column(path: Path, column: str, columns: list[str], where: str = "") -> DataError:
-    listed = ", ".join(f"'{name}'" for name in columns[:20]) or "none"
-    return DataError(f"{path.name}{where}: no column '{column}' of text; there are: {listed}")
+    return DataError(
+        f"{path.name}{where}: no column '{column}' of text; there are: {_listed(columns)}"
+    )
 
 
 def _parquet_values(path: Path, column: str) -> Iterator[str | None]:
@@ -221,7 +302,9 @@ def _parquet_values(path: Path, column: str) -> Iterator[str | None]:
         _refuse_bomb(path, _declared_bytes(file, column), limit)
         size, rows = 0, 0
         for batch in file.iter_batches(batch_size=1024, columns=[column]):
-            values = batch.column(0)
+            values = batch.column(batch.schema.get_field_index(column))
+            if not types.is_dictionary(values.type):  # a name with dots is not found above
+                values = values.dictionary_encode()
             rows += len(values)
             _refuse_rows(path, rows)
             lengths = pc.binary_length(values.dictionary).take(values.indices)
@@ -258,47 +341,123 @@ def _refuse_rows(path: Path, rows: int) -> None:
         raise DataError(f"{path.name} claims more rows than it has bytes: that is no prose")
 
 
+def _json_texts(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, str | None]:
+    """Texts (and nulls) of a JSON object; those of objects inside it as `outer.inner`."""
+    found: dict[str, str | None] = {}
+    for key, value in row.items():
+        if isinstance(value, str | None):
+            found[prefix + key] = value
+        elif isinstance(value, dict) and depth < _JSON_DEPTH:
+            found |= _json_texts(value, f"{prefix}{key}.", depth + 1)
+    return found
+
+
+def _json_value(row: dict[str, Any], column: str) -> Any:
+    """What the object holds under `column`, a key or `outer.inner`; KeyError if there is none."""
+    if column in row:
+        return row[column]
+    outer, dot, inner = column.partition(".")
+    while dot:
+        if isinstance(row.get(outer), dict):
+            with suppress(KeyError):
+                return _json_value(row[outer], inner)
+        more, dot, inner = inner.partition(".")
+        outer = f"{outer}.{more}"
+    raise KeyError(column)
+
+
 def _json_values(path: Path, column: str) -> Iterator[str | None]:
     for number, row in _json_rows(path):
-        value = row.get(column, 0)
+        try:
+            value = _json_value(row, column)
+        except KeyError:
+            raise _no_column(path, column, [*_json_texts(row)], f", line {number}") from None
         if value is not None and not isinstance(value, str):
-            texts = [key for key, item in row.items() if isinstance(item, str)]
-            raise _no_column(path, column, texts, f", line {number}")
+            raise DataError(
+                f"{path.name}, line {number}: '{column}' holds a JSON {type(value).__name__}, "
+                f"not text; there are: {_listed([*_json_texts(row)])}"
+            )
         # A JSON escape can spell half a surrogate pair, which no tokenizer takes.
         yield value and value.encode("utf-8", "replace").decode()
+
+
+def _json_columns(path: Path) -> tuple[int, list[str]]:
+    """As `text_columns`; DataError that names line and key if no key holds text in every row."""
+    counts: dict[str, int] | None = None
+    for number, row in _json_rows(path):
+        texts = _json_texts(row)
+        before = counts
+        if counts is None:
+            counts = dict.fromkeys(islice(texts, MAX_COLUMNS), 0)
+        counts = {key: n + _holds(texts[key]) for key, n in counts.items() if key in texts}
+        if counts:
+            continue
+        if before:
+            raise DataError(
+                f"{path.name}, line {number}: no text under '{next(iter(before))}', where the "
+                f"lines before have it; there are: {_listed([*texts])}. Every line needs its text "
+                "under the same key"
+            )
+        raise DataError(
+            f"{path.name}, line {number}: no text; its keys are {_listed([*row])}. Put the text "
+            'under a key of its own, such as {"text": "..."}'
+        )
+    return _filled(counts or {})
+
+
+def _holds(text: str | None) -> bool:
+    return bool(text) and not text.isspace()  # type: ignore[union-attr]
+
+
+def _filled(counts: dict[str, int]) -> tuple[int, list[str]]:
+    return max(counts.values(), default=0), [name for name, count in counts.items() if count]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:20]) or "none"
 
 
 def _csv_values(path: Path, column: str) -> Iterator[str]:
     rows = _csv_rows(path)
     _, header = next(rows, (0, list[str]()))
-    if column not in _csv_header(path, header):
-        raise _no_column(path, column, header)
-    index = header.index(column)
+    header = _csv_header(path, header)
+    if column.strip() not in header or not column.strip():
+        raise _no_column(path, column, [name for name in header if name])
+    index = header.index(column.strip())
     for _, row in rows:
         yield row[index]
 
 
 def text_columns(path: Path, format: FileFormat) -> tuple[int, list[str]]:
-    """(rows, columns that hold text in every row); reads the whole file once."""
+    """(documents, columns that hold text in every row that is not blank); reads the whole file.
+
+    Where columns hold text in a different number of rows, it is the largest.
+    """
     if format == "parquet":
         columns = _parquet_columns(path)
-        counts = [sum(1 for _ in _parquet_values(path, column)) for column in columns]
-        rows = counts[0] if counts else _parquet_file(path).metadata.num_rows
-    elif format == "csv":
+        if not columns:
+            schema = _parquet_file(path).schema_arrow
+            there = [f"{field.name} ({field.type})" for field in schema]
+            raise DataError(f"{path.name}: no column holds text; there are: {_listed(there)}")
+        return _filled({name: sum(map(_holds, _parquet_values(path, name))) for name in columns})
+    if format == "csv":
         table = _csv_rows(path)
         _, header = next(table, (0, list[str]()))
-        rows, columns = sum(1 for _ in table), _csv_header(path, header)
-    else:
-        rows, columns = 0, []
-        for _, row in _json_rows(path):
-            texts = {key: 0 for key, value in row.items() if isinstance(value, str | None)}
-            columns = [key for key in columns if key in texts] if rows else [*texts][:MAX_COLUMNS]
-            rows += 1
-    return rows, columns
+        names = _csv_header(path, header)
+        if header and not any(names):
+            raise DataError(f"{path.name}: the header names no column")
+        found = Counter(
+            name for _, row in table for name, text in zip(names, row, strict=True) if _holds(text)
+        )
+        return _filled({name: found[name] for name in names if name})
+    return _json_columns(path)
 
 
-def read_documents(path: Path, format: FileFormat, column: str) -> Iterator[list[str]]:
-    """Every non-blank document of the file, as its pieces; a line of plain text has one piece."""
+def read_rows(path: Path, format: FileFormat, column: str) -> Iterator[list[str]]:
+    """Every row of the file as the pieces of its text, none for a row without text.
+
+    Blank lines of plain text separate; they are no rows.
+    """
     try:
         if format == "txt":
             for line in _lines(path):
@@ -306,7 +465,11 @@ def read_documents(path: Path, format: FileFormat, column: str) -> Iterator[list
             return
         readers = {"jsonl": _json_values, "csv": _csv_values, "parquet": _parquet_values}
         for value in readers[format](path, column):
-            if value and not value.isspace():
-                yield [piece for piece in split_document(value) if piece.strip()]
+            yield [piece for piece in split_document(value or "") if piece.strip()]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_documents(path: Path, format: FileFormat, column: str) -> Iterator[list[str]]:
+    """Every non-blank document of the file, as its pieces; a line of plain text has one piece."""
+    return filter(None, read_rows(path, format, column))

@@ -4,25 +4,28 @@ Every document becomes one line `[CLS] ids [SEP]`; lines lie back to back in `to
 `offsets.bin` says where each begins. Neither building nor reading holds more than a few MiB.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from kdcore.cache import cached_folder
 from kdcore.corpora import CorpusText, Split
 from kdcore.errors import DataError
 from kdcore.events import Progress, Sink
+from kdcore.facts import TextFacts
 from kdcore.tokenizers import Tokens
 
 _BATCH_CHARS = 2**19
 _CHUNK_TOKENS = 2**22
 # Goes into the name of every entry; raise it when the same text would give other ids.
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_FACTS = "facts.json"
 
 
 @dataclass
@@ -33,6 +36,7 @@ class TokenisedSplit:
     """uint16 or uint32; every line as [CLS] ids [SEP], lines back to back."""
     offsets: np.memmap[Any, np.dtype[np.int64]]
     """int64, one more than there are lines: line i is tokens[offsets[i]:offsets[i + 1]]."""
+    facts: TextFacts = field(default_factory=TextFacts)
 
 
 def tokenise(
@@ -44,12 +48,14 @@ def tokenise(
 
     def build(folder: Path) -> None:
         with open(folder / "tokens.bin", "wb") as ids, open(folder / "offsets.bin", "wb") as ends:
-            _write(corpus, tokens, split, dtype, ids, ends, sink)
+            facts = _write(corpus, tokens, split, dtype, ids, ends, sink)
+        (folder / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
 
     folder = cached_folder(cache_dir / "tokenised" / name, build, sink)
     return TokenisedSplit(
         tokens=np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"),
         offsets=np.memmap(folder / "offsets.bin", dtype=np.int64, mode="r"),
+        facts=TextFacts(**json.loads((folder / _FACTS).read_text(encoding="utf-8"))),
     )
 
 
@@ -74,31 +80,48 @@ def _write(
     ids_file: BinaryIO,
     offsets_file: BinaryIO,
     sink: Sink,
-) -> None:
-    # A copy, since text that happens to spell "[MASK]" must not become the mask token.
-    core = tokenizers.Tokenizer.from_str(tokens.hf.backend_tokenizer.to_str())
-    core.encode_special_tokens = True
+) -> TextFacts:
+    # Text that spells a special token becomes that token, as it will where the model is used.
+    # Masking never draws one, and padding is known by its place, not by its id.
+    core = tokens.hf.backend_tokenizer
     core.no_truncation()
     core.no_padding()
     progress = Progress(sink, "tokenising", corpus.size(split), "documents")
     done, position = 0, 0
     offsets_file.write(np.zeros(1, np.int64).tobytes())
+    facts, characters = TextFacts(), Counter[str]()
+    ordinary_specials = sorted(tokens.special_ids - {tokens.unk_id})
     for batch in _batches(corpus.documents(split)):
-        lines = [
-            [tokens.cls_id, *encoding.ids, tokens.sep_id]
-            for encoding in core.encode_batch_fast(batch, add_special_tokens=False)
-            if encoding.ids
-        ]
+        lines = []
+        for text, encoding in zip(
+            batch, core.encode_batch(batch, add_special_tokens=False), strict=True
+        ):
+            characters.update(text)
+            ids = encoding.ids
+            if not ids:
+                facts.blank_documents += 1
+                continue
+            lines.append([tokens.cls_id, *ids, tokens.sep_id])
+            if tokens.unk_id in ids:
+                places = zip(ids, encoding.offsets, strict=True)
+                facts.add_unknown(text, (span for i, span in places if i == tokens.unk_id))
         lengths = np.fromiter(map(len, lines), np.int64, len(lines))
         flat = np.fromiter((i for line in lines for i in line), dtype, int(lengths.sum()))
         ids_file.write(flat.tobytes())
         offsets_file.write((position + np.cumsum(lengths)).tobytes())
-        position += int(lengths.sum())
+        position += len(flat)
+        facts.documents += len(lines)
+        facts.tokens += len(flat) - 2 * len(lines)
+        facts.unknown_tokens += int((flat == tokens.unk_id).sum())
+        facts.special_tokens += int(np.isin(flat, ordinary_specials).sum()) - 2 * len(lines)
         done += len(batch)
         progress.update(done)
     if not position:
         raise DataError(f"the {split} split of the corpus holds no text")
+    facts.blank_documents += corpus.blank_rows(split)
+    facts.add_characters(characters, core.normalizer)
     progress.finish()
+    return facts
 
 
 # ---------------------------------------------------------------------------------- statistics

@@ -176,6 +176,7 @@ def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Pa
     plain = config.model_dump(
         mode="json",
         exclude={"reporting", "evaluation", "corpus", "tokenizer", "teacher", "student"}
+        | {"distil_lines"}
         | ({"model"} if inputs[0] is not None else set()),
     )
     parts = [plain, text.fingerprint, text.tokens.fingerprint]
@@ -201,4 +202,5 @@ def trained_summary(role: str, model: MaskedLM, text: Text, fitted: FitResult) -
         "tokens_per_s": fitted.tokens / fitted.trained_s if fitted.trained_s > 0 else None,
         "elapsed_s": fitted.trained_s,
         "parameters": parameter_count(model),
+        **text.figures(),
     }

@@ -9,15 +9,20 @@ from sqlalchemy import select
 from app.datasets.models import Dataset
 from app.datasets.service import dataset_key, dataset_path
 from app.db import Database
-from app.runs.models import Artifact
+from app.runs.models import Artifact, Run, RunInput
+from app.runs.states import RunState
 from app.runs.validation import AnyConfig
 from app.settings import Settings
 from app.storage import Store, link_or_copy
 from kdcore.config import (
+    RUN_CONFIG,
+    DistillConfig,
+    DistilLines,
     FileCorpus,
     FolderCheckpoint,
     FolderTokenizer,
     RunCheckpoint,
+    TeacherConfig,
     UploadCorpus,
     UploadTokenizer,
 )
@@ -51,7 +56,27 @@ def resolve_references(
         folder = workspace.inputs / "tokenizer"
         uploads.fetch(tokenizer.dataset_id, folder)
         changes["tokenizer"] = FolderTokenizer(path=str(folder))
+    if isinstance(config, TeacherConfig) and config.distil_lines is None:
+        changes["distil_lines"] = _lines_to_come(config, workspace.run_dir.name, db)
     return config.model_copy(update=changes)
+
+
+def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistilLines | None:
+    """What the distillation of the teacher's own pipeline will want of the same text."""
+    with db.read() as session:
+        pipeline_id = session.scalar(select(Run.pipeline_id).where(Run.id == run_id))
+        waiting = session.scalars(
+            select(Run.config)
+            .join(RunInput, RunInput.run_id == Run.id)
+            .where(RunInput.input_run_id == run_id, RunInput.role == "teacher")
+            .where(Run.kind == "distill", Run.state == RunState.WAITING)
+            .where(Run.pipeline_id == pipeline_id)
+        ).all()
+    for stored in waiting:
+        distillation = RUN_CONFIG.validate_python(stored)
+        if isinstance(distillation, DistillConfig) and distillation.corpus == config.corpus:
+            return distillation.lines
+    return None
 
 
 def _fetch_checkpoint(run_id: str, folder: Path, db: Database, store: Store) -> None:
@@ -81,6 +106,8 @@ def _file_corpus(corpus: UploadCorpus, workspace: Workspace, uploads: "_Uploads"
         path=str(train),
         validation_path=None if validation is None else str(validation),
         column=corpus.column,
+        name=uploads.name(corpus.dataset_id),
+        validation_name=validation and uploads.name(corpus.validation_dataset_id),
     )
 
 
@@ -91,6 +118,11 @@ class _Uploads:
     db: Database
     settings: Settings
     store: Store
+
+    def name(self, dataset_id: str | None) -> str | None:
+        """What its uploader called it."""
+        with self.db.read() as session:
+            return session.scalar(select(Dataset.name).where(Dataset.id == dataset_id))
 
     def fetch(self, dataset_id: str, folder: Path) -> Path:
         """The dataset's file, now in `folder`."""

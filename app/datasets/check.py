@@ -20,6 +20,7 @@ from app.datasets.tokenizer_files import check_tokenizer_json, check_vocab_txt
 from app.errors import AppError, FieldProblem, Invalid, TooLarge, Unsupported
 from kdcore.corpora import inspect_file
 from kdcore.errors import DataError
+from kdcore.textfiles import is_binary
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ def _read(path: Path, format: DatasetFormat) -> Facts:
     if format == "vocab_txt":
         check_vocab_txt(path)
         return None, []
-    if format != "parquet" and _is_binary(path):
-        raise Unsupported("This file is binary, not text.")
+    if format != "parquet" and is_binary(path):
+        raise Unsupported("This file is binary, not text. If it is UTF-16 text, save it as UTF-8.")
     try:
         facts = inspect_file(path, format)
     except DataError as error:
@@ -66,11 +67,6 @@ def _read(path: Path, format: DatasetFormat) -> Facts:
 
 def _invalid(words: str) -> Invalid:
     return Invalid(words, [FieldProblem("/file", words)])
-
-
-def _is_binary(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return b"\0" in file.read(1 << 16)
 
 
 # ------------------------------------------------------------------------ in a process of its own

@@ -185,6 +185,7 @@ def _check_uploads(session: Session, config: AnyConfig, findings: Findings) -> N
                 dataset = _dataset(session, ("corpus", name), dataset_id, "text", findings)
                 if dataset is not None:
                     _check_column(corpus, dataset, findings)
+                    _check_amount(config, ("corpus", name), dataset, findings)
     tokenizer = getattr(config, "tokenizer", None)
     if isinstance(tokenizer, UploadTokenizer):
         _dataset(session, ("tokenizer", "dataset_id"), tokenizer.dataset_id, "tokenizer", findings)
@@ -210,4 +211,36 @@ def _check_column(corpus: UploadCorpus, dataset: Dataset, findings: Findings) ->
             ("corpus", "column"),
             f"dataset {dataset.id} ({dataset.name}) has no text column {corpus.column!r}; "
             f"it has {', '.join(map(repr, columns))}",
+        )
+
+
+def _check_amount(
+    config: AnyConfig, path: tuple[str, ...], dataset: Dataset, findings: Findings
+) -> None:
+    """Refuse text that is certainly too little, whatever the tokenizer will make of it."""
+    corpus = getattr(config, "corpus", None)
+    assert isinstance(corpus, UploadCorpus)
+    documents = dataset.documents
+    if documents is None:
+        return
+    if documents < 2 and corpus.validation_dataset_id is None:
+        findings.wrong(
+            path,
+            f"'{dataset.name}' holds a single document (a line or row), so none can be held out to "
+            "evaluate on: upload text with line breaks, or choose a dataset to evaluate on as well",
+        )
+        return
+    if dataset.format == "parquet":
+        return
+    seq_len = getattr(config, "seq_len", None)
+    if path[-1] == "validation_dataset_id":
+        evaluation = getattr(config, "evaluation", None)
+        seq_len = (evaluation and evaluation.seq_len) or seq_len
+    # A token takes a byte at least; [CLS] and [SEP] are added to every document.
+    tokens_at_most = dataset.size_bytes + 2 * documents
+    if seq_len is not None and tokens_at_most < seq_len:
+        findings.wrong(
+            path,
+            f"'{dataset.name}' has at most {tokens_at_most} tokens, fewer than one sequence of "
+            f"{seq_len}: upload more text or shorten the sequences",
         )

@@ -106,7 +106,7 @@ def test_tokenizers_are_kept_under_the_name_that_loads(
         ("a.exe", b"MZ", {}, 415, ".parquet"),
         ("noending", b"x", {}, 415, "nothing"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', {}, 422, "line 2"),
-        ("a.jsonl", b'{"n": 1}\n', {}, 422, "no column"),
+        ("a.jsonl", b'{"n": 1}\n', {}, 422, "line 1: no text"),
         ("a.parquet", b"PAR1 not really", {}, 422, "Parquet"),
         ("a.csv", b'text\n"never closed\n', {}, 422, "CSV"),
         ("tokenizer.json", b"{}", {"kind": "tokenizer"}, 422, "tokenizer.json"),

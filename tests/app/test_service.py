@@ -162,6 +162,60 @@ def test_uploads_must_exist_be_of_the_kind_and_have_the_column(database: Databas
     submit(database, "teacher", corpus=upload | {"column": "body"}, tokenizer=tokenizer)
 
 
+def text_upload(database: Database, dataset_id: str, size_bytes: int, documents: int) -> None:
+    with database.write() as session:
+        session.add(
+            Dataset(
+                id=dataset_id,
+                name="my letters.txt",
+                kind="text",
+                format="txt",
+                size_bytes=size_bytes,
+                documents=documents,
+                sha256="0" * 64,
+            )
+        )
+
+
+def test_text_that_is_certainly_too_little_is_refused_by_its_name(database: Database) -> None:
+    text_upload(database, "d0000oneline", 23_000, 1)
+    text_upload(database, "d0000000tiny", 300, 10)
+    text_upload(database, "d0000enough0", 3000, 10)
+    upload = {"source": "upload", "dataset_id": "d0000oneline"}
+    found = problems(database, "teacher", corpus=upload)
+    assert "'my letters.txt' holds a single document" in found["/corpus/dataset_id"]
+    tiny = {"source": "upload", "dataset_id": "d0000000tiny"}
+    found = problems(database, "teacher", corpus=tiny, seq_len=512)
+    assert "'my letters.txt' has at most 320 tokens" in found["/corpus/dataset_id"]
+    both = upload | {"validation_dataset_id": "d0000000tiny"}
+    found = problems(database, "teacher", corpus=both, seq_len=512)
+    assert list(found) == ["/corpus/validation_dataset_id"]
+    submit(database, "teacher", corpus=both, seq_len=512, evaluation={"seq_len": 320})
+    submit(database, "teacher", corpus=both, seq_len=320)
+    submit(database, "teacher", corpus={"source": "upload", "dataset_id": "d0000enough0"})
+
+
+def test_fingerprints_of_an_older_release_are_compared_as_far_as_they_go(
+    database: Database,
+) -> None:
+    def shape(family: str, fingerprint: str) -> ModelShape:
+        return ModelShape(family, 2, 64, 4, 128, 64, 1000, fingerprint)  # type: ignore[arg-type]
+
+    for old, new, same in (
+        ("a1", "a1+b2", True),
+        ("a1+b2", "a1", True),
+        ("a1", "a2+b2", False),
+        ("a1+b2", "a1+b3", False),
+    ):
+        teacher = succeeded(database, "teacher", shape("bert", old))
+        student = succeeded(database, "prune", shape("distilbert", new))
+        runs = {"teacher": ref(teacher), "student": ref(student)}
+        if same:
+            submit(database, "distill", **runs)
+        else:
+            assert "different tokenizers" in problems(database, "distill", **runs)["/student"]
+
+
 def test_a_pipeline_is_three_linked_runs(database: Database) -> None:
     with database.write() as session:
         runs = service.submit_pipeline(session, PipelineConfig(), "mine")

@@ -15,6 +15,7 @@ from kdcore.batches import (
     epoch_order,
     length_grouped_batches,
     lines,
+    mask_uniform,
     pack,
     pad_lines,
     rng,
@@ -144,13 +145,20 @@ def test_two_processes_build_an_entry_once(corpus: FileCorpus, tmp_path: Path) -
     assert sorted(built) == [False, True]
 
 
-def test_text_that_spells_special_tokens_stays_text(tokens: Tokens, tmp_path: Path) -> None:
+def test_text_that_spells_special_tokens_is_cut_as_where_the_model_is_used(
+    tokens: Tokens, tmp_path: Path
+) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("the [MASK] king [SEP] queen\n" * 40)
+    path.write_text("the [MASK] king [SEP] [PAD] queen\n" * 40)
     split = tokenise(open_corpus(FileCorpus(path=str(path))), tokens, "train", tmp_path, ListSink())
-    line = split.tokens[: split.offsets[1]]
-    assert tokens.mask_id not in line
-    assert (line == tokens.sep_id).sum() == 1
+    line = np.asarray(split.tokens[: split.offsets[1]], np.int64)
+    assert line.tolist() == tokens.hf("the [MASK] king [SEP] [PAD] queen")["input_ids"]
+    assert {tokens.mask_id, tokens.pad_id} < set(line.tolist())
+    # Of what is to be predicted, none is a special token.
+    _, labels = mask_uniform(
+        line[None], tokens.special_ids, tokens.mask_id, tokens.vocab_size, 0.9, rng(0, "test")
+    )
+    assert not set(labels.ravel().tolist()) & tokens.special_ids
 
 
 def test_text_of_control_characters_only_is_refused(tokens: Tokens, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcore.cli import EXIT_STOPPED, _StoppedEarly, _StopRequest
+from kdcore.cli import EXIT_STOPPED, _read_config, _StoppedEarly, _StopRequest
 from kdcore.config import (
     Evaluation,
     FileCorpus,
@@ -103,3 +103,9 @@ def test_no_librarys_progress_bar_is_drawn(
         )
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     assert "%|" not in said.read_text()
+
+
+def test_a_config_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"kind": "teacher", "seed": 7}', encoding="utf-8-sig")
+    assert _read_config(config).seed == 7

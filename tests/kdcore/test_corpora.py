@@ -126,7 +126,7 @@ def test_inspection_tells_documents_and_columns(tmp_path: Path) -> None:
     assert inspect_file(text, "txt") == FileFacts(7, [])
     rows = tmp_path / "rows"
     rows.write_text('{"id": 1, "text": "a", "note": "b"}\n{"id": 2, "text": null, "more": "c"}\n')
-    assert inspect_file(rows, "jsonl") == FileFacts(2, ["text"])
+    assert inspect_file(rows, "jsonl") == FileFacts(1, ["text"])
     rows.write_text("id,text\n1,a\n2,b\n3,c\n")
     assert inspect_file(rows, "csv") == FileFacts(3, ["id", "text"])
     pq.write_table(pa.table({"id": [1, 2], "text": ["a", "b"]}), rows)
@@ -144,8 +144,8 @@ def test_inspection_tells_documents_and_columns(tmp_path: Path) -> None:
         (b"a\0b", "txt", "binary"),
         (b"PK\x05\x06" + bytes(18), "csv", "binary"),
         (b"\xff", "jsonl", "not UTF-8"),
-        (b"{}\n{]", "jsonl", "line 2: not a JSON object"),
-        (b'{"id": 1}', "jsonl", "no column holds text"),
+        (b'{"text": ""}\n{]', "jsonl", "line 2: not a JSON object"),
+        (b'{"id": 1}', "jsonl", "line 1: no text; its keys are 'id'"),
         (b"text", "docx", r"must be a \.txt"),
     ],
 )

@@ -35,6 +35,7 @@ from kdcore.digest import sha256_of
 from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
 from kdcore.events import ListSink
 from kdcore.run import execute
+from kdcore.tokenizers import tokens_from_folder
 
 EVERY_STEP = Reporting(log_every_steps=1, checkpoint_every_s=0)
 
@@ -127,6 +128,14 @@ def test_teacher_events(teacher: tuple[Path, ListSink]) -> None:
     assert math.isclose(summary["train_loss"], sum(logged) / 7, rel_tol=1e-12)
     assert summary["eval_perplexity"] == pytest.approx(math.exp(summary["eval_loss"]))
     assert sink.of_type("progress")[-1]["phase"] == "saving"
+    shares = {name: value for name, value in summary.items() if name.endswith("_share")}
+    assert len(shares) == 6
+    assert set(shares.values()) == {0.0}
+    assert (summary["documents"], summary["blank_documents"]) == (600, 0)
+    card = (teacher[0] / "model" / "README.md").read_text()
+    assert "| unknown token share | 0.0 |" in card
+    said = [event["message"] for event in sink.of_type("log")]
+    assert "the held-out text: 0.00% of the tokens are unknown" in said
 
 
 def test_manifest_covers_every_file(teacher: tuple[Path, ListSink]) -> None:
@@ -258,6 +267,11 @@ def test_distil_result(
     execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
     summary = sink.of_type("result")[0]["summary"]
     assert summary["role"] == "student"
+    # Of 600 lines; the model reads 32 tokens, so that the longest are split in two.
+    pieces = summary["lines"] + summary["lines_too_short"] + summary["lines_too_unknown"]
+    assert pieces == 600 + summary["lines_split"] > 600
+    words = f"distilling on {summary['lines']:,} lines; {summary['lines_too_short']:,} are left out"
+    assert any(words in event["message"] for event in sink.of_type("log"))
     assert summary["layers"] == 2
     assert summary["layer_drop"] == 0.3
     points = [event["values"] for event in sink.of_type("metrics") if "loss" in event["values"]]
@@ -469,6 +483,76 @@ def test_a_student_with_a_random_head_is_trained_before_it_teaches(
     with pytest.raises(DataError, match=r"^teacher: .*random MLM head.*vocab_transform\.weight"):
         teach(tmp_path / "pruned")
     teach(tmp_path / "trained")
+
+
+def test_another_tokenizer_than_the_checkpoints_own_is_refused(
+    teacher: tuple[Path, ListSink], corpus: FileCorpus, cache_dir: Path, tmp_path: Path
+) -> None:
+    """As large, every entry known, each embedding another word's."""
+    start, shuffled, sink = tmp_path / "start", tmp_path / "shuffled", ListSink()
+    shutil.copytree(teacher[0] / "model", start)
+    shuffled.mkdir()
+    vocabulary = tokens_from_folder(start).hf.get_vocab()
+    entries = sorted(vocabulary, key=vocabulary.__getitem__)
+    (shuffled / "vocab.txt").write_text("\n".join([*entries[:5], *entries[:4:-1]]))
+    config = teacher_config(
+        corpus,
+        model=FolderCheckpoint(path=str(start)).model_dump(),
+        tokenizer={"source": "folder", "path": str(shuffled)},
+    )
+    with pytest.raises(ConfigError, match="trained with another tokenizer") as caught:
+        execute(config, tmp_path / "out", sink, cache_dir=cache_dir, device="cpu")
+    assert caught.value.field == ("tokenizer",)
+    # The same one from elsewhere is as good as the checkpoint's own.
+    (shuffled / "vocab.txt").write_text("\n".join(entries))
+    same = execute(config, tmp_path / "same", sink, cache_dir=cache_dir, device="cpu")
+    assert same.summary is not None
+    assert not [e for e in sink.of_type("log") if "cannot be checked" in e["message"]]
+    # Without files to compare, only the sizes can be: that is said.
+    for file in start.glob("tokenizer*"):
+        file.unlink()
+    execute(config, tmp_path / "unknown", sink, cache_dir=cache_dir, device="cpu")
+    [warning] = [e for e in sink.of_type("log") if "cannot be checked" in e["message"]]
+    assert warning["level"] == "warning"
+
+
+def test_short_held_out_text_is_called_so(cache_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the king and the queen\n" * 100)
+    (tmp_path / "b.txt").write_text("the king\n")
+    text = FileCorpus(path=str(tmp_path / "a.txt"), validation_path=str(tmp_path / "b.txt"))
+    with pytest.raises(DataError, match="the held-out text has 4 tokens, fewer than one sequence"):
+        execute(teacher_config(text), tmp_path / "out", ListSink(), cache_dir=cache_dir)
+
+
+def test_text_without_lines_to_distil_is_refused_before_the_teacher_trains(
+    cache_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text("the king\nqueen and king\n" * 300)
+    text = FileCorpus(path=str(path), name="my short lines.txt")
+    config = teacher_config(text, distil_lines={"min_tokens": 12})
+    sink = ListSink()
+    with pytest.raises(DataError, match=r"the distillation after .*\(570 are too short, 0 hold"):
+        execute(config, tmp_path / "out", sink, cache_dir=cache_dir, device="cpu")
+    assert not [event for event in sink.of_type("metrics") if "loss" in event["values"]]
+    fine = teacher_config(text, distil_lines={"min_tokens": 4})
+    assert execute(fine, tmp_path / "fine", ListSink(), cache_dir=cache_dir).summary is not None
+
+
+def test_a_file_is_called_by_the_name_that_its_user_knows(tmp_path: Path) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text("one line")
+    text = FileCorpus(path=str(path), name="my letters.txt")
+    with pytest.raises(DataError, match=r"^my letters\.txt holds a single document"):
+        execute(teacher_config(text), tmp_path / "out", ListSink(), device="cpu")
+    path.write_bytes(b"one\ntw\xff\n")
+    with pytest.raises(DataError, match=r"^my letters\.txt is not UTF-8"):
+        execute(teacher_config(text), tmp_path / "out", ListSink(), device="cpu")
+
+
+def test_what_old_checkpoints_were_made_of_is_still_called_the_same() -> None:
+    """A new field must not enter stored configs, of which checkpoints keep a fingerprint."""
+    assert "distil_lines" not in TeacherConfig().model_dump(mode="json")
 
 
 def test_a_teacher_must_be_a_bert(pruned: Path, corpus: FileCorpus, tmp_path: Path) -> None:

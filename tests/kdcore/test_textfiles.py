@@ -1,5 +1,6 @@
 """Files of every format are read in bounded memory, and hostile ones are refused in words."""
 
+import csv
 import json
 import tracemalloc
 import zipfile
@@ -105,6 +106,11 @@ def test_wrong_byte_is_named_by_its_offset(tmp_path: Path, name: str) -> None:
         documents(path)
 
 
+def test_a_byte_order_mark_counts_where_a_wrong_byte_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 5"):
+        documents(written(tmp_path, "a.txt", b"\xef\xbb\xbfab\xffc"))
+
+
 def test_wrong_byte_far_into_the_file_is_named_by_its_offset(tmp_path: Path) -> None:
     path = written(tmp_path, "a.txt", "é\n".encode() * MIB + b"abc\xc3")
     with pytest.raises(DataError, match=f"at byte {3 * MIB + 3}"):
@@ -120,9 +126,124 @@ def test_binary_is_refused(tmp_path: Path, name: str) -> None:
         documents(archive)
 
 
-def test_utf_16_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.txt (is binary|is not UTF-8)"):
-        documents(written(tmp_path, "a.txt", "text".encode("utf-16")))
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("chunk_bytes", [7, 2**18])
+def test_text_with_a_byte_order_mark_is_read(
+    tmp_path: Path, monkeypatch, encoding: str, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(textfiles, "_CHUNK_BYTES", chunk_bytes)
+    text = "zwölf 漢 😀\r\nend\n" * 9
+    expected = ["zwölf 漢 😀", "end"] * 9
+    assert documents(written(tmp_path, "a.txt", text.encode(encoding))) == expected
+    table = "id\ttext\r\n" + "".join(f"1\t{line}\r\n" for line in expected)
+    assert documents(written(tmp_path, "a.csv", table.encode(encoding))) == expected
+    rows = "".join(json.dumps({"text": line}) + "\n" for line in expected)
+    assert documents(written(tmp_path, "a.jsonl", rows.encode(encoding))) == expected
+
+
+def test_big_endian_utf_16_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
+    mark = b"\xfe\xff"
+    assert documents(written(tmp_path, "a.txt", mark + "twölf".encode("utf-16-be"))) == ["twölf"]
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-16: a wrong byte at byte 4"):
+        documents(written(tmp_path, "a.txt", mark + b"\0a\xdc\0\0b"))
+    with pytest.raises(DataError, match="binary"):
+        documents(written(tmp_path, "a.txt", mark + "a\0b".encode("utf-16-be")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_called_so(tmp_path: Path, encoding: str) -> None:
+    path = written(tmp_path, "a.txt", "a line of text\n".encode(encoding))
+    with pytest.raises(DataError, match=r"a\.txt is UTF-16 .*: save it as UTF-8"):
+        documents(path)
+    assert not textfiles.is_binary(path)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_the_delimiter_of_a_table_is_found(tmp_path: Path, delimiter: str, start: str) -> None:
+    rows = [["id", " text "], ["1", "one, and; so | on"], ["2", 'says "two"\nand more'], ["3", ""]]
+    with open(tmp_path / "a.csv", "w", encoding="utf-8", newline="") as file:
+        file.write(start)
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    assert documents(tmp_path / "a.csv") == [rows[1][1], rows[2][1]]
+    assert textfiles.text_columns(tmp_path / "a.csv", "csv") == (3, ["id", "text"])
+
+
+def test_excels_line_that_names_the_delimiter_is_no_header(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "sep=;\r\nid;text;\r\n1;one;\r\n2;two;;\r\n")
+    with pytest.raises(DataError, match="line 4: 4 fields, but the header has 3"):
+        documents(path)
+    assert documents(written(tmp_path, "a.csv", "sep=;\nid;text;\n1;one;\n")) == ["one"]
+    assert textfiles.text_columns(path.with_name("a.csv"), "csv") == (1, ["id", "text"])
+
+
+def test_prose_with_semicolons_stays_one_column(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "text\none; two\nthree; four; five\nsix\n")
+    assert documents(path) == ["one; two", "three; four; five", "six"]
+
+
+def test_a_row_without_the_key_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", '{"text": "a"}\n\n{"text": null}\n{"body": "c"}\n')
+    message = r"a\.jsonl, line 4: no text under 'text'.*there are: 'body'"
+    with pytest.raises(DataError, match=message):
+        textfiles.text_columns(path, "jsonl")
+    with pytest.raises(DataError, match=r"line 4: no column 'text' of text; there are: 'body'"):
+        documents(path)
+
+
+def test_text_in_nested_objects_has_a_dotted_name(tmp_path: Path) -> None:
+    rows = [{"id": i, "data": {"text": f"text {i}", "more": {"note": "n"}}} for i in range(3)]
+    path = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert textfiles.text_columns(path, "jsonl") == (3, ["data.text", "data.more.note"])
+    assert documents(path, "data.text") == ["text 0", "text 1", "text 2"]
+    with pytest.raises(
+        DataError, match=r"line 1: no column 'text'.*: 'data\.text', 'data\.more\.note'"
+    ):
+        documents(path)
+    dotted = written(tmp_path, "b.jsonl", '{"a.b": {"c": "one"}}\n{"a": {"b": {"c": "two"}}}')
+    assert documents(dotted, "a.b.c") == ["one", "two"]
+
+
+def test_columns_without_any_text_are_no_choice(tmp_path: Path) -> None:
+    rows = [{"text": "a", "note": None}, {"text": " ", "note": None}, {"text": "b", "note": ""}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    written(tmp_path, "a.csv", 'text,note,\na,"",\n" ",,\nb,,\n')
+    for format in ("parquet", "jsonl", "csv"):
+        assert textfiles.text_columns(tmp_path / f"a.{format}", format) == (2, ["text"])
+    with pytest.raises(DataError, match="the header names no column"):
+        textfiles.text_columns(written(tmp_path, "b.csv", " ,\na,b\n"), "csv")
+
+
+def test_rows_without_text_are_counted_as_rows(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": null}\n{"text": " "}\n')
+    assert list(textfiles.read_rows(path, "jsonl", "text")) == [["a"], [], []]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string_view(), pa.large_string(), pa.dictionary(pa.int8(), pa.large_string())],
+    ids=str,
+)
+def test_every_string_type_of_parquet_is_text(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = pa.array(["a", "b", None, "a"])
+    column = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts
+    pq.write_table(pa.table({"n": [1, 2, 3, 4], "text": column.cast(kind)}), tmp_path / "a.parquet")
+    assert textfiles.text_columns(tmp_path / "a.parquet", "parquet") == (3, ["text"])
+    assert documents(tmp_path / "a.parquet") == ["a", "b", "a"]
+
+
+def test_a_parquet_column_may_have_dots_in_its_name(tmp_path: Path) -> None:
+    table = pa.table({"data": [{"text": "x"}], "data.text": ["a"], "t": ["b"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert textfiles.text_columns(tmp_path / "a.parquet", "parquet") == (1, ["data.text", "t"])
+    assert documents(tmp_path / "a.parquet", "data.text") == ["a"]
+
+
+def test_parquet_without_text_says_what_it_holds(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1], "data": [{"text": "a"}]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"'n \(int64\)', 'data \(struct<text: string>\)'"):
+        textfiles.text_columns(tmp_path / "a.parquet", "parquet")
 
 
 def test_rows_of_every_format_give_the_same_documents(tmp_path: Path) -> None:
@@ -146,7 +267,7 @@ def test_rows_of_every_format_give_the_same_documents(tmp_path: Path) -> None:
         ("[1]", "line 2: a JSON list"),
         ("[" * 100_000, "line 2: not a JSON object"),
         ('{"text": ' + "9" * 10_000 + "}", "line 2: not a JSON object"),
-        ('{"text": 3, "body": "x"}', "line 2: no column 'text' of text; there are: 'body'"),
+        ('{"text": 3, "body": "x"}', "line 2: 'text' holds a JSON int, not text; .*: 'body'"),
         ('{"body": "x"}', "line 2: no column 'text'"),
     ],
 )

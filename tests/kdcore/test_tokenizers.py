@@ -4,13 +4,18 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
 import transformers
-from tokenizers import models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
+from app.datasets.tokenizer_files import check_tokenizer_json
 from kdcore.config import (
     FileCorpus,
     FolderTokenizer,
@@ -18,10 +23,14 @@ from kdcore.config import (
     UploadTokenizer,
     WordPieceTokenizer,
 )
-from kdcore.corpora import open_corpus
+from kdcore.corpora import CorpusText, open_corpus
 from kdcore.errors import DataError
 from kdcore.events import ListSink
-from kdcore.tokenizers import SPECIAL_TOKENS, Tokens, load_tokenizer, tokens_from_folder
+from kdcore.tokenised import tokenise
+from kdcore.tokenizers import Tokens, load_tokenizer, tokens_from_folder
+from kdcore.vocabulary import SPECIAL_TOKENS
+
+RELEASES = Path(__file__).parents[1] / "fixtures" / "releases"
 
 VOCABULARY = [*SPECIAL_TOKENS, "the", "ki", "##ng", "e", "\u2028"]
 
@@ -98,7 +107,7 @@ def test_training_is_cached_by_corpus_and_size(babel: FileCorpus, tmp_path: Path
     assert trained(corpus, tmp_path, 220, second).fingerprint == one.fingerprint
     assert trained(corpus, tmp_path, 210, other).fingerprint != one.fingerprint
     assert first.events
-    assert not second.events
+    assert not second.of_type("progress")
     assert other.events
 
 
@@ -178,7 +187,7 @@ def test_tokenizer_without_mask_token_is_refused(tmp_path: Path) -> None:
     core.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match="has no pad, cls, sep, mask token"):
         tokens_from_folder(tmp_path)
-    with pytest.raises(DataError, match=r"vocab\.txt lacks \[MASK\]"):
+    with pytest.raises(DataError, match=r"vocab\.txt has no mask token"):
         tokens_from_folder(vocab_folder(tmp_path / "vocab", [*SPECIAL_TOKENS[:4], "a"]))
 
 
@@ -189,8 +198,247 @@ def test_unreadable_tokenizers_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 6"):
         tokens_from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match=r"is not a tokenizer\.json"):
         tokens_from_folder(tmp_path)
+
+
+def vocabulary_file(folder: Path, content: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_vocabulary_of_any_editor_gives_the_same_ids(
+    tmp_path: Path, start: bytes, ending: str
+) -> None:
+    plain = tokens_from_folder(vocab_folder(tmp_path / "plain", VOCABULARY))
+    content = start + ending.join([*VOCABULARY, ""]).encode()
+    assert tokens_from_folder(vocabulary_file(tmp_path / "a", content)).fingerprint == (
+        plain.fingerprint
+    )
+
+
+def test_double_entries_are_named_with_their_lines(tmp_path: Path) -> None:
+    folder = vocab_folder(tmp_path / "a", [*SPECIAL_TOKENS, "the", "a", "the"])
+    with pytest.raises(DataError, match="entry 'the' twice, on line 6 and line 8"):
+        tokens_from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "text", "pieces", "remark"),
+    [
+        (["The", "the", "River"], "The River the", ["The", "River", "the"], "capital letters"),
+        (["the", "é", "über"], "The É über", ["the", "é", "über"], "lower-cased only"),
+        (["में", "मैं"], "में मैं", ["में", "मैं"], "lower-cased only"),
+        (["the", "e", "[unused1]"], "The É", ["the", "e"], "accents are stripped"),
+    ],
+)
+def test_a_vocabulary_decides_how_text_is_cut_for_it(
+    tmp_path: Path, entries: list[str], text: str, pieces: list[str], remark: str
+) -> None:
+    folder = vocab_folder(tmp_path / "vocab", [*SPECIAL_TOKENS, *entries])
+    sink = ListSink()
+    corpus = tmp_path / "a.txt"
+    corpus.write_text("a\nb\n")
+    config = FolderTokenizer(path=str(folder))
+    text_of = open_corpus(FileCorpus(path=str(corpus)))
+    tokens = load_tokenizer(config, text_of, tmp_path, sink, None)
+    assert tokens.hf.tokenize(text) == pieces
+    assert [remark in event["message"] for event in sink.of_type("log")] == [True]
+    tokens.hf.save_pretrained(tmp_path / "saved")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize(text) == pieces
+
+
+# ------------------------------------------------------------------------- scripts of the world
+
+
+def written_corpus(folder: Path, words: list[str], join: str = " ") -> FileCorpus:
+    source = random.Random(0)
+    path = folder / "script.txt"
+    lines = [join.join(source.choices(words, k=20)) for _ in range(400)]
+    path.write_text("\n".join([*lines, *(join.join(words) for _ in range(4))]), encoding="utf-8")
+    return FileCorpus(path=str(path))
+
+
+def unknown_share(tokens: Tokens, corpus: FileCorpus) -> float:
+    ids = [i for line in open_corpus(corpus).documents("train") for i in tokens.hf(line).input_ids]
+    return ids.count(tokens.unk_id) / len(ids)
+
+
+def test_the_alphabet_grows_with_the_script(tmp_path: Path) -> None:
+    corpus = written_corpus(tmp_path, [chr(0x4E00 + i) for i in range(2500)], join="")
+    sink = ListSink()
+    assert unknown_share(trained(corpus, tmp_path, 3000, sink), corpus) == 0
+    assert not sink.of_type("log")
+    small = ListSink()
+    tokens = trained(corpus, tmp_path, 2000, small)
+    assert tokens.vocab_size == 2000
+    assert 0.1 < unknown_share(tokens, corpus) < 0.3
+    [event] = small.of_type("log")
+    assert "has room for 1,995 of the 2,500 characters" in event["message"]
+    assert "raise tokenizer.vocab_size" in event["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["में", "मैं", "चक्की", "पुल"], True),
+        (["ที่", "น้ำ"], True),
+        (["й", "ещё", "край"], True),
+        (["café", "naïve", "über"], False),
+    ],
+    ids=["hindi", "thai", "russian", "latin"],
+)
+def test_marks_are_kept_where_they_carry_meaning(
+    tmp_path: Path, words: list[str], kept: bool
+) -> None:
+    corpus = written_corpus(tmp_path, words)
+    sink = ListSink()
+    tokens = trained(corpus, tmp_path, 300, sink)
+    assert (tokens.hf.backend_tokenizer.normalizer.normalize_str(words[0]) == words[0]) is kept
+    said = [event for event in sink.of_type("log") if "vowel signs are kept" in event["message"]]
+    assert len(said) == kept
+    other = WordPieceTokenizer(vocab_size=300, strip_accents="always" if kept else "never")
+    chosen = load_tokenizer(other, open_corpus(corpus), tmp_path, ListSink(), None)
+    assert (chosen.hf.backend_tokenizer.normalizer.normalize_str(words[0]) == words[0]) is not kept
+
+
+def test_a_cased_vocabulary_can_be_trained(corpus: FileCorpus, tmp_path: Path) -> None:
+    mixed = written_corpus(tmp_path, ["River", "river", "École"])
+    config = WordPieceTokenizer(vocab_size=300, cased=True)
+    tokens = load_tokenizer(config, open_corpus(mixed), tmp_path, ListSink(), None)
+    assert tokens.hf.tokenize("River river École") == ["River", "river", "École"]
+    tokens.hf.save_pretrained(tmp_path / "saved")
+    assert tokens_from_folder(tmp_path / "saved").fingerprint == tokens.fingerprint
+
+
+def test_text_of_endless_words_is_refused_with_the_reason(tmp_path: Path) -> None:
+    source = random.Random(0)
+    corpus = written_corpus(tmp_path, ["".join(source.choices("ACGT", k=50)) for _ in "abc"], "")
+    with pytest.raises(DataError, match=r"longer than 100 characters.*put spaces"):
+        trained(corpus, tmp_path, 300, ListSink())
+
+
+# ------------------------------------------------------------------ added tokens and their roles
+
+
+def wordpiece(added: list[tokenizers.AddedToken], **model: object) -> tokenizers.Tokenizer:
+    """A bare tokenizer.json as people make them: no post-processor, but padding, truncation."""
+    entries = [*SPECIAL_TOKENS, "old", "mill", "fish", "##ed", "u", "##ser", "[", "]", "é"]
+    core = tokenizers.Tokenizer(
+        models.WordPiece({e: i for i, e in enumerate(entries)}, unk_token="[UNK]", **model)
+    )
+    core.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.add_special_tokens(list(SPECIAL_TOKENS))
+    core.add_tokens(added)
+    core.enable_truncation(16)
+    core.enable_padding(length=16)
+    return core
+
+
+def saved(core: tokenizers.Tokenizer, folder: Path) -> Tokens:
+    folder.mkdir()
+    core.save(str(folder / "tokenizer.json"))
+    return tokens_from_folder(folder)
+
+
+FLAGS = ["single_word", "lstrip", "rstrip", "normalized", "special"]
+
+
+def test_whatever_decides_the_ids_is_in_the_fingerprint(tmp_path: Path) -> None:
+    def token(**flags: bool) -> tokenizers.AddedToken:
+        return tokenizers.AddedToken("[user]", **{"normalized": False, **flags})
+
+    cores = [wordpiece([token(**{flag: True})]) for flag in FLAGS]
+    cores += [wordpiece([token()]), wordpiece([]), wordpiece([], max_input_chars_per_word=7)]
+    found = [saved(core, tmp_path / str(i)).fingerprint for i, core in enumerate(cores)]
+    assert len(set(found)) == len(cores)
+
+
+def test_the_fingerprints_of_an_older_release_still_hold() -> None:
+    teacher = RELEASES / "0.1.0" / "backup" / "artifacts" / "n0hq1huxldfo" / "1"
+    assert tokens_from_folder(teacher).fingerprint == "4cf36085748ddef8047912cc996564ee"
+
+
+SPELLED = st.sampled_from(
+    ["[USER]", "[user]", "[MASK]", "[SEP]", "[PAD]", "[UNK]", "old", "mill", "fished", " ", "é"]
+)
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, Any]:
+    """What trains, and what its user loads."""
+    folder = tmp_path_factory.mktemp("delivered")
+    added = [
+        tokenizers.AddedToken("[USER]", special=True, normalized=True),
+        tokenizers.AddedToken("old mill", lstrip=True),
+        tokenizers.AddedToken("fish", single_word=True, special=True),
+    ]
+    tokens = saved(wordpiece(added), folder / "uploaded")
+    tokens.hf.save_pretrained(folder / "saved")
+    return tokens, transformers.AutoTokenizer.from_pretrained(folder / "saved")
+
+
+@given(text=st.lists(SPELLED | st.text(max_size=8), min_size=1).map("".join))
+@settings(max_examples=60, deadline=None)
+def test_what_trains_and_what_is_delivered_give_every_text_the_same_ids(
+    delivered: tuple[Tokens, Any], text: str
+) -> None:
+    tokens, user = delivered
+    corpus = CorpusText("", lambda split: iter([text, "old"]), {"train": 2, "validation": 0})
+    with tempfile.TemporaryDirectory() as folder:
+        split = tokenise(corpus, tokens, "train", Path(folder), ListSink())
+        ids = split.tokens.tolist()
+    lines = [user(each)["input_ids"] for each in (text, "old")]
+    assert ids == [i for line in lines if len(line) > 2 for i in line]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [("<pad>", "<unk>", "<s>", "</s>", "<mask>"), ("<|pad|>", "<|unk|>", "B", "E", "<|mask|>")],
+)
+def test_special_tokens_are_known_by_their_role(tmp_path: Path, spelled: tuple[str, ...]) -> None:
+    pad, unk, cls, sep, mask = spelled
+    core = tokenizers.Tokenizer(models.BPE(unk_token=None))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=list(spelled),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(["the old mill"], trainer)
+    ends = [(token, core.token_to_id(token)) for token in (sep, cls)]
+    core.post_processor = processors.RobertaProcessing(*ends)
+    tokens = saved(core, tmp_path / "a")
+    hf = tokens.hf
+    found = (hf.pad_token, hf.unk_token, hf.cls_token, hf.sep_token, hf.mask_token)
+    assert found == (pad, unk, cls, sep, mask)
+    check_tokenizer_json(tmp_path / "a" / "tokenizer.json")
+
+
+def test_of_several_spellings_the_usual_one_has_the_role(tmp_path: Path) -> None:
+    entries = ["<s>", "</s>", *SPECIAL_TOKENS, "<|mask|>", "the"]
+    tokens = tokens_from_folder(vocab_folder(tmp_path / "a", entries))
+    assert (tokens.cls_id, tokens.sep_id, tokens.mask_id) == (4, 5, 6)
+
+
+def test_the_unknown_token_of_a_unigram_model_is_known_by_its_place(tmp_path: Path) -> None:
+    pieces = [(token, 0.0) for token in ("<pad>", "<cls>", "<sep>", "<mask>", "?unknown?")]
+    core = tokenizers.Tokenizer(models.Unigram([*pieces, ("a", -1.0)], unk_id=4))
+    tokens = saved(core, tmp_path / "a")
+    assert tokens.hf.unk_token == "?unknown?"
+    assert tokens.hf("a漢")["input_ids"] == [1, 5, 4, 2]
+
+
+def test_characters_beyond_the_alphabet_become_unknown_tokens(tmp_path: Path) -> None:
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, "a", "b"])}
+    core = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=None))
+    tokens = saved(core, tmp_path / "a")
+    assert tokens.hf("a漢b")["input_ids"] == [2, 5, 1, 6, 3]
 
 
 def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:

@@ -1057,6 +1057,11 @@ export interface components {
              */
             column: string;
             /**
+             * Name
+             * @description What messages call the file; empty means its own name.
+             */
+            name?: string | null;
+            /**
              * Path
              * @description Path of a .txt, .jsonl, .csv or .parquet file.
              */
@@ -1066,6 +1071,11 @@ export interface components {
              * @enum {string}
              */
             source: "file";
+            /**
+             * Validation Name
+             * @description What messages call the file to evaluate on; empty means its own name.
+             */
+            validation_name?: string | null;
             /**
              * Validation Path
              * @description File to evaluate on; without one, every 20th document is held out.
@@ -1521,7 +1531,9 @@ export interface components {
              *       "seed": 0,
              *       "seq_len": 512,
              *       "tokenizer": {
+             *         "cased": false,
              *         "source": "wordpiece",
+             *         "strip_accents": "auto",
              *         "vocab_size": 8192
              *       }
              *     }
@@ -2279,6 +2291,11 @@ export interface components {
              */
             corpus: components["schemas"]["SampleCorpus"] | components["schemas"]["HubCorpus"] | components["schemas"]["UploadCorpus"] | components["schemas"]["FileCorpus"];
             /**
+             * @description Lines that a later distillation will want of the same text: without any such line the run is
+             *     refused before it trains. Pipelines set this by themselves.
+             */
+            distil_lines?: components["schemas"]["DistilLines"] | null;
+            /**
              * @default {
              *       "mask_rate": 0.15
              *     }
@@ -2366,7 +2383,9 @@ export interface components {
              * Tokenizer
              * @description How text is cut into tokens.
              * @default {
+             *       "cased": false,
              *       "source": "wordpiece",
+             *       "strip_accents": "auto",
              *       "vocab_size": 8192
              *     }
              */
@@ -2482,17 +2501,31 @@ export interface components {
         };
         /**
          * WordPieceTokenizer
-         * @description A lower-casing WordPiece tokenizer trained on the run's own corpus.
+         * @description A WordPiece tokenizer trained on the run's own corpus.
          */
         WordPieceTokenizer: {
+            /**
+             * Cased
+             * @description Tell capital letters apart; off lower-cases all text.
+             * @default false
+             */
+            cased: boolean;
             /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
             source: "wordpiece";
             /**
+             * Strip Accents
+             * @description Remove accents and vowel signs; auto removes the accents of lower-cased Latin and Greek text,
+             *     and keeps all marks where they carry meaning, as in Hindi, Thai, Arabic, Hebrew or Russian.
+             * @default auto
+             * @enum {string}
+             */
+            strip_accents: "auto" | "always" | "never";
+            /**
              * Vocab Size
-             * @description Number of vocabulary entries to train.
+             * @description Number of vocabulary entries to train; scripts of many characters need more.
              * @default 8192
              */
             vocab_size: number;
@@ -3453,7 +3486,9 @@ export interface operations {
                  *           "seed": 0,
                  *           "seq_len": 128,
                  *           "tokenizer": {
+                 *             "cased": false,
                  *             "source": "wordpiece",
+                 *             "strip_accents": "auto",
                  *             "vocab_size": 4096
                  *           }
                  *         }
@@ -3524,7 +3559,9 @@ export interface operations {
                      *             "seed": 0,
                      *             "seq_len": 128,
                      *             "tokenizer": {
+                     *               "cased": false,
                      *               "source": "wordpiece",
+                     *               "strip_accents": "auto",
                      *               "vocab_size": 4096
                      *             }
                      *           },
@@ -3910,7 +3947,9 @@ export interface operations {
                      *               "seed": 0,
                      *               "seq_len": 128,
                      *               "tokenizer": {
+                     *                 "cased": false,
                      *                 "source": "wordpiece",
+                     *                 "strip_accents": "auto",
                      *                 "vocab_size": 4096
                      *               }
                      *             }
@@ -4762,7 +4801,9 @@ export interface operations {
                  *         "seed": 0,
                  *         "seq_len": 128,
                  *         "tokenizer": {
+                 *           "cased": false,
                  *           "source": "wordpiece",
+                 *           "strip_accents": "auto",
                  *           "vocab_size": 4096
                  *         }
                  *       },
@@ -4829,7 +4870,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },
@@ -5125,7 +5168,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },
@@ -5557,7 +5602,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },
@@ -6224,7 +6271,9 @@ export interface operations {
                      *         "seed": 0,
                      *         "seq_len": 128,
                      *         "tokenizer": {
+                     *           "cased": false,
                      *           "source": "wordpiece",
+                     *           "strip_accents": "auto",
                      *           "vocab_size": 4096
                      *         }
                      *       },

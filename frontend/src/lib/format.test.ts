@@ -6,6 +6,7 @@ import {
   formatDuration,
   formatEta,
   formatNumber,
+  formatShare,
 } from "./format";
 
 describe("formatDuration", () => {
@@ -52,4 +53,14 @@ describe("other formats", () => {
     expect(elapsedSeconds("2026-01-01T11:59:00Z", null, now)).toBe(60);
     expect(elapsedSeconds(null, null, now)).toBeNull();
   });
+});
+
+describe("formatShare", () => {
+  it.each([
+    [0, "0 %"],
+    [0.00001, "< 0.01 %"],
+    [0.0123, "1.23 %"],
+    [1, "100.00 %"],
+    [null, "–"],
+  ])("%s", (share, text) => expect(formatShare(share)).toBe(text));
 });

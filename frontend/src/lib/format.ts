@@ -67,6 +67,13 @@ export function formatNumber(value: number | null | undefined): string {
   return value.toFixed(4);
 }
 
+/** A share as a percentage; a small one is never shown as none: `0 %`, `< 0.01 %`, `12.34 %`. */
+export function formatShare(share: number | null | undefined): string {
+  if (share == null || !Number.isFinite(share)) return "–";
+  if (share > 0 && share < 0.0001) return "< 0.01 %";
+  return `${share === 0 ? "0" : (100 * share).toFixed(2)} %`;
+}
+
 /** A count shortened for axes and tables: `1.2k`, `66.4M`. */
 export function formatShort(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return "–";

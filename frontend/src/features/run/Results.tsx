@@ -12,7 +12,7 @@ import {
 import { useState } from "react";
 import type { RunDetail } from "@/api/types";
 import { isFinal } from "@/features/runs/labels";
-import { formatDuration, formatNumber, formatShort } from "@/lib/format";
+import { formatCount, formatDuration, formatNumber, formatShare, formatShort } from "@/lib/format";
 import { isRecord } from "@/lib/pointer";
 import { freshTensors, type PruneReport, pruneReport } from "./pruneReport";
 
@@ -31,20 +31,38 @@ const FIGURES: [key: string, label: string, format: (value: number) => string][]
   ["tokens", "Tokens", formatShort],
   ["tokens_per_s", "Tokens per second", formatShort],
   ["elapsed_s", "Training time", formatDuration],
+  ["documents", "Documents", formatCount],
+  ["blank_documents", "Documents without text", formatCount],
+  ["unknown_token_share", "Unknown tokens", formatShare],
+  ["unknown_character_share", "Characters in unknown tokens", formatShare],
+  ["removed_character_share", "Characters removed by the tokenizer", formatShare],
+  ["eval_unknown_token_share", "Unknown tokens, held-out text", formatShare],
+  ["eval_unknown_character_share", "Characters in unknown tokens, held-out text", formatShare],
+  ["eval_removed_character_share", "Characters removed, held-out text", formatShare],
+  ["lines", "Lines distilled on", formatCount],
+  ["lines_split", "Lines split for their length", formatCount],
+  ["lines_too_short", "Lines left out as too short", formatCount],
+  ["lines_too_unknown", "Lines left out as too unknown", formatCount],
 ];
+
+/** The figures of a result that the page knows, as text. */
+export function figuresOf(result: Record<string, unknown>) {
+  return FIGURES.flatMap(([key, label, format]) => {
+    const value = result[key];
+    return typeof value === "number" ? [{ key, label, text: format(value) }] : [];
+  });
+}
 
 export function Results({ run }: { run: RunDetail }) {
   if (!run.result) return null;
-  const known = FIGURES.flatMap(([key, label, format]) => {
-    const value = run.result?.[key];
-    return typeof value === "number" ? [{ key, label, text: format(value) }] : [];
-  });
+  const known = figuresOf(run.result);
   const kept = run.result.kept_layers;
   if (Array.isArray(kept)) {
     known.push({ key: "kept_layers", label: "Layers kept", text: kept.join(", ") });
   }
   if (known.length === 0) return null;
   const fresh = freshTensors(run.result);
+  const notes = Array.isArray(run.result.tokenizer_notes) ? run.result.tokenizer_notes : [];
   return (
     <Paper p="sm" aria-label="Results" component="section">
       <SimpleGrid cols={{ base: 2, xs: 3, sm: 4, lg: 6 }} spacing="sm" verticalSpacing={8}>
@@ -62,6 +80,11 @@ export function Results({ run }: { run: RunDetail }) {
       {fresh.length > 0 && (
         <Text size="xs" mt="sm" data-result="fresh_tensors">
           Randomly initialised, not taken from a checkpoint: {fresh.join(", ")}
+        </Text>
+      )}
+      {notes.length > 0 && (
+        <Text size="xs" c="dimmed" mt="xs" data-result="tokenizer_notes">
+          Tokenizer: {notes.map(String).join("; ")}.
         </Text>
       )}
     </Paper>
