@@ -25,7 +25,8 @@ DESCRIPTION = """
 Submit runs, watch them train, download what comes out.
 
 Tools send `Authorization: Bearer hl_...`; browsers hold a session cookie. Errors are
-`application/problem+json` (RFC 9457), with a JSON pointer to each wrong field.
+`application/problem+json` (RFC 9457), with a JSON pointer to each wrong field. HEAD answers
+as GET does, without the body.
 """.strip()
 
 

@@ -15,7 +15,7 @@ from app.datasets import endpoints as datasets
 from app.db import Database
 from app.describe import PROBLEMS, describe
 from app.frontend import Frontend
-from app.middleware import BodyMiddleware, HostMiddleware, OutermostMiddleware
+from app.middleware import BodyMiddleware, HeadMiddleware, HostMiddleware, OutermostMiddleware
 from app.queue import Doorbell
 from app.runs import endpoints as runs
 from app.runs import tidying
@@ -100,12 +100,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     describe(app)
     # Added last, run first: host, then body, each inside the headers and the clock.
+    # To all but the outermost a HEAD is a GET.
     app.add_middleware(
         BodyMiddleware,
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
     )
     app.add_middleware(HostMiddleware, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(OutermostMiddleware, telemetry=context.telemetry)
     return app
 

@@ -115,6 +115,36 @@ def _note(scope: Scope, route: str | None, status: int, elapsed_s: float) -> Non
     )
 
 
+class HeadMiddleware:
+    """Answers every HEAD as the GET of the same path, up to the end of the headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}
+
+        async def send_headers(message: Message) -> None:
+            await send(message)
+            await send({"type": "http.response.body"})
+            # What follows is a body: a large file is not worth reading, a stream never ends.
+            raise _HeadersSent
+
+        try:
+            await self.app(as_get, receive, send_headers)
+        except* _HeadersSent:
+            pass
+        finally:
+            scope["route"] = as_get.get("route")
+
+
+class _HeadersSent(Exception):
+    """A HEAD has had its whole answer."""
+
+
 class HostMiddleware:
     """Refuses requests that name a host which is not on the allow-list (DNS rebinding)."""
 

@@ -241,12 +241,12 @@ def download_artifact(run_id: RunIdPath, path: str, request: Request, ctx: Ctx) 
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": BINARY}}},
 )
-def download_checkpoint(run_id: RunIdPath, request: Request, ctx: Ctx) -> Response:
+def download_checkpoint(run_id: RunIdPath, ctx: Ctx) -> Response:
     """All files of a run as one zip, a folder that `transformers` loads as it is."""
     with ctx.db.read() as session:
         run = service.get_run(session, run_id)
         rows = list_rows(session, run_id)
-    return archive_response(request, ctx.seals, run, rows)
+    return archive_response(ctx.seals, run, rows)
 
 
 @router.get(

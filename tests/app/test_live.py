@@ -1,5 +1,6 @@
 """What only a real server shows: live streams, endless bodies, and a clean end."""
 
+import hashlib
 import json
 import os
 import signal
@@ -21,9 +22,10 @@ from sqlalchemy import update
 
 from app.db import Database
 from app.ids import new_id
-from app.runs.models import LogLine, MetricPoint, Run
+from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import RunState
 from app.settings import Settings
+from app.storage import Store
 from app.tokens import create_token
 from kdcore.config import TeacherConfig
 
@@ -262,3 +264,101 @@ def test_whoever_is_refused_before_the_body_ends_is_hung_up_on(live: Live) -> No
     response = live.client.post("/api/v1/datasets", content=body(), headers=kind)
     assert response.status_code == 413
     assert response.headers["connection"] == "close"
+
+
+# ---------------------------------------------------------------------------------------- HEAD
+
+WEIGHTS = bytes(range(256)) * 20_000
+ETAG = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
+
+
+def publish(live: Live, settings: Settings, tmp_path: Path) -> str:
+    """A run that succeeded with one file of 5 MB."""
+    run_id = live.add_run(state=RunState.SUCCEEDED)
+    (tmp_path / "weights").write_bytes(WEIGHTS)
+    key = f"{run_id}/1/model.safetensors"
+    Store(settings).put_file(tmp_path / "weights", key)
+    with live.db.write() as session:
+        session.add(
+            Artifact(
+                run_id=run_id,
+                path="model.safetensors",
+                attempt=1,
+                size_bytes=len(WEIGHTS),
+                sha256=ETAG.strip('"'),
+                storage_key=key,
+            )
+        )
+    return run_id
+
+
+def same_but_for_the_body(live: Live, path: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer to HEAD, which is that to GET without its body."""
+    varying = {"date", "x-request-id"}
+    with live.client.stream("GET", path, headers=headers) as got:
+        pass
+    head = live.client.head(path, headers=headers)
+    assert head.status_code == got.status_code, path
+    assert head.content == b""
+    for name in (head.headers.keys() | got.headers.keys()) - varying:
+        assert head.headers.get(name) == got.headers.get(name), (path, name)
+    return head
+
+
+def test_head_is_get_without_the_body_on_every_path(
+    live: Live, sqlite_settings: Settings, tmp_path: Path
+) -> None:
+    run_id = publish(live, sqlite_settings, tmp_path)
+    asked = 0
+    for path, methods in live.client.get("/api/v1/openapi.json").json()["paths"].items():
+        assert "head" not in methods
+        if "get" in methods and path != "/metrics":  # its figures change with each request
+            filled = path.format_map(
+                {"run_id": run_id, "path": "model.safetensors", "kind": "teacher"}
+                | {"dataset_id": new_id()}
+            )
+            same_but_for_the_body(live, filled, {})
+            asked += 1
+    assert asked >= 18
+    assert live.client.head("/metrics").status_code == 200
+    assert live.client.head("/api/v1/openapi.json").status_code == 200
+    assert live.client.head("/api/v1/nothing").status_code == 404
+    assert live.client.head(f"/api/v1/runs/{run_id}/cancel").status_code == 405
+    assert live.client.head("/api/v1/runs", headers={"authorization": "x"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "length"),
+    [
+        ({}, 200, len(WEIGHTS)),
+        ({"range": "bytes=5-9"}, 206, 5),
+        ({"range": f"bytes={len(WEIGHTS)}-"}, 416, None),
+        ({"if-none-match": ETAG}, 304, None),
+        ({"range": "bytes=5-9", "if-range": '"other"'}, 200, len(WEIGHTS)),
+    ],
+)
+def test_head_tells_what_a_download_would_bring(
+    live: Live,
+    sqlite_settings: Settings,
+    tmp_path: Path,
+    headers: dict[str, str],
+    status: int,
+    length: int | None,
+) -> None:
+    path = f"/api/v1/runs/{publish(live, sqlite_settings, tmp_path)}/artifacts/model.safetensors"
+    head = same_but_for_the_body(live, path, headers)
+    assert head.status_code == status
+    if length is not None:
+        assert head.headers["content-length"] == str(length)
+        assert head.headers["accept-ranges"] == "bytes"
+
+
+def test_head_of_a_live_stream_ends_and_takes_no_place(live: Live) -> None:
+    path = f"/api/v1/runs/{live.add_run()}/events"
+    for _ in range(20):
+        head = live.client.head(path)
+        assert head.status_code == 200
+        assert head.headers["content-type"].startswith("text/event-stream")
+    figures = live.client.get("/metrics").text
+    assert "halflayer_streams 0.0" in figures
+    assert 'method="HEAD",route="stream_events"' in figures
