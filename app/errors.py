@@ -23,7 +23,8 @@ class FieldProblem:
     """What is wrong with one field of the request body."""
 
     pointer: str
-    """JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query."""
+    """JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query,
+    `idempotency-key:` for a header."""
     detail: str
 
 

@@ -8,13 +8,14 @@ from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from app import access, health, presets, problems, schema_forms, workers
+from app import access, health, once, presets, problems, schema_forms, workers
 from app.beats import Beats
 from app.context import Context
 from app.datasets import endpoints as datasets
 from app.db import Database
 from app.describe import PROBLEMS, describe
 from app.frontend import Frontend
+from app.idempotency import Replayed
 from app.middleware import BodyMiddleware, HeadMiddleware, HostMiddleware, OutermostMiddleware
 from app.queue import Doorbell
 from app.runs import endpoints as runs
@@ -98,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Not a route: a route for everything would turn a wrong method (405) into "not found".
     app.router.default = Frontend(settings)
     problems.install(app)
+    app.add_exception_handler(Replayed, once.answer_again)
     describe(app)
     # Added last, run first: host, then body, each inside the headers and the clock.
     # To all but the outermost a HEAD is a GET.

@@ -112,6 +112,8 @@ def pointer(loc: Sequence[str | int], body: Any) -> str:
     step, so it is left out: ("config", "teacher", "model", "scratch", "heads") is
     `/config/model/heads`.
     """
+    if loc[:1] == ("header",):
+        return f"{loc[-1]}:"
     if loc[:1] != ("body",):
         return f"?{loc[-1]}" if loc[:1] == ("query",) else ""
     steps: list[str] = []

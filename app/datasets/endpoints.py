@@ -1,5 +1,6 @@
 """Datasets over HTTP: streams uploads to disk, calls services, commits at the edge."""
 
+import json
 import shutil
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,9 @@ from app.datasets.check import check_file
 from app.datasets.schemas import DatasetInfo, DatasetKind, DatasetList
 from app.datasets.upload import Received, receive
 from app.errors import DiskFull, FieldProblem, Invalid
+from app.idempotency import Creation
 from app.ids import new_id
+from app.once import Once
 from app.schemas import DatasetIdPath, Name, display_name
 from app.security import needs_read, needs_submit
 
@@ -61,7 +64,7 @@ MULTIPART: dict[str, Any] = {
 
 
 @router.post("", status_code=201, dependencies=SUBMIT, openapi_extra=MULTIPART)
-async def upload_dataset(request: Request, ctx: Ctx) -> DatasetInfo:
+async def upload_dataset(request: Request, ctx: Ctx, once: Once) -> DatasetInfo:
     """Upload a text or a tokenizer; refused, in words, if no run could use it."""
     uploads = ctx.settings.uploads_dir
     dataset_id = new_id()
@@ -69,7 +72,7 @@ async def upload_dataset(request: Request, ctx: Ctx) -> DatasetInfo:
     await anyio.to_thread.run_sync(_prepare, incoming, request.headers.get("content-length"))
     try:
         received = await receive(request, incoming / "upload", ctx.settings.max_upload_bytes)
-        return await anyio.to_thread.run_sync(_keep, ctx, dataset_id, incoming, received)
+        return await anyio.to_thread.run_sync(_keep, ctx, once, dataset_id, incoming, received)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
 
@@ -112,7 +115,9 @@ def _prepare(incoming: Path, content_length: str | None) -> None:
         raise DiskFull(f"{upload}; the server has room for {max(0, free_bytes):,} bytes.")
 
 
-def _keep(ctx: Context, dataset_id: str, incoming: Path, received: Received) -> DatasetInfo:
+def _keep(
+    ctx: Context, creation: Creation, dataset_id: str, incoming: Path, received: Received
+) -> DatasetInfo:
     """Check the received file, move it into its place, and only then write its row."""
     kind = _kind(received.fields.get("kind", "text"))
     filename = received.filename or ""
@@ -123,9 +128,12 @@ def _keep(ctx: Context, dataset_id: str, incoming: Path, received: Received) -> 
     try:
         service.keep_files(ctx.settings, ctx.store, dataset_id, incoming)
         with ctx.db.write() as session:
-            return service.present(
+            creation.begin(session, json.dumps([kind, name, filename, received.sha256]))
+            dataset = service.present(
                 service.add_dataset(session, dataset_id, name, kind, format, received, facts)
             )
+            creation.end(dataset.model_dump_json())
+            return dataset
     except BaseException:
         with suppress(OSError):  # the first error is the one to tell of
             service.remove_files(ctx.settings, ctx.store, dataset_id)

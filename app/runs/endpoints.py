@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from app.context import Context, Ctx
 from app.errors import FieldProblem, Invalid
+from app.once import Once
 from app.runs import service
 from app.runs.files import (
     archive_response,
@@ -56,29 +57,34 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.post("", status_code=201, dependencies=SUBMIT)
-def submit_run(body: SubmitRun, ctx: Ctx) -> RunDetail:
+def submit_run(body: SubmitRun, ctx: Ctx, once: Once) -> RunDetail:
     """Submit a run; it starts when a worker is free and its inputs have succeeded."""
     with ctx.db.write() as session:
+        once.begin(session, body.model_dump_json())
         try:
             run = service.submit(session, body.config, body.name)
         except Invalid as error:
             raise _below_config(error) from error
         detail = run_detail(session, run)
+        once.end(detail.model_dump_json())
     _ring(ctx, [run])
     return detail
 
 
 @pipelines.post("", status_code=201, dependencies=SUBMIT)
-def submit_pipeline(body: SubmitPipeline, ctx: Ctx) -> PipelineRuns:
+def submit_pipeline(body: SubmitPipeline, ctx: Ctx, once: Once) -> PipelineRuns:
     """Submit teacher, prune and distil as three linked runs."""
     with ctx.db.write() as session:
+        once.begin(session, body.model_dump_json())
         try:
             runs = service.submit_pipeline(session, body.config, body.name)
         except Invalid as error:
             raise _below_config(error) from error
         details = [run_detail(session, run) for run in runs]
+        pipeline = PipelineRuns(pipeline_id=runs[0].pipeline_id or "", runs=details)
+        once.end(pipeline.model_dump_json())
     _ring(ctx, runs)
-    return PipelineRuns(pipeline_id=runs[0].pipeline_id or "", runs=details)
+    return pipeline
 
 
 @router.get("", dependencies=READ)

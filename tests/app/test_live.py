@@ -18,16 +18,18 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
+from app.client import Client, Refused
 from app.db import Database
 from app.ids import new_id
 from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import RunState
 from app.settings import Settings
 from app.storage import Store
-from app.tokens import create_token
+from app.tokens import ApiToken, create_token
 from kdcore.config import TeacherConfig
+from tests.faults.proxy import Proxy
 
 
 @dataclass
@@ -362,3 +364,64 @@ def test_head_of_a_live_stream_ends_and_takes_no_place(live: Live) -> None:
     figures = live.client.get("/metrics").text
     assert "halflayer_streams 0.0" in figures
     assert 'method="HEAD",route="stream_events"' in figures
+
+
+# --------------------------------------------------------------------------- cut connections
+
+TEACHER = TeacherConfig().model_dump(mode="json")
+
+
+def rows(live: Live, table: type[Run] | type[ApiToken]) -> int:
+    with live.db.read() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+@contextmanager
+def cut_before_the_answer(live: Live, table: type[Run] | type[ApiToken]) -> Iterator[Client]:
+    """The command line's client; its first request is carried out and its connection cut then."""
+    with live.db.write() as session:
+        secret = create_token(session, "api", "cut", "admin")[1]
+    before = rows(live, table)
+    proxy = Proxy(("127.0.0.1", live.client.base_url.port or 0))
+    proxy.set("unanswered")
+
+    def cut() -> None:
+        while rows(live, table) == before:
+            time.sleep(0.02)
+        proxy.cut_once()
+        proxy.set("pass")
+
+    cutter = threading.Thread(target=cut, daemon=True)
+    cutter.start()
+    try:
+        with Client(f"http://127.0.0.1:{proxy.port}", secret) as client:
+            yield client
+        assert proxy.connections == 2
+    finally:
+        cutter.join(timeout=30)
+        proxy.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_submit_whose_answer_is_lost_makes_one_run(live: Live) -> None:
+    with cut_before_the_answer(live, Run) as client:
+        run = client.submit_run(TEACHER, "cut")
+    assert [each["id"] for each in live.client.get("/api/v1/runs").json()["items"]] == [run["id"]]
+
+
+@pytest.mark.timeout(60)
+def test_a_pipeline_whose_answer_is_lost_makes_three_runs(live: Live) -> None:
+    with cut_before_the_answer(live, Run) as client:
+        runs = client.submit_pipeline({}, "cut")
+    listed = live.client.get("/api/v1/runs").json()["items"]
+    assert {each["id"] for each in listed} == {run["id"] for run in runs}
+    assert len(listed) == 3
+
+
+@pytest.mark.timeout(60)
+def test_a_token_whose_answer_is_lost_is_named_since_its_secret_is_gone(live: Live) -> None:
+    with cut_before_the_answer(live, ApiToken) as client, pytest.raises(Refused) as refused:
+        client.create_token("lost", "read", "api", None)
+    tokens = live.client.get("/api/v1/tokens").json()["items"]
+    [lost] = [token["id"] for token in tokens if token["name"] == "lost"]
+    assert lost in str(refused.value)

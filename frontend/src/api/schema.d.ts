@@ -1611,7 +1611,8 @@ export interface components {
             detail: string;
             /**
              * Pointer
-             * @description JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query.
+             * @description JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query,
+             *     `idempotency-key:` for a header.
              */
             pointer: string;
         };
@@ -2754,7 +2755,13 @@ export interface operations {
     upload_dataset: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3335,7 +3342,13 @@ export interface operations {
     submit_pipeline: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -4700,7 +4713,13 @@ export interface operations {
     submit_run: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -8248,7 +8267,13 @@ export interface operations {
     add_token: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
