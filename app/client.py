@@ -19,6 +19,17 @@ CHUNK_BYTES = 1024**2
 RECONNECTS = 5
 BUSY = (502, 503, 504)
 """Of the server, or of a proxy before it; the same request may work in a moment."""
+CUT_OFF = (
+    httpx.ReadError,
+    httpx.ReadTimeout,
+    httpx.WriteError,
+    httpx.WriteTimeout,
+    httpx.CloseError,
+    httpx.RemoteProtocolError,
+)
+"""After the connection was made: the request may have been carried out."""
+ANSWER_LOST = (502, 504)
+"""Of a proxy: what it sent on may have been carried out."""
 
 
 class ClientError(Exception):
@@ -102,7 +113,7 @@ class Client:
         return response.json() if response.content else None
 
     def _create(self, path: str, body: Json) -> Any:
-        """Sends what creates something; sends it again if the connection breaks meanwhile.
+        """Sends what creates something; sends it again while its answer is lost on the way.
 
         The server carries it out once, since each time it carries the same Idempotency-Key.
         """
@@ -111,9 +122,11 @@ class Client:
         for attempt in range(RECONNECTS + 1):
             try:
                 response = self._http.post(path, json=body, headers=headers)
-                break
+                if attempt == RECONNECTS or response.status_code not in ANSWER_LOST:
+                    break
+                sent = True
             except httpx.HTTPError as error:
-                sent = sent or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                sent = sent or isinstance(error, CUT_OFF)
                 if not sent:
                     raise self._unreachable(error) from None
                 if attempt == RECONNECTS:
@@ -121,7 +134,7 @@ class Client:
                         f"lost the connection to {self.server}, perhaps after the request was "
                         f"carried out: {error or type(error).__name__}"
                     ) from None
-                time.sleep(min(2.0**attempt / 2, 10))
+            time.sleep(min(2.0**attempt / 2, 10))
         self._raise_for(response)
         return response.json()
 

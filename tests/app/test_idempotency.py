@@ -2,11 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
+from app.client import Client, Unreachable
 from app.datasets.models import Dataset
 from app.db import Database, utc_now
 from app.idempotency import Creation, IdempotencyKey, Replayed
@@ -171,3 +174,36 @@ def test_keys_are_forgotten_after_a_day(database: Database, settings: Settings) 
     Sweeper(database, Doorbell(settings), settings).sweep()
     with database.read() as session:
         assert set(session.scalars(select(IdempotencyKey.key))) == {"1h", "23h"}
+
+
+def test_the_command_line_sends_again_what_a_proxy_has_lost_the_answer_to() -> None:
+    keys: list[str | None] = []
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            keys.append(self.headers["Idempotency-Key"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response((502, 504, 201)[len(keys) - 1])
+            self.send_header("Content-Length", "12")
+            self.end_headers()
+            self.wfile.write(b'{"id": "r1"}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+        Thread(target=gateway.serve_forever, daemon=True).start()
+        with Client(f"http://127.0.0.1:{gateway.server_port}", "hl_x") as client:
+            assert client.submit_run(TEACHER)["id"] == "r1"
+        gateway.shutdown()
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert keys[0]
+
+
+def test_the_command_line_does_not_wait_for_a_server_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _s: pytest.fail("it waits"))
+    with Client("http://127.0.0.1:1", "hl_x") as client, pytest.raises(Unreachable):
+        client.submit_run(TEACHER)
