@@ -14,13 +14,13 @@ from app.db import utc_now
 from app.runs.models import Run
 from app.runs.states import RunState
 from app.schemas import Schema
-from app.security import needs_read
+from app.security import GuardedRoute, needs_read
 from app.telemetry import counter, gauge, labelled_gauge
 from app.workers import count_by_state, worker_metrics
 from kdcore import __version__
 
 logger = logging.getLogger(__name__)
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=GuardedRoute)
 MIN_FREE_BYTES = 256 * 1024**2
 """With less free disk than this the server calls itself not ready."""
 
