@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     max_streams: int = Field(default=5_000, ge=0)
     """Pages and tools that may watch runs live at once, for each API process; others get 503."""
     stream_patience_s: float = Field(default=120.0, gt=0)
-    """A live stream whose reader has taken nothing for this long is cut off."""
+    """A reader of a live stream, or of any other answer, that takes nothing for this long is cut
+    off."""
     log_format: LogFormat = "text"
     """`text` for people, `json` for one JSON object a line."""
     heartbeat_s: float = 10.0
