@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.context import Context, Ctx
 from app.db import utc_now
+from app.describe import PROBLEMS
 from app.runs.models import Run
 from app.runs.states import RunState
 from app.schemas import Schema
@@ -69,7 +70,10 @@ def readyz(ctx: Ctx, response: Response) -> Readiness:
     "/metrics",
     dependencies=[Depends(needs_read)],
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **{status: PROBLEMS[status] for status in (401, 403, 503)},
+    },
 )
 def prometheus_metrics(ctx: Ctx) -> Response:
     """Figures for Prometheus: runs, queue, workers and their devices, streams, request times."""

@@ -103,7 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in API_ROUTERS:
         api.include_router(router)
     app.include_router(api)
-    app.include_router(health.router)
+    app.include_router(health.router, responses={400: PROBLEMS[400]})
     # Not a route: a route for everything would turn a wrong method (405) into "not found".
     app.router.default = Frontend(settings)
     problems.install(app)

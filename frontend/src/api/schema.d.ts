@@ -2611,6 +2611,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -2726,9 +2749,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -2807,6 +2832,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -2855,6 +2903,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2968,8 +3039,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3030,6 +3126,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3145,9 +3264,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3192,6 +3313,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3307,9 +3451,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3595,6 +3741,29 @@ export interface operations {
                     "application/json": components["schemas"]["PipelineRuns"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3643,6 +3812,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3756,8 +3948,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3918,6 +4135,29 @@ export interface operations {
                     "application/json": components["schemas"]["PresetList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4033,9 +4273,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4104,6 +4346,29 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4219,9 +4484,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4292,6 +4559,29 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4340,6 +4630,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4453,8 +4766,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4555,6 +4893,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["RunList"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -4672,9 +5033,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4860,6 +5223,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4908,6 +5294,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5021,8 +5430,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5166,6 +5600,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5281,9 +5738,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -5328,6 +5787,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5443,9 +5925,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -5598,6 +6082,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5646,6 +6153,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5759,8 +6289,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5819,6 +6374,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["ArtifactList"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -5936,9 +6514,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6005,6 +6585,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6120,9 +6723,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6265,6 +6870,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6313,6 +6941,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6426,8 +7077,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6474,6 +7150,29 @@ export interface operations {
                 content: {
                     /** @example (the bytes of a zip) */
                     "application/zip": string;
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -6591,9 +7290,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6667,6 +7368,29 @@ export interface operations {
                     "text/event-stream": string;
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6782,9 +7506,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6856,6 +7582,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunLog"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6971,9 +7720,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7057,6 +7808,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunMetrics"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7172,9 +7946,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7222,6 +7998,29 @@ export interface operations {
                     "text/html": string;
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7337,9 +8136,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7392,6 +8193,29 @@ export interface operations {
                     };
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7507,9 +8331,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7556,6 +8382,29 @@ export interface operations {
                     "application/json": components["schemas"]["SessionInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7671,9 +8520,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7729,6 +8580,29 @@ export interface operations {
                     "application/json": components["schemas"]["SignedIn"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7777,6 +8651,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7890,8 +8787,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7930,6 +8852,29 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
             };
             /** @description Not signed in */
             401: {
@@ -8046,9 +8991,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8105,6 +9052,29 @@ export interface operations {
                     "application/json": components["schemas"]["TokenList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8220,9 +9190,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8286,6 +9258,29 @@ export interface operations {
                     "application/json": components["schemas"]["CreatedToken"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8334,6 +9329,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8447,8 +9465,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8493,6 +9536,29 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
             };
             /** @description Not signed in */
             401: {
@@ -8609,9 +9675,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8671,6 +9739,29 @@ export interface operations {
                     "application/json": components["schemas"]["WorkerList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8786,9 +9877,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8834,6 +9927,29 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     prometheus_metrics: {
@@ -8853,6 +9969,100 @@ export interface operations {
                 content: {
                     /** @example halflayer_runs{state="queued"} 0.0 */
                     "text/plain": string;
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not signed in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The scope, or the page it came from, forbids it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -8881,6 +10091,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["Readiness"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not ready */
