@@ -18,8 +18,9 @@ MULTIPART_SLACK_BYTES = 64 * 1024
 MIN_BYTES_PER_S = 16 * 1024
 """The slowest client that is waited for."""
 LINGER_S = 2.0
-LINGER_BYTES = 4 * 1024**2
-"""What a refused client may still send: closed at once, it would often not read why."""
+LINGERING = 8
+"""So long, and so many clients at a time, may go on sending what is dropped after a refusal: closed
+at once, the connection would be reset, often before the client has read why."""
 
 
 class BodyMiddleware:
@@ -27,6 +28,7 @@ class BodyMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._lingering = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,9 +44,13 @@ class BodyMiddleware:
             if not body.ended and message["type"] == "http.response.start":
                 # The server would read the rest of the body to its end, which may never come.
                 MutableHeaders(scope=message)["connection"] = "close"
-            if not body.ended and last:
-                await send({**message, "more_body": True})
-                await body.drain()
+            if not body.ended and last and self._lingering < LINGERING:
+                self._lingering += 1
+                try:
+                    await send({**message, "more_body": True})
+                    await body.drain()
+                finally:
+                    self._lingering -= 1
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
@@ -124,7 +130,7 @@ class Body:
     async def drain(self) -> None:
         """Read on for a moment and drop what comes, so that the client reads its answer."""
         with anyio.move_on_after(LINGER_S):
-            while not self.ended and not self.aborted and self._received_bytes < LINGER_BYTES:
+            while not self.ended and not self.aborted:
                 self._note(await self._receive())
 
     def free(self) -> None:

@@ -92,7 +92,7 @@ class GuardedRoute(APIRoute):
             ctx = get_context(request)
             client = f"address {request.client.host if request.client else ''}"
             if needed:
-                principal = await run_in_threadpool(_authenticate, ctx, request)
+                principal = await _authenticate(ctx, request)
                 for scope in needed:
                     _require(principal, scope)
                 request.state.principal = principal
@@ -111,13 +111,13 @@ class GuardedRoute(APIRoute):
         return judge_and_handle
 
 
-def _authenticate(ctx: Context, request: Request) -> Principal:
+async def _authenticate(ctx: Context, request: Request) -> Principal:
     """The holder of the request's credential; raises Unauthenticated, or Forbidden across sites."""
     scheme, secret = get_authorization_scheme_param(request.headers.get("authorization"))
     if scheme.lower() == "bearer" and secret:
-        return _check(ctx, secret, "api")
+        return await run_in_threadpool(_check, ctx, secret, "api")
     if cookie := request.cookies.get(COOKIE):
-        principal = _check(ctx, cookie, "session")
+        principal = await run_in_threadpool(_check, ctx, cookie, "session")
         # A browser attaches the cookie by itself, so the request must also prove which page sent
         # it; of a read it is enough that no other page did. (Another port of the same host is
         # another page, but to SameSite the same site: a notebook server, say.) A bearer token is

@@ -2,11 +2,12 @@
 
 Takes one JSON object on stdin, and prints one once the time is over or all have been answered:
 
-    {"port": 8000, "connections": 600, "head": "POST ...", "fill_bytes": 1990000, "for_s": 15,
-     "again_s": 1}          -> {"401": 600, "closed": 0, "held": 0, "no_retry_after": 0, ...}
+    {"port": 8000, "connections": 600, "head": "POST ...", "fill_bytes": 1990000, "within_s": 3,
+     "again_s": 5, "for_s": 15}    -> {"401": 1200, "held": 0, "no_retry_after": 0, ...}
 
-`fill_bytes` spaces follow the head. A connection that has ended is made again after `again_s`,
-unless that is null. `held` are those that the server still lets wait at the end.
+`fill_bytes` spaces follow the head. The connections begin one after the other `within_s`; one that
+has ended is made again after `again_s`, unless that is null. `held` are those that the server still
+lets wait at the end.
 """
 
 import asyncio
@@ -27,7 +28,8 @@ async def main() -> None:
     end_s = loop.time() + told["for_s"]
     counts: Counter[str] = Counter(held=0, no_retry_after=0)
 
-    async def keep_sending() -> None:
+    async def keep_sending(begin_s: float) -> None:
+        await asyncio.sleep(begin_s)
         while True:
             answer = await _answer(told["port"], data, end_s)
             status = answer[9:12].decode() if answer.startswith(b"HTTP/1.1 ") else "closed"
@@ -37,7 +39,8 @@ async def main() -> None:
                 return
             await asyncio.sleep(told["again_s"])
 
-    await asyncio.gather(*(keep_sending() for _ in range(told["connections"])))
+    gap_s = told["within_s"] / told["connections"]
+    await asyncio.gather(*(keep_sending(gap_s * i) for i in range(told["connections"])))
     print(json.dumps(counts))
 
 
