@@ -73,7 +73,8 @@ class Connection(H11Protocol):
         """Called by asyncio."""
         self._open_connections.remove(self)
         self._stop_head_timer()
-        super().connection_lost(exc)  # resumes writing
+        self.resume_writing()
+        super().connection_lost(exc)
 
     def handle_events(self) -> None:
         """Called for all that has arrived; refuses a head that two readers could read differently.
@@ -111,7 +112,7 @@ class Connection(H11Protocol):
             self._write_timer = self.loop.call_later(timeout_s, self.cut_off)
 
     def resume_writing(self) -> None:
-        """Called by asyncio, and at the end of the connection."""
+        """Called by asyncio once the client has taken most of it."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.migrations import upgrade
 from app.settings import Settings
+from tests.faults.stand import wait_for
 from tests.fixtures.served import Served, serving
 
 SESSION_TOKEN = b'{"token": "x"}'
@@ -210,6 +212,22 @@ def test_a_connection_without_a_whole_request_is_closed(serve: Serve, begun: byt
         assert until_closed(link).startswith(b"HTTP/1.1 408 " if begun else b"")
 
 
+def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "assets").mkdir()
+    with open(tmp_path / "assets" / "large.js", "wb") as file:
+        file.truncate(100_000_000)
+    served = serve(HALFLAYER_FRONTEND_DIR=str(tmp_path), HALFLAYER_STREAM_PATIENCE_S="0.5")
+    server = psutil.Process(served.process.pid)
+    with sent(served, head("GET", "/assets/large.js")) as link:
+        port = link.getsockname()[1]
+        wait_for(lambda: _has_connection(server, port), 20, "the connection")
+        wait_for(lambda: not _has_connection(server, port), 20, "its end")
+
+
+def _has_connection(server: psutil.Process, port: int) -> bool:
+    return any(each.raddr and each.raddr.port == port for each in server.net_connections("tcp4"))
+
+
 def test_half_sent_requests_leave_room_for_whole_ones(serve: Serve) -> None:
     served = serve(open_files=256, HALFLAYER_HEADER_TIMEOUT_S="600")
     with ExitStack() as held:
@@ -347,9 +365,7 @@ def test_an_upload_that_its_client_gives_up_is_one_line_in_the_log(serve: Serve)
         line = f"POST /api/v1/{path} 0 "
         with sent(served, begun + b"--b\r\n"):
             time.sleep(0.2)  # a body that was never asked for would show less
-        deadline = time.monotonic() + 20
-        while line not in served.log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda line=line: line in served.log.read_text(), 20, "the line")
         assert served.log.read_text().count(line) == 1
     log = served.log.read_text()
     assert "Traceback" not in log
