@@ -18,8 +18,9 @@ MULTIPART_SLACK_BYTES = 64 * 1024
 MIN_BYTES_PER_S = 16 * 1024
 """The slowest client that is waited for."""
 LINGER_S = 2.0
+LINGER_BYTES = 4 * 1024**2
 LINGERING = 8
-"""So long, and so many clients at a time, may go on sending what is dropped after a refusal: closed
+"""So long, so much, and so many clients at a time may send on after a refusal, to no effect: closed
 at once, the connection would be reset, often before the client has read why."""
 
 
@@ -129,8 +130,9 @@ class Body:
 
     async def drain(self) -> None:
         """Read on for a moment and drop what comes, so that the client reads its answer."""
+        up_to_bytes = self._received_bytes + LINGER_BYTES
         with anyio.move_on_after(LINGER_S):
-            while not self.ended and not self.aborted:
+            while not self.ended and not self.aborted and self._received_bytes < up_to_bytes:
                 self._note(await self._receive())
 
     def free(self) -> None:

@@ -96,6 +96,8 @@ class GuardedRoute(APIRoute):
                 for scope in needed:
                     _require(principal, scope)
                 request.state.principal = principal
+                if connection := getattr(request.state, "connection", None):
+                    connection.sign_in()  # see `app.serve`
                 client = principal.token_id
             body: Body = request.state.body
             if body.announced and request.method in BODY_METHODS:

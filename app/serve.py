@@ -43,9 +43,10 @@ _FRAMING = re.compile(
 
 
 class Connection(H11Protocol):
-    """Limits what a connection may hold without a request that is whole and plain.
+    """Limits what a client may hold without a request that is whole, plain, and signed in.
 
-    It also gives every request a hold on its connection; see `app.runs.sse.Connection`.
+    It also gives every request a hold on its connection: see `app.runs.sse.Connection`, and
+    `sign_in`, which `app.security` calls.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Connection(H11Protocol):
         self._open_connections, self._settings = open_connections, settings
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._signed_in = False
         self.address = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -64,7 +66,7 @@ class Connection(H11Protocol):
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         self.address = self.client[0] if self.client else ""
         if self._open_connections.admit(self):
-            self._wait_or_work()
+            self._note_state()
         else:
             logger.warning("no room for another connection, from %s", self.address)
             self._refuse(503, "This server has as many connections as it takes.")
@@ -82,26 +84,32 @@ class Connection(H11Protocol):
         h11 lets Transfer-Encoding win over Content-Length, and takes one of two lengths.
         """
         if self.conn.their_state is h11.IDLE:
+            self._signed_in = False
             head = _END_OF_HEAD.split(self.conn.trailing_data[0], 1)[0]
             framing = _FRAMING.findall(head)
             if len(framing) > 1 or any(b"," in value for value in framing):
                 self._refuse(400, "Say how long the body is once: by Content-Length, or in chunks.")
                 return
         super().handle_events()
-        self._wait_or_work()
+        self._note_state()
 
     def on_response_complete(self) -> None:
         """Called by uvicorn."""
         super().on_response_complete()
-        self._wait_or_work()
+        self._note_state()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what is no HTTP."""
         self._refuse(400, msg)
 
+    def sign_in(self) -> None:
+        """Note that the present request is from somebody whom the server knows."""
+        self._signed_in = True
+        self._note_state()
+
     def evict(self) -> None:
         """Make room for another connection."""
-        logger.warning("closed a connection without a request, from %s: too many", self.address)
+        logger.warning("closed a connection that was not signed in, from %s: full", self.address)
         self.transport.abort()
 
     def pause_writing(self) -> None:
@@ -129,10 +137,10 @@ class Connection(H11Protocol):
         link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
-    def _wait_or_work(self) -> None:
-        working = self.cycle is not None and not self.cycle.response_complete
-        self._open_connections.set_waiting(self, not working)
-        if working or self.transport.is_closing():
+    def _note_state(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        self._open_connections.set_evictable(self, not (answering and self._signed_in))
+        if answering or self.transport.is_closing():
             self._stop_head_timer()
         elif self._head_timer is None:
             timeout_s = self._settings.header_timeout_s

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     """A connection that sends no whole head of a request for this long is closed."""
     max_connections: int = Field(default=6_000, ge=1)
     """Connections at a time, live streams included, for each API process; the limit of open files
-    less 192 if that is fewer. Beyond it those that wait for a request make room, then 503."""
+    less 192 if that is fewer. Beyond it those that are not signed in make room, then 503."""
     max_connections_per_address: int = Field(default=1_000, ge=1)
     """The same for one address. Behind a reverse proxy all connections come from the proxy's: set
     it to `max_connections` there."""

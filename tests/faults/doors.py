@@ -162,7 +162,9 @@ def held_requests(trial: Trial) -> Iterator[Row]:
 
 def half_sent(trial: Trial) -> Iterator[Row]:
     """More half-sent requests than there are open files; the long form also at a higher limit."""
-    for files, connections in ((1024, 1100), (20_000, 20_200))[: trial.times(1, 2)]:
+    for files, connections, within_s in ((1024, 1100, 4), (20_000, 20_200, 20))[
+        : trial.times(1, 2)
+    ]:
         with standing(trial.new_folder("half-sent"), workers=0) as stand:
             stand.api.restart()
             resource.prlimit(stand.api.process.pid, resource.RLIMIT_NOFILE, (files, files))
@@ -173,8 +175,8 @@ def half_sent(trial: Trial) -> Iterator[Row]:
                 processes=2,
                 connections=connections,
                 head="GET /api/v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\n",
-                within_s=4,
-                again_s=5,
+                within_s=within_s,
+                again_s=1 + within_s,
                 for_s=trial.times(9, 60),
             )
             yield Row(
