@@ -13,6 +13,7 @@ from app.schemas import Name, Schema, TokenIdPath
 from app.security import (
     COOKIE,
     CurrentPrincipal,
+    GuardedRoute,
     needs_admin,
     needs_read,
     require_same_origin,
@@ -20,7 +21,7 @@ from app.security import (
 from app.tokens import ApiToken, Scope, create_token, list_tokens, redeem_login, revoke
 from kdcore import __version__
 
-router = APIRouter(tags=["access"])
+router = APIRouter(tags=["access"], route_class=GuardedRoute)
 
 
 class SignIn(Schema):

@@ -35,7 +35,7 @@ from app.runs.schemas import (
 )
 from app.runs.states import RunState
 from app.schemas import RunIdPath
-from app.security import CurrentPrincipal, needs_read, needs_submit
+from app.security import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
 from app.storage import remove_run_files
 from kdcore.config import Kind
 
@@ -44,8 +44,8 @@ SUBMIT = [Depends(needs_submit)]
 MAX_SEQ = 2**62
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-router = APIRouter(prefix="/runs", tags=["runs"])
-pipelines = APIRouter(prefix="/pipelines", tags=["runs"])
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=GuardedRoute)
+pipelines = APIRouter(prefix="/pipelines", tags=["runs"], route_class=GuardedRoute)
 
 Since = Annotated[
     int, Query(ge=0, le=MAX_SEQ, description="Only what has a greater sequence number.")

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +27,7 @@ from app.storage import Store
 from app.tokens import ApiToken, create_token
 from kdcore.config import TeacherConfig
 from tests.faults.proxy import Proxy
+from tests.fixtures.served import serving
 
 
 @dataclass
@@ -65,52 +63,14 @@ class Live:
 
 
 @pytest.fixture
-def live(sqlite_settings: Settings) -> Iterator[Live]:
+def live(sqlite_settings: Settings, tmp_path: Path) -> Iterator[Live]:
     """The application as it is really served."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "HALFLAYER_DATA_DIR": str(sqlite_settings.data_dir),
-        "HALFLAYER_DATABASE_URL": sqlite_settings.database_url,
-        "HALFLAYER_BROKER_URL": sqlite_settings.broker_url,
-        "HALFLAYER_PORT": str(port),
+    limits = {
         "HALFLAYER_MAX_BODY_BYTES": "1000000",
         "HALFLAYER_MAX_UPLOAD_BYTES": "3000000",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.serve"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    )
-    db = Database(sqlite_settings.database_url)
-    with db.write() as session:
-        secret = create_token(session, "api", "live", "admin")[1]
-    client = httpx.Client(
-        base_url=f"http://127.0.0.1:{port}",
-        headers={"authorization": f"Bearer {secret}"},
-        timeout=20,
-        trust_env=False,
-    )
-    try:
-        _wait_for(client)
-        yield Live(process, client, db)
-    finally:
-        client.close()
-        db.close()
-        process.kill()
-        process.communicate()
-
-
-def _wait_for(client: httpx.Client) -> None:
-    for _ in range(600):
-        try:
-            client.get("/healthz")
-            return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
+    with serving(sqlite_settings, tmp_path / "api.log", **limits) as served:
+        yield Live(served.process, served.client, served.db)
 
 
 @contextmanager

@@ -2612,6 +2612,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -2727,9 +2750,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -2814,6 +2839,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -2862,6 +2910,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2975,8 +3046,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3037,6 +3133,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3152,9 +3271,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3199,6 +3320,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3314,9 +3458,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3608,6 +3754,29 @@ export interface operations {
                     "application/json": components["schemas"]["PipelineRuns"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3656,6 +3825,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3769,8 +3961,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3931,6 +4148,29 @@ export interface operations {
                     "application/json": components["schemas"]["PresetList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4046,9 +4286,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4117,6 +4359,29 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4232,9 +4497,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4305,6 +4572,29 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4353,6 +4643,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4466,8 +4779,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4568,6 +4906,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["RunList"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -4685,9 +5046,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4879,6 +5242,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4927,6 +5313,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5040,8 +5449,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5185,6 +5619,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5300,9 +5757,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -5347,6 +5806,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5462,9 +5944,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -5617,6 +6101,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5665,6 +6172,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5778,8 +6308,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5838,6 +6393,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["ArtifactList"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -5955,9 +6533,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6024,6 +6604,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6139,9 +6742,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6284,6 +6889,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6332,6 +6960,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6445,8 +7096,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6493,6 +7169,29 @@ export interface operations {
                 content: {
                     /** @example (the bytes of a zip) */
                     "application/zip": string;
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -6610,9 +7309,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6686,6 +7387,29 @@ export interface operations {
                     "text/event-stream": string;
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6801,9 +7525,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6875,6 +7601,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunLog"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6990,9 +7739,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7076,6 +7827,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunMetrics"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7191,9 +7965,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7241,6 +8017,29 @@ export interface operations {
                     "text/html": string;
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7356,9 +8155,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7411,6 +8212,29 @@ export interface operations {
                     };
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7526,9 +8350,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7575,6 +8401,29 @@ export interface operations {
                     "application/json": components["schemas"]["SessionInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7690,9 +8539,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7748,6 +8599,29 @@ export interface operations {
                     "application/json": components["schemas"]["SignedIn"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7796,6 +8670,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7909,8 +8806,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7949,6 +8871,29 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
             };
             /** @description Not signed in */
             401: {
@@ -8065,9 +9010,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8124,6 +9071,29 @@ export interface operations {
                     "application/json": components["schemas"]["TokenList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8239,9 +9209,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8311,6 +9283,29 @@ export interface operations {
                     "application/json": components["schemas"]["CreatedToken"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8359,6 +9354,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8472,8 +9490,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8518,6 +9561,29 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
             };
             /** @description Not signed in */
             401: {
@@ -8634,9 +9700,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8696,6 +9764,29 @@ export interface operations {
                     "application/json": components["schemas"]["WorkerList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8811,9 +9902,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8859,6 +9952,29 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     prometheus_metrics: {
@@ -8878,6 +9994,100 @@ export interface operations {
                 content: {
                     /** @example halflayer_runs{state="queued"} 0.0 */
                     "text/plain": string;
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not signed in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The scope, or the page it came from, forbids it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -8906,6 +10116,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["Readiness"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not ready */
