@@ -5,6 +5,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 import app.datasets.models
+import app.idempotency
 import app.runs.models
 import app.tokens  # noqa: F401 - the tables register themselves
 from alembic import context

@@ -7,10 +7,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field, StringConstraints
 
 from app.context import Ctx
+from app.errors import Conflict, error_response
+from app.once import Once
 from app.schemas import Name, Schema, TokenIdPath
 from app.security import (
     COOKIE,
     CurrentPrincipal,
+    GuardedRoute,
     needs_admin,
     needs_read,
     require_same_origin,
@@ -18,7 +21,7 @@ from app.security import (
 from app.tokens import ApiToken, Scope, create_token, list_tokens, redeem_login, revoke
 from kdcore import __version__
 
-router = APIRouter(tags=["access"])
+router = APIRouter(tags=["access"], route_class=GuardedRoute)
 
 
 class SignIn(Schema):
@@ -129,13 +132,15 @@ def get_tokens(ctx: Ctx) -> TokenList:
 
 
 @router.post("/tokens", status_code=201, dependencies=[Depends(needs_admin)])
-def add_token(body: NewToken, ctx: Ctx) -> CreatedToken:
+def add_token(body: NewToken, ctx: Ctx, once: Once) -> CreatedToken:
     """Create a token; its secret is in this response and nowhere else."""
     expires = timedelta(days=body.expires_days) if body.expires_days else None
     if expires is None and body.kind == "login":
         expires = timedelta(days=1)
     with ctx.db.write() as session:
+        once.begin(session, body.model_dump_json())
         row, secret = create_token(session, body.kind, body.name, body.scope, expires)
+        once.end(*_already_created(row))
         return CreatedToken(**_info(row).model_dump(), token=secret)
 
 
@@ -144,6 +149,16 @@ def revoke_token(token_id: TokenIdPath, ctx: Ctx) -> None:
     """Make a token useless at once."""
     with ctx.db.write() as session:
         revoke(session, token_id)
+
+
+def _already_created(row: ApiToken) -> tuple[str, int]:
+    """What the same request gets when it is sent again: the secret is stored nowhere."""
+    detail = (
+        f"This request has already created the token {row.id}. Its secret was in the first answer "
+        "only: if that was lost, revoke the token and create another with a new Idempotency-Key."
+    )
+    response = error_response(Conflict(detail))
+    return bytes(response.body).decode(), response.status_code
 
 
 def _info(row: ApiToken) -> TokenInfo:

@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ CHUNK_BYTES = 1024**2
 RECONNECTS = 5
 BUSY = (502, 503, 504)
 """Of the server, or of a proxy before it; the same request may work in a moment."""
+CUT_OFF = (
+    httpx.ReadError,
+    httpx.ReadTimeout,
+    httpx.WriteError,
+    httpx.WriteTimeout,
+    httpx.CloseError,
+    httpx.RemoteProtocolError,
+)
+"""After the connection was made: the request may have been carried out."""
+ANSWER_LOST = (502, 504)
+"""Of a proxy: what it sent on may have been carried out."""
 
 
 class ClientError(Exception):
@@ -100,6 +112,32 @@ class Client:
         self._raise_for(response)
         return response.json() if response.content else None
 
+    def _create(self, path: str, body: Json) -> Any:
+        """Sends what creates something; sends it again while its answer is lost on the way.
+
+        The server carries it out once, since each time it carries the same Idempotency-Key.
+        """
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        sent = False
+        for attempt in range(RECONNECTS + 1):
+            try:
+                response = self._http.post(path, json=body, headers=headers)
+                if attempt == RECONNECTS or response.status_code not in ANSWER_LOST:
+                    break
+                sent = True
+            except httpx.HTTPError as error:
+                sent = sent or isinstance(error, CUT_OFF)
+                if not sent:
+                    raise self._unreachable(error) from None
+                if attempt == RECONNECTS:
+                    raise Unreachable(
+                        f"lost the connection to {self.server}, perhaps after the request was "
+                        f"carried out: {error or type(error).__name__}"
+                    ) from None
+            time.sleep(min(2.0**attempt / 2, 10))
+        self._raise_for(response)
+        return response.json()
+
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         return Unreachable(f"no answer from {self.server}: {error or type(error).__name__}")
 
@@ -121,13 +159,12 @@ class Client:
 
     def submit_run(self, config: Json, name: str | None = None) -> Json:
         """Submits one run."""
-        run: Json = self._request("POST", "/runs", json={"name": name, "config": config})
+        run: Json = self._create("/runs", {"name": name, "config": config})
         return run
 
     def submit_pipeline(self, config: Json, name: str | None = None) -> list[Json]:
         """Submits teacher, prune and distil; they come back in this order."""
-        body = {"name": name, "config": config}
-        runs: list[Json] = self._request("POST", "/pipelines", json=body)["runs"]
+        runs: list[Json] = self._create("/pipelines", {"name": name, "config": config})["runs"]
         return runs
 
     def runs(self, **filters: Any) -> Json:
@@ -149,7 +186,7 @@ class Client:
     def create_token(self, name: str, scope: str, kind: str, expires_days: float | None) -> Json:
         """A new token; its secret is in `token`."""
         body = {"name": name, "scope": scope, "kind": kind, "expires_days": expires_days}
-        token: Json = self._request("POST", "/tokens", json=body)
+        token: Json = self._create("/tokens", body)
         return token
 
     def tokens(self) -> list[Json]:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from app.beats import Beats
 from app.db import Database
+from app.limits import Budget
 from app.queue import Doorbell
 from app.runs.seals import Seals
 from app.runs.stream import StreamHub
@@ -27,6 +29,12 @@ class Context:
     streams: StreamHub
     telemetry: Telemetry
     beats: Beats
+    bodies: Budget
+    """Bytes of bodies in memory."""
+    uploads: Budget
+    """Uploads that arrive, wait for their check, or are checked."""
+    checks: CapacityLimiter
+    """Threads that check uploads: apart from those that answer requests."""
 
 
 def get_context(request: Request) -> Context:

@@ -10,22 +10,36 @@ from app.schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "Malformed: host, origin, path, body or its length"},
     401: {"model": Problem, "description": "Not signed in"},
     403: {"model": Problem, "description": "The scope, or the page it came from, forbids it"},
     404: {"model": Problem, "description": "Not found"},
+    408: {"model": Problem, "description": "The body did not arrive in time"},
     409: {"model": Problem, "description": "Not possible in the present state"},
     413: {"model": Problem, "description": "Too large"},
     415: {"model": Problem, "description": "Unsupported format"},
     422: {"model": Problem, "description": "A field is wrong; `errors` names it"},
-    503: {"model": Problem, "description": "Temporarily unavailable; see Retry-After"},
+    503: {
+        "model": Problem,
+        "description": "Temporarily unavailable, or as much as this server takes at a time",
+        "headers": {
+            "Retry-After": {
+                "description": "Seconds after which it may work.",
+                "schema": {"type": "integer"},
+            }
+        },
+    },
+    507: {"model": Problem, "description": "The server's disk is full"},
 }
 # What cannot happen to an operation is not documented for it.
-BODY_ONLY = ("413", "415")
+BODY_ONLY = ("408", "413", "415", "507")
 DESCRIPTION = """
 Submit runs, watch them train, download what comes out.
 
 Tools send `Authorization: Bearer hl_...`; browsers hold a session cookie. Errors are
-`application/problem+json` (RFC 9457), with a JSON pointer to each wrong field.
+`application/problem+json` (RFC 9457), with a JSON pointer to each wrong field. A method that a
+path does not have gets 405, and `Allow` names those that it has. HEAD answers as GET does,
+without the body.
 """.strip()
 
 
@@ -55,7 +69,7 @@ def _finish(method: str, operation: dict[str, Any]) -> None:
             responses.pop(status, None)
     for status, response in responses.items():
         content = response.get("content", {})
-        if status.startswith(("4", "5")) and name != "readyz":
+        if status.startswith(("4", "5")) and (name, status) != ("readyz", "503"):
             schema = content.pop("application/json", {}).get("schema")
             if schema is not None:
                 content[PROBLEM_JSON] = {"schema": schema, "example": PROBLEM}

@@ -1,6 +1,7 @@
 """Domain errors, and the one place that turns them into problem+json (RFC 9457).
 
 AppError
+├── BadRequest   400   no request of HTTP, or headers that contradict each other
 ├── NotFound     404
 ├── Conflict     409   the state of things forbids it
 ├── Invalid      422   one or several fields are wrong; each problem names its field
@@ -23,7 +24,8 @@ class FieldProblem:
     """What is wrong with one field of the request body."""
 
     pointer: str
-    """JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query."""
+    """JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query,
+    `idempotency-key:` for a header."""
     detail: str
 
 
@@ -37,6 +39,14 @@ class AppError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class BadRequest(AppError):
+    """Headers that are malformed or contradict each other."""
+
+    status = 400
+    slug = "bad-request"
+    title = "Bad request"
 
 
 class NotFound(AppError):

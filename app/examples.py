@@ -215,6 +215,7 @@ PARAMETERS: dict[str, Any] = {
     "names": "loss,eval/loss",
     "since": 0,
     "last-event-id": "57",
+    "idempotency-key": "1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e",
     "q": "demo",
     "state": "running",
     "limit": 50,

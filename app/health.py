@@ -11,16 +11,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.context import Context, Ctx
 from app.db import utc_now
+from app.describe import PROBLEMS
 from app.runs.models import Run
 from app.runs.states import RunState
 from app.schemas import Schema
-from app.security import needs_read
+from app.security import GuardedRoute, needs_read
 from app.telemetry import counter, gauge, labelled_gauge
 from app.workers import count_by_state, worker_metrics
 from kdcore import __version__
 
 logger = logging.getLogger(__name__)
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=GuardedRoute)
 MIN_FREE_BYTES = 256 * 1024**2
 """With less free disk than this the server calls itself not ready."""
 
@@ -69,7 +70,10 @@ def readyz(ctx: Ctx, response: Response) -> Readiness:
     "/metrics",
     dependencies=[Depends(needs_read)],
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **{status: PROBLEMS[status] for status in (401, 403, 503)},
+    },
 )
 def prometheus_metrics(ctx: Ctx) -> Response:
     """Figures for Prometheus: runs, queue, workers and their devices, streams, request times."""

@@ -8,12 +8,14 @@ import json
 import logging
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from app.settings import LogFormat
 
@@ -21,6 +23,9 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 """What every record has; all else was given as `extra`."""
 # uvicorn gives its messages a second time, in colour.
 _IGNORED = _STANDARD | {"color_message"}
+
+LINES_PER_INTERVAL = 60
+INTERVAL_S = 60.0
 
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("log_fields", default=MappingProxyType({}))
 
@@ -37,7 +42,7 @@ def bound(**fields: Any) -> Iterator[None]:
 
 def configure(log_format: LogFormat, service: str) -> None:
     """Send all logs of this process, libraries' and warnings too, to stderr in one format."""
-    handler = logging.StreamHandler()
+    handler = LimitedHandler()
     handler.setFormatter(JsonLines(service) if log_format == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -45,6 +50,41 @@ def configure(log_format: LogFormat, service: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+class LimitedHandler(logging.StreamHandler[TextIO]):
+    """Writes to stderr; of one cause only so many lines a minute, so that no attack fills the disk.
+
+    Limited are warnings, errors, and the lines of refused requests, by where they are logged and
+    the status. How many were left out is said with the first line of the next minute.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._counts: Counter[tuple[str, str, int, int]] = Counter()
+        self._since_s = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging, under the handler's lock."""
+        if time.monotonic() - self._since_s >= INTERVAL_S:
+            self._say_what_was_left_out()
+        status = getattr(record, "status", 200)
+        if record.levelno >= logging.WARNING or not 0 < status < 400:
+            cause = (record.name, record.pathname, record.lineno, status)
+            self._counts[cause] += 1
+            if self._counts[cause] > LINES_PER_INTERVAL:
+                return
+        super().emit(record)
+
+    def _say_what_was_left_out(self) -> None:
+        for (name, path, line, status), count in self._counts.items():
+            if count > LINES_PER_INTERVAL:
+                words = f"{count - LINES_PER_INTERVAL} more lines like those before were left out"
+                left_out = logging.LogRecord(name, logging.WARNING, path, line, words, (), None)
+                left_out.status = status
+                super().emit(left_out)
+        self._counts.clear()
+        self._since_s = time.monotonic()
 
 
 class TextLines(logging.Formatter):

@@ -4,18 +4,22 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from app import access, health, presets, problems, schema_forms, workers
+from app import access, health, once, presets, problems, schema_forms, workers
 from app.beats import Beats
+from app.bodies import BodyMiddleware
 from app.context import Context
 from app.datasets import endpoints as datasets
+from app.datasets.check import CHECKS_AT_ONCE
 from app.db import Database
 from app.describe import PROBLEMS, describe
 from app.frontend import Frontend
-from app.middleware import BodyMiddleware, HostMiddleware, OutermostMiddleware
+from app.idempotency import Replayed
+from app.limits import Budget
+from app.middleware import HeadMiddleware, HostMiddleware, OutermostMiddleware
 from app.queue import Doorbell
 from app.runs import endpoints as runs
 from app.runs import tidying
@@ -53,6 +57,12 @@ def make_context(settings: Settings) -> Context:
         streams=StreamHub(db, settings),
         telemetry=Telemetry(),
         beats=Beats(),
+        bodies=Budget(
+            settings.max_held_body_bytes,
+            max(settings.max_held_body_bytes // 4, settings.max_body_bytes),
+        ),
+        uploads=Budget(settings.max_uploads, (settings.max_uploads + 1) // 2),
+        checks=CapacityLimiter(CHECKS_AT_ONCE),
     )
 
 
@@ -94,18 +104,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in API_ROUTERS:
         api.include_router(router)
     app.include_router(api)
-    app.include_router(health.router)
+    app.include_router(health.router, responses={400: PROBLEMS[400]})
     # Not a route: a route for everything would turn a wrong method (405) into "not found".
     app.router.default = Frontend(settings)
     problems.install(app)
+    app.add_exception_handler(Replayed, once.answer_again)
     describe(app)
-    # Added last, run first: host, then body, each inside the headers and the clock.
-    app.add_middleware(
-        BodyMiddleware,
-        max_body_bytes=settings.max_body_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-    )
+    # Added last, run first: body, then host, each inside the headers and the clock.
+    # To all but the outermost a HEAD is a GET.
     app.add_middleware(HostMiddleware, allowed_hosts=settings.accepted_hosts)
+    app.add_middleware(BodyMiddleware)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(OutermostMiddleware, telemetry=context.telemetry)
     return app
 

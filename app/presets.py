@@ -5,10 +5,12 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from app.schemas import Schema
-from app.security import needs_read
+from app.security import GuardedRoute, needs_read
 from kdcore.presets import PRESETS, PresetKind
 
-router = APIRouter(prefix="/presets", tags=["forms"], dependencies=[Depends(needs_read)])
+router = APIRouter(
+    prefix="/presets", tags=["forms"], dependencies=[Depends(needs_read)], route_class=GuardedRoute
+)
 
 
 class PresetInfo(Schema):

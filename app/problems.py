@@ -1,11 +1,13 @@
 """Turns every exception that reaches the edge into problem+json, in words."""
 
+import errno
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -53,10 +55,24 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404 and detail == "Not Found":
         detail = f"There is nothing at {request.url.path}."
     if error.status_code == 405:
-        detail = f"{request.method} is not possible here; possible: {headers.get('Allow', '-')}."
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+        detail = f"{request.method} is not possible here; possible: {headers['Allow']}."
     if error.status_code == 400 and detail == "There was an error parsing the body":
         detail = "The body cannot be read: send UTF-8 JSON of reasonable depth and numbers."
     return problem_response(error.status_code, detail, headers=headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Methods of all routes with this path: Starlette names those of the first one only."""
+    path: str = request.scope["path"]
+    found = [
+        route.methods or set()
+        for route in iter_route_contexts(request.app.routes)
+        if route.path_regex.match(path)
+    ]
+    # What is no route is a file of the page. `HeadMiddleware` turns a HEAD into a GET.
+    methods = set().union(*found) or {"GET"}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:
@@ -95,6 +111,11 @@ async def _store_away(_request: Request, error: Exception) -> Response:
 
 
 async def _os_error(_request: Request, error: Exception) -> Response:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        logger.warning("no file can be opened: %s", error)
+        return error_response(
+            Unavailable("The server has as many files open as it may; try again.")
+        )
     if not is_disk_full(error):
         raise error
     return error_response(DiskFull("The server's disk is full: delete something first."))
@@ -112,6 +133,8 @@ def pointer(loc: Sequence[str | int], body: Any) -> str:
     step, so it is left out: ("config", "teacher", "model", "scratch", "heads") is
     `/config/model/heads`.
     """
+    if loc[:1] == ("header",):
+        return f"{loc[-1]}:"
     if loc[:1] != ("body",):
         return f"?{loc[-1]}" if loc[:1] == ("query",) else ""
     steps: list[str] = []

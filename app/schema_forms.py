@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from app.security import needs_read
+from app.security import GuardedRoute, needs_read
 from kdcore.config import (
     DistillConfig,
     FileCorpus,
@@ -18,7 +18,9 @@ from kdcore.config import (
     TeacherConfig,
 )
 
-router = APIRouter(prefix="/schema", tags=["forms"], dependencies=[Depends(needs_read)])
+router = APIRouter(
+    prefix="/schema", tags=["forms"], dependencies=[Depends(needs_read)], route_class=GuardedRoute
+)
 FormKind = Literal["teacher", "prune", "distill", "pipeline"]
 MODELS: dict[FormKind, type[BaseModel]] = {
     "teacher": TeacherConfig,

@@ -39,7 +39,8 @@ class ProblemField(Schema):
     """What is wrong with one field."""
 
     pointer: str
-    """JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query."""
+    """JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query,
+    `idempotency-key:` for a header."""
     detail: str
     """What is wrong and what would be right."""
 

@@ -45,12 +45,31 @@ class Settings(BaseSettings):
     """Folder of the built page; empty means frontend/dist beside the code."""
     max_upload_bytes: int = 2 * 1024**3
     """Largest upload."""
+    max_uploads: int = Field(default=40, ge=1)
+    """Uploads at a time, those that wait for their check included, half of them from one token;
+    others get 503."""
+    upload_timeout_s: float = Field(default=30.0, gt=0)
+    """An upload of which nothing arrives for this long, or 16 KiB/s less on average, gets 408."""
     max_body_bytes: int = 2 * 1024**2
     """Largest body of any other request."""
+    max_held_body_bytes: int = 32 * 1024**2
+    """Bodies other than uploads that are in memory at a time, a quarter of them from one token or
+    address; others get 503."""
+    body_timeout_s: float = Field(default=10.0, gt=0)
+    """The same as `upload_timeout_s`, for all other bodies."""
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    """A connection that sends no whole head of a request for this long is closed."""
+    max_connections: int = Field(default=6_000, ge=1)
+    """Connections at a time, live streams included, for each API process; the limit of open files
+    less 192 if that is fewer. Beyond it those that are not signed in make room, then 503."""
+    max_connections_per_address: int = Field(default=1_000, ge=1)
+    """The same for one address. Behind a reverse proxy all connections come from the proxy's: set
+    it to `max_connections` there."""
     max_streams: int = Field(default=5_000, ge=0)
     """Pages and tools that may watch runs live at once, for each API process; others get 503."""
     stream_patience_s: float = Field(default=120.0, gt=0)
-    """A live stream whose reader has taken nothing for this long is cut off."""
+    """A reader of a live stream, or of any other answer, that takes nothing for this long is cut
+    off."""
     log_format: LogFormat = "text"
     """`text` for people, `json` for one JSON object a line."""
     device: str = "auto"

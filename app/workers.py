@@ -15,10 +15,15 @@ from app.db import utc_now
 from app.runs.models import Run, Worker
 from app.runs.states import ACTIVE
 from app.schemas import Schema
-from app.security import needs_read
+from app.security import GuardedRoute, needs_read
 from app.telemetry import labelled_gauge
 
-router = APIRouter(prefix="/workers", tags=["workers"], dependencies=[Depends(needs_read)])
+router = APIRouter(
+    prefix="/workers",
+    tags=["workers"],
+    dependencies=[Depends(needs_read)],
+    route_class=GuardedRoute,
+)
 WorkerState = Literal["idle", "busy", "lost", "stopped"]
 MAX_SHOWN = 500
 _FROM_WORKERS = {

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import make_url
 
+import app.idempotency
 import app.runs.models
 import app.tokens  # noqa: F401 - the tables register themselves
 from app.backup.manifest import (

@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ MEMORY_BYTES = 768 * 1024**2
 BASE_CPU_S = 60
 BYTES_PER_CPU_S = 1_000_000
 """The slowest that a machine may be before an honest file takes too long."""
-_AT_ONCE = threading.BoundedSemaphore(2)
+CHECKS_AT_ONCE = 2
 
 Facts = tuple[int | None, list[str]]
 """Documents (None for tokenizers) and columns that hold text."""
@@ -42,10 +41,14 @@ def check_file(path: Path, format: DatasetFormat) -> Facts:
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise Invalid("The file is empty.", [FieldProblem("/file", "the file is empty")])
-    if format in PLAIN and size_bytes <= READ_HERE_BYTES:
+    if reads_here(path, format):
         return _read(path, format)
-    with _AT_ONCE:
-        return _read_apart(path, format, size_bytes)
+    return _read_apart(path, format, size_bytes)
+
+
+def reads_here(path: Path, format: DatasetFormat) -> bool:
+    """Whether the check takes milliseconds, since it needs no process of its own."""
+    return format in PLAIN and path.stat().st_size <= READ_HERE_BYTES
 
 
 def _read(path: Path, format: DatasetFormat) -> Facts:

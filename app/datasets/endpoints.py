@@ -1,30 +1,41 @@
 """Datasets over HTTP: streams uploads to disk, calls services, commits at the edge."""
 
+import json
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-import anyio.to_thread
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import TypeAdapter, ValidationError
 
 from app.context import Context, Ctx
 from app.datasets import service
-from app.datasets.check import check_file
-from app.datasets.schemas import DatasetInfo, DatasetKind, DatasetList
+from app.datasets.check import Facts, check_file, reads_here
+from app.datasets.schemas import DatasetFormat, DatasetInfo, DatasetKind, DatasetList
 from app.datasets.upload import Received, receive
-from app.errors import DiskFull, FieldProblem, Invalid
+from app.errors import DiskFull, FieldProblem, Invalid, Unavailable
+from app.idempotency import Creation
 from app.ids import new_id
+from app.once import Once
 from app.schemas import DatasetIdPath, Name, display_name
-from app.security import needs_read, needs_submit
+from app.security import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=GuardedRoute)
 READ = [Depends(needs_read)]
 SUBMIT = [Depends(needs_submit)]
 NAME: TypeAdapter[str] = TypeAdapter(Name)
 SPARE_BYTES = 64 * 1024**2
 """Free disk that an upload must leave for the database."""
+
+
+class TooManyUploads(Unavailable):
+    """As many uploads are under way as this server takes."""
+
+    retry_after_s = 10
+
 
 MULTIPART: dict[str, Any] = {
     "requestBody": {
@@ -61,17 +72,12 @@ MULTIPART: dict[str, Any] = {
 
 
 @router.post("", status_code=201, dependencies=SUBMIT, openapi_extra=MULTIPART)
-async def upload_dataset(request: Request, ctx: Ctx) -> DatasetInfo:
+async def upload_dataset(
+    request: Request, ctx: Ctx, principal: CurrentPrincipal, once: Once
+) -> DatasetInfo:
     """Upload a text or a tokenizer; refused, in words, if no run could use it."""
-    uploads = ctx.settings.uploads_dir
-    dataset_id = new_id()
-    incoming = uploads / f".incoming-{dataset_id}"
-    await anyio.to_thread.run_sync(_prepare, incoming, request.headers.get("content-length"))
-    try:
-        received = await receive(request, incoming / "upload", ctx.settings.max_upload_bytes)
-        return await anyio.to_thread.run_sync(_keep, ctx, dataset_id, incoming, received)
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
+    with _place(ctx, principal.token_id):
+        return await _upload(request, ctx, once)
 
 
 @router.get("", dependencies=READ)
@@ -102,6 +108,35 @@ def delete_dataset(dataset_id: DatasetIdPath, ctx: Ctx) -> None:
     service.remove_files(ctx.settings, ctx.store, dataset_id)
 
 
+@contextmanager
+def _place(ctx: Context, token_id: str) -> Iterator[None]:
+    """One of the places for uploads; raises TooManyUploads."""
+    if not ctx.uploads.take(token_id):
+        raise TooManyUploads("As many uploads are under way as this server takes; try again soon.")
+    try:
+        yield
+    finally:
+        ctx.uploads.give_back(token_id)
+
+
+async def _upload(request: Request, ctx: Context, creation: Creation) -> DatasetInfo:
+    """Receive the file, check it, and keep it; nothing of it stays if that fails."""
+    dataset_id = new_id()
+    incoming = ctx.settings.uploads_dir / f".incoming-{dataset_id}"
+    await to_thread.run_sync(_prepare, incoming, request.headers.get("content-length"))
+    try:
+        received = await receive(request, incoming / "upload", ctx.settings.max_upload_bytes)
+        named = _named(received)
+        # Whatever waits for a check must not hold a thread that answers requests.
+        limiter = None if reads_here(received.path, named.format) else ctx.checks
+        facts = await to_thread.run_sync(check_file, received.path, named.format, limiter=limiter)
+        return await to_thread.run_sync(
+            _keep, ctx, creation, dataset_id, incoming, received, named, facts
+        )
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
 def _prepare(incoming: Path, content_length: str | None) -> None:
     incoming.mkdir(parents=True)
     declared = int(content_length) if content_length and content_length.isdecimal() else 0
@@ -112,20 +147,41 @@ def _prepare(incoming: Path, content_length: str | None) -> None:
         raise DiskFull(f"{upload}; the server has room for {max(0, free_bytes):,} bytes.")
 
 
-def _keep(ctx: Context, dataset_id: str, incoming: Path, received: Received) -> DatasetInfo:
-    """Check the received file, move it into its place, and only then write its row."""
+class Named(NamedTuple):
+    """What the fields of an upload say."""
+
+    name: str
+    kind: DatasetKind
+    format: DatasetFormat
+
+
+def _named(received: Received) -> Named:
     kind = _kind(received.fields.get("kind", "text"))
     filename = received.filename or ""
     name = _name(received.fields.get("name", ""), filename)
-    format = service.format_of_upload(kind, filename)
-    facts = check_file(received.path, format)
-    received.path.rename(incoming / service.FILE_NAMES[format])
+    return Named(name, kind, service.format_of_upload(kind, filename))
+
+
+def _keep(
+    ctx: Context,
+    creation: Creation,
+    dataset_id: str,
+    incoming: Path,
+    received: Received,
+    named: Named,
+    facts: Facts,
+) -> DatasetInfo:
+    """Move the checked file into its place, and only then write its row."""
+    received.path.rename(incoming / service.FILE_NAMES[named.format])
     try:
         service.keep_files(ctx.settings, ctx.store, dataset_id, incoming)
         with ctx.db.write() as session:
-            return service.present(
-                service.add_dataset(session, dataset_id, name, kind, format, received, facts)
+            creation.begin(session, json.dumps([*named, received.filename, received.sha256]))
+            dataset = service.present(
+                service.add_dataset(session, dataset_id, *named, received, facts)
             )
+            creation.end(dataset.model_dump_json())
+            return dataset
     except BaseException:
         with suppress(OSError):  # the first error is the one to tell of
             service.remove_files(ctx.settings, ctx.store, dataset_id)

@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from app.context import Context, Ctx
 from app.errors import FieldProblem, Invalid
+from app.once import Once
 from app.runs import service
 from app.runs.files import (
     archive_response,
@@ -34,7 +35,7 @@ from app.runs.schemas import (
 )
 from app.runs.states import RunState
 from app.schemas import RunIdPath
-from app.security import CurrentPrincipal, needs_read, needs_submit
+from app.security import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
 from app.storage import remove_run_files
 from kdcore.config import Kind
 
@@ -43,8 +44,8 @@ SUBMIT = [Depends(needs_submit)]
 MAX_SEQ = 2**62
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-router = APIRouter(prefix="/runs", tags=["runs"])
-pipelines = APIRouter(prefix="/pipelines", tags=["runs"])
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=GuardedRoute)
+pipelines = APIRouter(prefix="/pipelines", tags=["runs"], route_class=GuardedRoute)
 
 Since = Annotated[
     int, Query(ge=0, le=MAX_SEQ, description="Only what has a greater sequence number.")
@@ -56,29 +57,34 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.post("", status_code=201, dependencies=SUBMIT)
-def submit_run(body: SubmitRun, ctx: Ctx) -> RunDetail:
+def submit_run(body: SubmitRun, ctx: Ctx, once: Once) -> RunDetail:
     """Submit a run; it starts when a worker is free and its inputs have succeeded."""
     with ctx.db.write() as session:
+        once.begin(session, body.model_dump_json())
         try:
             run = service.submit(session, body.config, body.name)
         except Invalid as error:
             raise _below_config(error) from error
         detail = run_detail(session, run)
+        once.end(detail.model_dump_json())
     _ring(ctx, [run])
     return detail
 
 
 @pipelines.post("", status_code=201, dependencies=SUBMIT)
-def submit_pipeline(body: SubmitPipeline, ctx: Ctx) -> PipelineRuns:
+def submit_pipeline(body: SubmitPipeline, ctx: Ctx, once: Once) -> PipelineRuns:
     """Submit teacher, prune and distil as three linked runs."""
     with ctx.db.write() as session:
+        once.begin(session, body.model_dump_json())
         try:
             runs = service.submit_pipeline(session, body.config, body.name)
         except Invalid as error:
             raise _below_config(error) from error
         details = [run_detail(session, run) for run in runs]
+        pipeline = PipelineRuns(pipeline_id=runs[0].pipeline_id or "", runs=details)
+        once.end(pipeline.model_dump_json())
     _ring(ctx, runs)
-    return PipelineRuns(pipeline_id=runs[0].pipeline_id or "", runs=details)
+    return pipeline
 
 
 @router.get("", dependencies=READ)
@@ -244,12 +250,12 @@ def download_artifact(run_id: RunIdPath, path: str, request: Request, ctx: Ctx) 
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": BINARY}}},
 )
-def download_checkpoint(run_id: RunIdPath, request: Request, ctx: Ctx) -> Response:
+def download_checkpoint(run_id: RunIdPath, ctx: Ctx) -> Response:
     """All files of a run as one zip, a folder that `transformers` loads as it is."""
     with ctx.db.read() as session:
         run = service.get_run(session, run_id)
         rows = list_rows(session, run_id)
-    return archive_response(request, ctx.seals, run, rows)
+    return archive_response(ctx.seals, run, rows)
 
 
 @router.get(

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.runs.metrics import DEFAULT_POINTS, run_metrics
 from app.runs.models import Run
 from app.runs.present import run_detail
-from app.runs.schemas import LineageRun, RunDetail, Series
+from app.runs.schemas import LineageRun, RunDetail, RunWorker, Series
 from kdcore import __version__
 
 STYLE = """
@@ -42,8 +42,11 @@ def render_report(session: Session, run: Run) -> str:
         _lineage("Made into", detail.lineage.descendants),
         "<h2>Config</h2>",
         f"<pre>{escape(json.dumps(detail.config, indent=2, ensure_ascii=False))}</pre>",
-        "<h2>Times and versions</h2>",
-        _table(_facts(detail)),
+        "<h2>Times</h2>",
+        _table(_times(detail)),
+        "<h2>Environment</h2>",
+        _table(_environment(run, detail.worker)),
+        f'<p class="quiet">Report made by Halflayer {__version__}.</p>',
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -58,15 +61,24 @@ def _results(detail: RunDetail) -> dict[str, Any]:
     }
 
 
-def _facts(detail: RunDetail) -> dict[str, Any]:
-    worker = detail.worker and f"{detail.worker.hostname} ({detail.worker.device_name})"
+def _times(detail: RunDetail) -> dict[str, Any]:
     return {
-        "Halflayer": __version__,
-        "Worker": worker or "none",
         "Attempts": detail.attempt,
         "Submitted": detail.created_at.isoformat(timespec="seconds"),
         "Started": detail.started_at and detail.started_at.isoformat(timespec="seconds"),
         "Finished": detail.finished_at and detail.finished_at.isoformat(timespec="seconds"),
+    }
+
+
+def _environment(run: Run, worker: RunWorker | None) -> dict[str, Any]:
+    """What the last attempt ran on and with, as it told itself; "-" for what it has not told."""
+    told = run.environment or {}
+    return {
+        "Worker": worker and f"{worker.hostname} ({worker.device_name})",
+        "Device": told.get("device"),
+        "Precision": (run.result or {}).get("precision") or run.config.get("precision"),
+        "Seed": run.config.get("seed"),
+        **{f"{name} version": version for name, version in (told.get("versions") or {}).items()},
     }
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.db import Database
+from app.idempotency import forget_expired_keys
 from app.queue import Doorbell
 from app.runs.lifecycle import recover
 from app.runs.models import Run, RunInput
@@ -66,7 +67,7 @@ class Sweeper:
                 logger.warning("sweep put off, the database does not answer: %s", error)
 
     def sweep(self) -> None:
-        """Look once; recover orphans, settle what waits, ring again."""
+        """Look once; recover orphans, settle what waits, ring again, drop old Idempotency-Keys."""
         elapsed_s = self._elapsed_s()
         with self._db.read() as session:
             active = _signs(session, *ACTIVE)
@@ -83,6 +84,7 @@ class Sweeper:
         for run_id in ring:
             self._doorbell.ring(run_id)
         self._ring_again(len(queued))
+        forget_expired_keys(self._db)
 
     def _elapsed_s(self) -> float:
         """Time since the last look, as far as it counts as watching.

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Query
 from app.context import Ctx
 from app.runs.retention import Policy, Removable, plan, tidy
 from app.runs.schemas import MAX_DAYS, MAX_KEPT, RemovableFiles, RetentionPlan, TidyUp
-from app.security import needs_admin, needs_read
+from app.security import GuardedRoute, needs_admin, needs_read
 
-router = APIRouter(prefix="/retention", tags=["runs"])
+router = APIRouter(prefix="/retention", tags=["runs"], route_class=GuardedRoute)
 
 KeepLast = Annotated[
     int | None, Query(ge=1, le=MAX_KEPT, description="Results of each kind to keep.")

@@ -1,11 +1,9 @@
 """What only a real server shows: live streams, endless bodies, and a clean end."""
 
+import hashlib
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,15 +15,19 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
+from app.client import Client, Refused
 from app.db import Database
 from app.ids import new_id
-from app.runs.models import LogLine, MetricPoint, Run
+from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import RunState
 from app.settings import Settings
-from app.tokens import create_token
+from app.storage import Store
+from app.tokens import ApiToken, create_token
 from kdcore.config import TeacherConfig
+from tests.faults.proxy import Proxy
+from tests.fixtures.served import serving
 
 
 @dataclass
@@ -61,52 +63,14 @@ class Live:
 
 
 @pytest.fixture
-def live(sqlite_settings: Settings) -> Iterator[Live]:
+def live(sqlite_settings: Settings, tmp_path: Path) -> Iterator[Live]:
     """The application as it is really served."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "HALFLAYER_DATA_DIR": str(sqlite_settings.data_dir),
-        "HALFLAYER_DATABASE_URL": sqlite_settings.database_url,
-        "HALFLAYER_BROKER_URL": sqlite_settings.broker_url,
-        "HALFLAYER_PORT": str(port),
+    limits = {
         "HALFLAYER_MAX_BODY_BYTES": "1000000",
         "HALFLAYER_MAX_UPLOAD_BYTES": "3000000",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.serve"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    )
-    db = Database(sqlite_settings.database_url)
-    with db.write() as session:
-        secret = create_token(session, "api", "live", "admin")[1]
-    client = httpx.Client(
-        base_url=f"http://127.0.0.1:{port}",
-        headers={"authorization": f"Bearer {secret}"},
-        timeout=20,
-        trust_env=False,
-    )
-    try:
-        _wait_for(client)
-        yield Live(process, client, db)
-    finally:
-        client.close()
-        db.close()
-        process.kill()
-        process.communicate()
-
-
-def _wait_for(client: httpx.Client) -> None:
-    for _ in range(600):
-        try:
-            client.get("/healthz")
-            return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
+    with serving(sqlite_settings, tmp_path / "api.log", **limits) as served:
+        yield Live(served.process, served.client, served.db)
 
 
 @contextmanager
@@ -262,3 +226,154 @@ def test_whoever_is_refused_before_the_body_ends_is_hung_up_on(live: Live) -> No
     response = live.client.post("/api/v1/datasets", content=body(), headers=kind)
     assert response.status_code == 413
     assert response.headers["connection"] == "close"
+
+
+# ---------------------------------------------------------------------------------------- HEAD
+
+WEIGHTS = bytes(range(256)) * 20_000
+ETAG = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
+
+
+def publish(live: Live, settings: Settings, tmp_path: Path) -> str:
+    """A run that succeeded with one file of 5 MB."""
+    run_id = live.add_run(state=RunState.SUCCEEDED)
+    (tmp_path / "weights").write_bytes(WEIGHTS)
+    key = f"{run_id}/1/model.safetensors"
+    Store(settings).put_file(tmp_path / "weights", key)
+    with live.db.write() as session:
+        session.add(
+            Artifact(
+                run_id=run_id,
+                path="model.safetensors",
+                attempt=1,
+                size_bytes=len(WEIGHTS),
+                sha256=ETAG.strip('"'),
+                storage_key=key,
+            )
+        )
+    return run_id
+
+
+def same_but_for_the_body(live: Live, path: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer to HEAD, which is that to GET without its body."""
+    varying = {"date", "x-request-id"}
+    with live.client.stream("GET", path, headers=headers) as got:
+        pass
+    head = live.client.head(path, headers=headers)
+    assert head.status_code == got.status_code, path
+    assert head.content == b""
+    for name in (head.headers.keys() | got.headers.keys()) - varying:
+        assert head.headers.get(name) == got.headers.get(name), (path, name)
+    return head
+
+
+def test_head_is_get_without_the_body_on_every_path(
+    live: Live, sqlite_settings: Settings, tmp_path: Path
+) -> None:
+    run_id = publish(live, sqlite_settings, tmp_path)
+    asked = 0
+    for path, methods in live.client.get("/api/v1/openapi.json").json()["paths"].items():
+        assert "head" not in methods
+        if "get" in methods and path != "/metrics":  # its figures change with each request
+            filled = path.format_map(
+                {"run_id": run_id, "path": "model.safetensors", "kind": "teacher"}
+                | {"dataset_id": new_id()}
+            )
+            same_but_for_the_body(live, filled, {})
+            asked += 1
+    assert asked >= 18
+    assert live.client.head("/metrics").status_code == 200
+    assert live.client.head("/api/v1/openapi.json").status_code == 200
+    assert live.client.head("/api/v1/nothing").status_code == 404
+    assert live.client.head(f"/api/v1/runs/{run_id}/cancel").status_code == 405
+    assert live.client.head("/api/v1/runs", headers={"authorization": "x"}).status_code == 401
+
+
+def test_head_tells_what_a_download_would_bring(
+    live: Live, sqlite_settings: Settings, tmp_path: Path
+) -> None:
+    path = f"/api/v1/runs/{publish(live, sqlite_settings, tmp_path)}/artifacts/model.safetensors"
+    for headers, status, length in (
+        ({}, 200, len(WEIGHTS)),
+        ({"range": "bytes=5-9"}, 206, 5),
+        ({"range": f"bytes={len(WEIGHTS)}-"}, 416, None),
+        ({"if-none-match": ETAG}, 304, None),
+        ({"range": "bytes=5-9", "if-range": '"other"'}, 200, len(WEIGHTS)),
+    ):
+        head = same_but_for_the_body(live, path, headers)
+        assert head.status_code == status, headers
+        if length is not None:
+            assert head.headers["content-length"] == str(length)
+            assert head.headers["accept-ranges"] == "bytes"
+
+
+def test_head_of_a_live_stream_ends_and_takes_no_place(live: Live) -> None:
+    path = f"/api/v1/runs/{live.add_run()}/events"
+    for _ in range(20):
+        head = live.client.head(path)
+        assert head.status_code == 200
+        assert head.headers["content-type"].startswith("text/event-stream")
+    figures = live.client.get("/metrics").text
+    assert "halflayer_streams 0.0" in figures
+    assert 'method="HEAD",route="stream_events"' in figures
+
+
+# --------------------------------------------------------------------------- cut connections
+
+TEACHER = TeacherConfig().model_dump(mode="json")
+
+
+def rows(live: Live, table: type[Run] | type[ApiToken]) -> int:
+    with live.db.read() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+@contextmanager
+def cut_before_the_answer(live: Live, table: type[Run] | type[ApiToken]) -> Iterator[Client]:
+    """The command line's client; its first request is carried out and its connection cut then."""
+    with live.db.write() as session:
+        secret = create_token(session, "api", "cut", "admin")[1]
+    before = rows(live, table)
+    proxy = Proxy(("127.0.0.1", live.client.base_url.port or 0))
+    proxy.set("unanswered")
+
+    def cut() -> None:
+        while rows(live, table) == before:
+            time.sleep(0.02)
+        proxy.cut_once()
+        proxy.set("pass")
+
+    cutter = threading.Thread(target=cut, daemon=True)
+    cutter.start()
+    try:
+        with Client(f"http://127.0.0.1:{proxy.port}", secret) as client:
+            yield client
+        assert proxy.connections == 2
+    finally:
+        cutter.join(timeout=30)
+        proxy.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_submit_whose_answer_is_lost_makes_one_run(live: Live) -> None:
+    with cut_before_the_answer(live, Run) as client:
+        run = client.submit_run(TEACHER, "cut")
+    assert [each["id"] for each in live.client.get("/api/v1/runs").json()["items"]] == [run["id"]]
+
+
+@pytest.mark.timeout(60)
+def test_a_pipeline_whose_answer_is_lost_makes_three_runs(live: Live) -> None:
+    with cut_before_the_answer(live, Run) as client:
+        runs = client.submit_pipeline({}, "cut")
+    listed = live.client.get("/api/v1/runs").json()["items"]
+    assert {each["id"] for each in listed} == {run["id"] for run in runs}
+    assert len(listed) == 3
+
+
+@pytest.mark.timeout(60)
+def test_a_token_whose_answer_is_lost_is_named_since_its_secret_is_gone(live: Live) -> None:
+    with cut_before_the_answer(live, ApiToken) as client, pytest.raises(Refused) as refused:
+        client.create_token("lost", "read", "api", None)
+    tokens = live.client.get("/api/v1/tokens").json()["items"]
+    [lost] = [token["id"] for token in tokens if token["name"] == "lost"]
+    assert lost in str(refused.value)

@@ -88,6 +88,38 @@ def test_what_is_bound_in_a_thread_stays_there(json_lines: io.StringIO) -> None:
     assert "run_id" not in json.loads(json_lines.getvalue())
 
 
+def test_of_one_cause_only_so_many_lines_are_written_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.StringIO()
+    handler = logs.LimitedHandler(written)
+    logger = logging.getLogger("test.limited")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+
+    def flood(times: int) -> list[str]:
+        written.truncate(0)
+        for number in range(times):
+            logger.warning("away: %d", number)
+            logger.info("refused", extra={"status": 401})
+            logger.info("refused", extra={"status": 0})
+            logger.info("served", extra={"status": 200})
+            logger.info("of us")
+        return written.getvalue().replace("\0", "").splitlines()
+
+    limit = logs.LINES_PER_INTERVAL
+    found = flood(limit + 30)
+    assert len([line for line in found if line.startswith("away")]) == limit
+    assert found.count("refused") == 2 * limit
+    assert found.count("served") == found.count("of us") == limit + 30
+    monkeypatch.setattr(logs, "INTERVAL_S", 0.0)  # the minute is over
+    found = flood(1)
+    assert found[:3] == ["30 more lines like those before were left out"] * 3
+    assert found[3] == "away: 0"
+    logger.removeHandler(handler)
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -68,8 +68,19 @@ def test_every_operation_has_examples_that_fit_its_schemas(operation: dict[str, 
 @pytest.mark.parametrize("operation", _operations())
 def test_errors_are_documented_as_problems(operation: dict[str, Any]) -> None:
     for status, response in operation["responses"].items():
-        if status.startswith(("4", "5")) and operation["operationId"] != "readyz":
+        if status.startswith(("4", "5")) and (operation["operationId"], status) != (
+            "readyz",
+            "503",
+        ):
             assert list(response["content"]) == ["application/problem+json"]
+
+
+@pytest.mark.parametrize("operation", _operations())
+def test_what_any_request_may_be_answered_is_documented(operation: dict[str, Any]) -> None:
+    always = {"400"}
+    if "requestBody" in operation:
+        always |= {"408", "413", "415", "503"}
+    assert always <= operation["responses"].keys()
 
 
 def test_operation_ids_are_unique() -> None:

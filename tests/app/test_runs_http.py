@@ -227,6 +227,35 @@ def test_a_report_needs_nothing_else_and_its_text_stays_text(api: Api) -> None:
     assert "cdn" not in html.partition("<h2>Curves</h2>")[0]
 
 
+def test_a_report_shows_what_the_run_ran_on_not_what_the_server_is(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.runs.report.__version__", "9.9.9")
+    run_id = api.add_run(
+        RunState.SUCCEEDED,
+        config={"kind": "teacher", "seed": 4711, "precision": "auto"},
+        result={"precision": "bf16"},
+        environment={
+            "versions": {"halflayer": "0.0.7", "torch": "1.2.3+cu<b>"},
+            "device": "NVIDIA Imaginary 5000",
+        },
+    )
+    html = api.get(f"/runs/{run_id}/report").text
+    environment = html.partition("<h2>Environment</h2>")[2]
+    for row in (
+        "<th>Device</th><td>NVIDIA Imaginary 5000</td>",
+        "<th>Precision</th><td>bf16</td>",
+        "<th>Seed</th><td>4711</td>",
+        "<th>halflayer version</th><td>0.0.7</td>",
+        "<th>torch version</th><td>1.2.3+cu&lt;b&gt;</td>",
+    ):
+        assert row in environment
+    assert html.count("9.9.9") == 1
+    assert "Report made by Halflayer 9.9.9." in environment
+    untold = api.get(f"/runs/{api.add_run()}/report").text
+    assert "<th>Device</th><td>-</td>" in untold
+
+
 def test_readiness_and_figures(api_everywhere: Api) -> None:
     api = api_everywhere
     ready = api.client.get("/readyz")

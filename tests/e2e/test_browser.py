@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.e2e.configs import tiny_pipeline
 from tests.e2e.conftest import Installation
@@ -164,3 +164,35 @@ def test_a_dialog_never_turns_into_another_one(
     page.keyboard.press("Enter")
     listed = installation.halflayer("runs", "list", "--json").stdout
     assert run_id in {run["id"] for run in json.loads(listed)["items"]}
+
+
+@pytest.mark.browser
+def test_a_submit_whose_answer_is_lost_makes_one_run(
+    browser: Browser, installation: Installation
+) -> None:
+    # A page of its own: the lost answer is an error in the console.
+    context = browser.new_context(base_url=installation.url)
+    page = context.new_page()
+    page.goto(installation.halflayer("token", "create", "--login").stdout.strip())
+    expect(page.get_by_role("link", name="New run")).to_be_visible(timeout=20_000)
+    sent: list[str] = []
+
+    def lose_the_first_answer(route: Route) -> None:
+        if route.request.method != "POST" or sent:
+            route.continue_()
+            return
+        sent.append(str(route.fetch().json()["id"]))
+        route.abort()
+
+    page.route("**/api/v1/runs", lose_the_first_answer)
+    page.goto("/new?kind=teacher")
+    page.get_by_role("textbox", name="Name").first.fill("answer lost")
+    button = page.get_by_role("button", name="Submit run")
+    button.click()
+    expect(page.get_by_text("The server cannot be reached")).to_be_visible(timeout=20_000)
+    button.click()
+    page.wait_for_url("**/runs/*", timeout=30_000)
+    assert page.url.rpartition("/")[2] == sent[0]
+    assert page.request.get("/api/v1/runs?q=answer+lost").json()["total"] == 1
+    page.request.post(f"/api/v1/runs/{sent[0]}/cancel", headers={"Origin": installation.url})
+    context.close()

@@ -74,6 +74,7 @@ class Tally:
     requests: int = 0
     server_errors: int = 0
     given_away: int = 0
+    undocumented: int = 0
     first: list[str] = field(default_factory=list)
 
     def note(self, status: int, body: bytes, what: str) -> None:
@@ -111,6 +112,7 @@ def hostile(trial: Trial) -> Iterator[Row]:
         "4xx in words",
         [
             Figure("server_errors", tally.server_errors),
+            Figure("undocumented_statuses", tally.undocumented),
             Figure("files_leaked", tally.given_away),
             Figure("files_written_outside", len(outside)),
             Figure("outbound_hits", len(strangers)),
@@ -158,7 +160,11 @@ def described(trial: Trial, stand: Stand, tally: Tally) -> None:
                 response = case.call(session=session, headers=headers, timeout=60)
             except (ValueError, requests.RequestException):
                 return  # the client's own library would not send it: raw_bytes does
-            tally.note(response.status_code, response.content, f"{case.method} {case.path}")
+            what = f"{case.method} {case.path}"
+            tally.note(response.status_code, response.content, what)
+            if str(response.status_code) not in case.operation.definition.raw["responses"]:
+                tally.undocumented += 1
+                tally.first.append(f"{response.status_code}, not documented, for {what}")
 
         for result in schema.get_all_operations():
             operation = result.ok()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-Mode = Literal["pass", "cut", "blackhole"]
+Mode = Literal["pass", "cut", "blackhole", "unanswered"]
 _CHUNK_BYTES = 1 << 16
 
 
@@ -20,6 +20,8 @@ class Proxy:
         self._mode: Mode = "pass"
         self._open = asyncio.Event()
         self._open.set()
+        self._answers = asyncio.Event()
+        self._answers.set()
         self.delay_s = 0.0
         """Held back for so long in each direction."""
         self.connections = 0
@@ -33,7 +35,10 @@ class Proxy:
         self._do(self._listen())
 
     def set(self, mode: Mode) -> None:
-        """`cut` closes all connections and each new one; `blackhole` lets nothing through."""
+        """`cut` closes all connections and each new one; `blackhole` lets nothing through.
+
+        `unanswered` lets through what clients send, and holds back what they are answered.
+        """
         self._do(self._set(mode))
 
     def cut_once(self) -> None:
@@ -55,10 +60,14 @@ class Proxy:
 
     async def _set(self, mode: Mode) -> None:
         self._mode = mode
-        if mode == "blackhole":
-            self._open.clear()
-        else:
-            self._open.set()
+        for gate, closed in (
+            (self._open, mode == "blackhole"),
+            (self._answers, mode == "unanswered"),
+        ):
+            if closed:
+                gate.clear()
+            else:
+                gate.set()
         if mode == "cut":
             await self._cut()
 
@@ -85,8 +94,8 @@ class Proxy:
             there = await self._connect()
             ours.append(there[1])
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._forward(reader, there[1]))
-                both.create_task(self._forward(there[0], writer))
+                both.create_task(self._forward(reader, there[1], self._open))
+                both.create_task(self._forward(there[0], writer, self._answers))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -101,11 +110,14 @@ class Proxy:
             return await asyncio.open_unix_connection(str(self._target))
         return await asyncio.open_connection(*self._target)
 
-    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
         while data := await source.read(_CHUNK_BYTES):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             await self._open.wait()
+            await gate.wait()
             sink.write(data)
             await sink.drain()
         raise ConnectionResetError

@@ -236,7 +236,10 @@ def many_streams(trial: Trial) -> Iterator[Row]:
     """As many readers as the server takes and some more, among them slow ones, on a live run."""
     readers, slow = trial.times(200, 5000), trial.times(10, 100)
     patience_s = trial.times(10, 120)
-    settings = {"HALFLAYER_STREAM_PATIENCE_S": str(patience_s)}
+    settings = {
+        "HALFLAYER_STREAM_PATIENCE_S": str(patience_s),
+        "HALFLAYER_MAX_CONNECTIONS_PER_ADDRESS": "6000",  # all of them come from this machine
+    }
     if not trial.long:
         settings["HALFLAYER_MAX_STREAMS"] = str(readers)
     with standing(trial.new_folder("streams"), **settings) as stand:

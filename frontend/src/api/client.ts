@@ -1,9 +1,21 @@
 /** The typed client of the REST interface; every failure becomes an `ApiProblem`. */
 import createClient from "openapi-fetch";
+import { answered, keyFor } from "./idempotency";
 import { ApiProblem, toProblem } from "./problem";
 import type { paths } from "./schema";
 
 export const client = createClient<paths>({ baseUrl: "", credentials: "same-origin" });
+
+client.use({
+  async onRequest({ request }) {
+    if (request.method !== "POST") return;
+    const key = keyFor(`${request.url}\n${await request.clone().text()}`);
+    request.headers.set("Idempotency-Key", key);
+  },
+  onResponse({ request, response }) {
+    answered(request.headers.get("Idempotency-Key"), response.status);
+  },
+});
 
 interface Answer<T> {
   data?: T;

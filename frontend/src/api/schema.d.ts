@@ -1626,7 +1626,8 @@ export interface components {
             detail: string;
             /**
              * Pointer
-             * @description JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query.
+             * @description JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query,
+             *     `idempotency-key:` for a header.
              */
             pointer: string;
         };
@@ -2652,6 +2653,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -2767,9 +2791,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -2795,7 +2821,13 @@ export interface operations {
     upload_dataset: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2848,6 +2880,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -2896,6 +2951,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3009,8 +3087,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3071,6 +3174,29 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3186,9 +3312,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3233,6 +3361,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3348,9 +3499,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3376,7 +3529,13 @@ export interface operations {
     submit_pipeline: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3640,6 +3799,29 @@ export interface operations {
                     "application/json": components["schemas"]["PipelineRuns"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -3688,6 +3870,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3801,8 +4006,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3965,6 +4195,29 @@ export interface operations {
                     "application/json": components["schemas"]["PresetList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4080,9 +4333,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4151,6 +4406,29 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4266,9 +4544,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4339,6 +4619,29 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4387,6 +4690,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4500,8 +4826,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4602,6 +4953,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["RunList"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -4719,9 +5093,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -4747,7 +5123,13 @@ export interface operations {
     submit_run: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -4911,6 +5293,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -4959,6 +5364,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5072,8 +5500,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5219,6 +5672,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5334,9 +5810,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -5381,6 +5859,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5496,9 +5997,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -5653,6 +6156,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -5701,6 +6227,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5814,8 +6363,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5874,6 +6448,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["ArtifactList"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -5991,9 +6588,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6060,6 +6659,29 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6175,9 +6797,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6322,6 +6946,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6370,6 +7017,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6483,8 +7153,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6531,6 +7226,29 @@ export interface operations {
                 content: {
                     /** @example (the bytes of a zip) */
                     "application/zip": string;
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -6648,9 +7366,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6724,6 +7444,29 @@ export interface operations {
                     "text/event-stream": string;
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -6839,9 +7582,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -6913,6 +7658,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunLog"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7028,9 +7796,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7114,6 +7884,29 @@ export interface operations {
                     "application/json": components["schemas"]["RunMetrics"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7229,9 +8022,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7279,6 +8074,29 @@ export interface operations {
                     "text/html": string;
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7394,9 +8212,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7449,6 +8269,29 @@ export interface operations {
                     };
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7564,9 +8407,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7613,6 +8458,29 @@ export interface operations {
                     "application/json": components["schemas"]["SessionInfo"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7728,9 +8596,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -7786,6 +8656,29 @@ export interface operations {
                     "application/json": components["schemas"]["SignedIn"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -7834,6 +8727,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7947,8 +8863,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7987,6 +8928,29 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
             };
             /** @description Not signed in */
             401: {
@@ -8103,9 +9067,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8162,6 +9128,29 @@ export interface operations {
                     "application/json": components["schemas"]["TokenList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8277,9 +9266,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8305,7 +9296,13 @@ export interface operations {
     add_token: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
+                 */
+                "idempotency-key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -8341,6 +9338,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["CreatedToken"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not signed in */
@@ -8391,6 +9411,29 @@ export interface operations {
             };
             /** @description Not found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8504,8 +9547,33 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server's disk is full */
+            507: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8550,6 +9618,29 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
             };
             /** @description Not signed in */
             401: {
@@ -8666,9 +9757,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8729,6 +9822,29 @@ export interface operations {
                     "application/json": components["schemas"]["WorkerList"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Not signed in */
             401: {
                 headers: {
@@ -8844,9 +9960,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable; see Retry-After */
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
             503: {
                 headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
                     [name: string]: unknown;
                 };
                 content: {
@@ -8892,6 +10010,29 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     prometheus_metrics: {
@@ -8911,6 +10052,100 @@ export interface operations {
                 content: {
                     /** @example halflayer_runs{state="queued"} 0.0 */
                     "text/plain": string;
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not signed in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The scope, or the page it came from, forbids it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            503: {
+                headers: {
+                    /** @description Seconds after which it may work. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -8939,6 +10174,29 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["Readiness"];
+                };
+            };
+            /** @description Malformed: host, origin, path, body or its length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "The request has a mistake",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not ready */

@@ -1,4 +1,5 @@
 /** Uploads one file with progress; XMLHttpRequest, since fetch does not report upload progress. */
+import { answered, keyFor } from "@/api/idempotency";
 import { ApiProblem, toProblem } from "@/api/problem";
 import type { Dataset, DatasetKind } from "@/api/types";
 
@@ -18,6 +19,7 @@ function parse(text: string): unknown {
 /** Starts the upload; `onProgress` gets the share that has been sent, 0 to 1. */
 export function upload(file: File, kind: DatasetKind, onProgress: (share: number) => void): Upload {
   const request = new XMLHttpRequest();
+  const key = keyFor(JSON.stringify(["upload", kind, file.name, file.size, file.lastModified]));
   const promise = new Promise<Dataset>((resolve, reject) => {
     const body = new FormData();
     // The kind goes first, so that the server knows what it reads when the file begins.
@@ -28,6 +30,7 @@ export function upload(file: File, kind: DatasetKind, onProgress: (share: number
       if (event.lengthComputable) onProgress(event.loaded / event.total);
     };
     request.onload = () => {
+      answered(key, request.status);
       const answer = parse(request.responseText);
       if (request.status >= 200 && request.status < 300) resolve(answer as Dataset);
       else reject(toProblem(request.status, answer));
@@ -36,6 +39,7 @@ export function upload(file: File, kind: DatasetKind, onProgress: (share: number
       reject(new ApiProblem(0, "No connection", "The upload broke off: the server went away."));
     request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     request.open("POST", "/api/v1/datasets");
+    request.setRequestHeader("Idempotency-Key", key);
     request.send(body);
   });
   return { promise, cancel: () => request.abort() };
