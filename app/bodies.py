@@ -40,7 +40,7 @@ class BodyMiddleware:
 
         async def send_or_hang_up(message: Message) -> None:
             if body.aborted:
-                return  # nobody is there to read it
+                return  # the client has left
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
             if not body.ended and message["type"] == "http.response.start":
                 # The server would read the rest of the body to its end, which may never come.

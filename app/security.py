@@ -123,7 +123,7 @@ async def _authenticate(ctx: Context, request: Request) -> Principal:
         # A browser attaches the cookie by itself, so the request must also prove which page sent
         # it; of a read it is enough that no other page did. (Another port of the same host is
         # another page, but to SameSite the same site: a notebook server, say.) A bearer token is
-        # attached by nobody but its holder and needs no such proof.
+        # attached by its holder only and needs no such proof.
         require_same_origin(request, allow_unknown=request.method in SAFE_METHODS)
         return principal
     raise Unauthenticated(

@@ -136,7 +136,7 @@ def test_headers_are_judged_before_the_body_arrives(
         assert got["allow"] == "GET, HEAD, POST"
 
 
-def test_whoever_is_refused_is_hung_up_on(served: Served) -> None:
+def test_a_refused_client_is_hung_up_on(served: Served) -> None:
     with sent(served, head("POST", "/api/v1/runs", Content_Length="1500000")) as link:
         assert until_closed(link).startswith(b"HTTP/1.1 401 ")
 
