@@ -134,7 +134,8 @@ def test_only_what_is_named_goes(api: Api) -> None:
 def test_nobody_starts_from_files_that_are_gone(api: Api) -> None:
     gone, _newest = ended(api, 3), ended(api, 1)
     assert tidy(api, gone) == [gone]
-    config = {"kind": "teacher", "model": {"source": "run", "run_id": gone}}
+    start = {"source": "run", "run_id": gone}
+    config = {"kind": "teacher", "model": start, "tokenizer": {"source": "model"}}
     refused = api.post("/runs", {"config": config})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == "/config/model/run_id"

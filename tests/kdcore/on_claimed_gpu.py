@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # before torch looks for a GPU
-    ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
+    gpu = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 
 import torch
+
+if __name__ == "__main__":
+    gpu.set_guard()
 
 import kdcore.loop
 import kdcore.machine

@@ -31,6 +31,7 @@ VALUES = {
     "dropout": 0.5,
     "family": "bert",
     "hidden_size": 8,
+    "strip_accents": "never",
 }
 REQUIRED = {"teacher": (), "prune": ("teacher",), "distill": ("teacher", "student")}
 
