@@ -230,7 +230,7 @@ def end_leftovers(record: Path, say: Callable[[str], None]) -> None:
         names = ", ".join(f"{name} (process {pid})" for pid, name in left.items())
         say(f"ending what an earlier start left running: {names}")
         stop_groups(left)
-        psutil.wait_procs([psutil.Process(pid) for pid in left if psutil.pid_exists(pid)], 5)
+        psutil.wait_procs([each for each in psutil.process_iter() if each.pid in left], 5)
     record.unlink(missing_ok=True)
 
 

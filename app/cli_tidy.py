@@ -52,7 +52,8 @@ def tidy(
         if found:
             console.print(removable_table(found))
         for each in mine:
-            say(f"cut off, and named by nothing: {each.place} ({size_text(each.size_bytes)})")
+            size = size_text(each.size_bytes)
+            say(f"left by an upload or a worker that was cut off: {each.place} ({size})")
         cut_off_bytes = sum(each.size_bytes for each in mine)
         total = size_text(sum(each.size_bytes for each in found) + cut_off_bytes)
         if dry_run:

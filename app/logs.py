@@ -62,27 +62,35 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
         self._counts: Counter[tuple[str, str, int, int]] = Counter()
+        self._left_out: dict[tuple[str, str, int, int], str] = {}
+        """The last message of each cause that was not written."""
         self._since_s = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging, under the handler's lock."""
         if time.monotonic() - self._since_s >= INTERVAL_S:
             self._say_what_was_left_out()
-        status = getattr(record, "status", 200)
+        status = getattr(record, "status", 200)  # 200 stands for a line of no request, too
         if record.levelno >= logging.WARNING or not 0 < status < 400:
             cause = (record.name, record.pathname, record.lineno, status)
             self._counts[cause] += 1
             if self._counts[cause] > LINES_PER_INTERVAL:
+                self._left_out[cause] = record.getMessage()
                 return
         super().emit(record)
 
     def _say_what_was_left_out(self) -> None:
-        for (name, path, line, status), count in self._counts.items():
-            if count > LINES_PER_INTERVAL:
-                words = f"{count - LINES_PER_INTERVAL} more lines like those before were left out"
-                left_out = logging.LogRecord(name, logging.WARNING, path, line, words, (), None)
+        none = _bound.set({})  # the request at hand is not the one that was left out
+        for cause, message in self._left_out.items():
+            name, path, line, status = cause
+            more = self._counts[cause] - LINES_PER_INTERVAL
+            words = f"{more} more lines like this one were left out: {message}"
+            left_out = logging.LogRecord(name, logging.WARNING, path, line, words, (), None)
+            if status != 200:
                 left_out.status = status
-                super().emit(left_out)
+            super().emit(left_out)
+        _bound.reset(none)
+        self._left_out.clear()
         self._counts.clear()
         self._since_s = time.monotonic()
 

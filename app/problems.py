@@ -83,7 +83,7 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
     if any(each["type"] == "json_invalid" for each in error.errors()):
         return problem_response(400, f"The body is not valid JSON: {problems[0].detail}.")
     first = problems[0]
-    where = f"{first.pointer}: " if first.pointer else ""
+    where = f"{first.pointer.removesuffix(':')}: " if first.pointer else ""
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     return problem_response(
         422,
@@ -177,6 +177,7 @@ def _words(error: dict[str, Any]) -> str:
     if kind in WORDS:
         return WORDS[kind]
     message: str = error["msg"]
-    return message.replace("Input should be", "must be").replace(
+    message = message.replace("Input should be", "must be").replace("String should", "must")
+    return message.replace(
         "must be a valid dictionary or object to extract fields from", "must be an object"
     )

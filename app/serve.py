@@ -130,14 +130,16 @@ class Connection(H11Protocol):
 
     def hold_little(self) -> None:
         """Let the kernel take little more than is on its way; by itself it takes megabytes."""
-        link = self.transport.get_extra_info("socket")
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self._set_option(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     def cut_off(self) -> None:
         """Drop the connection and, by a reset, what the kernel still holds for it."""
-        link = self.transport.get_extra_info("socket")
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._set_option(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+    def _set_option(self, level: int, option: int, value: int | bytes) -> None:
+        with suppress(OSError):  # the client has left, and the socket is closed
+            self.transport.get_extra_info("socket").setsockopt(level, option, value)
 
     def _note_state(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete

@@ -4,6 +4,7 @@ ways: raw sockets against the real server."""
 import json
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ import pytest
 from app.connections import Connections
 from app.migrations import upgrade
 from app.settings import Settings
+from kdcore.presets import preset
 from tests.faults.stand import wait_for
 from tests.fixtures.served import Served, serving
 
@@ -416,6 +418,19 @@ def test_an_upload_that_its_client_gives_up_is_one_line_in_the_log(serve: Serve)
     log = served.log.read_text()
     assert "Traceback" not in log
     assert "ERROR" not in log
+
+
+def test_a_stream_whose_client_leaves_at_once_is_no_error(serve: Serve) -> None:
+    served = serve()
+    body = {"config": preset("small-teacher").config.model_dump(mode="json")}
+    run_id = served.client.post("/api/v1/runs", json=body).json()["id"]
+    path = f"/api/v1/runs/{run_id}/events"
+    request = head("GET", path, Authorization=f"Bearer {served.token('read')}")
+    for _ in range(30):
+        with sent(served, request) as link:  # cut by a reset, while the server looks for the run
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for(lambda: served.log.read_text().count(path) >= 30, 20, "the lines of the requests")
+    assert "Traceback" not in served.log.read_text()
 
 
 def test_uploads_beyond_those_that_fit_get_503(serve: Serve) -> None:

@@ -124,6 +124,7 @@ def test_a_key_that_cannot_be_one_is_named(api: Api, key: str) -> None:
     response = send(api, "/runs", REQUESTS["/runs"], key=key.encode("latin-1"))  # type: ignore[arg-type]
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == "idempotency-key:"
+    assert response.json()["detail"].startswith("idempotency-key: must ")
     assert rows(api) == 0
 
 

@@ -114,9 +114,16 @@ def test_of_one_cause_only_so_many_lines_are_written_a_minute(
     assert found.count("refused") == 2 * limit
     assert found.count("served") == found.count("of us") == limit + 30
     monkeypatch.setattr(logs, "INTERVAL_S", 0.0)  # the minute is over
-    found = flood(1)
-    assert found[:3] == ["30 more lines like those before were left out"] * 3
-    assert found[3] == "away: 0"
+    handler.setFormatter(logs.TextLines())
+    with logs.bound(request_id="r1"):
+        found = flood(1)
+    words = "30 more lines like this one were left out"
+    assert [line.partition("test.limited: ")[2] for line in found[:4]] == [
+        f"{words}: away: 89",
+        f"{words}: refused status=401",
+        f"{words}: refused status=0",
+        "away: 0 request_id=r1",
+    ]
     logger.removeHandler(handler)
 
 

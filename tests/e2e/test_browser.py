@@ -167,6 +167,36 @@ def test_a_dialog_never_turns_into_another_one(
 
 
 @pytest.mark.browser
+def test_hidden_tabs_leave_the_browser_its_connections(
+    page: Page, installation: Installation, tmp_path: Path
+) -> None:
+    config = tmp_path / "teacher.json"
+    teacher = {"kind": "teacher"} | tiny_pipeline(teacher_steps=100_000)["teacher"]
+    config.write_text(json.dumps(teacher))
+    submitted = installation.halflayer("runs", "submit", str(config), "--json")
+    run_id = json.loads(submitted.stdout)[0]["id"]
+    for tab in (page, *(page.context.new_page() for _ in range(7))):
+        tab.goto(f"{installation.url}/runs/{run_id}")
+        expect(tab.get_by_text("live", exact=True)).to_be_visible(timeout=60_000)
+        _set_hidden(tab, hidden=True)
+    _set_hidden(page, hidden=False)
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the run").click()
+    expect(page.get_by_role("button", name="Delete", exact=True)).to_be_visible(timeout=60_000)
+
+
+def _set_hidden(page: Page, *, hidden: bool) -> None:
+    """As a browser with a window does when another tab is chosen."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+@pytest.mark.browser
 def test_a_submit_whose_answer_is_lost_makes_one_run(
     browser: Browser, installation: Installation
 ) -> None:

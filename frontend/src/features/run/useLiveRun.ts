@@ -28,6 +28,13 @@ export interface Live {
   error: string | null;
 }
 
+/** A browser opens six connections to a server for all its tabs: a hidden tab keeps none. */
+function abortedWhenHidden(): AbortSignal {
+  const controller = new AbortController();
+  document.addEventListener("visibilitychange", () => controller.abort(), { once: true });
+  return controller.signal;
+}
+
 /** One run's connection; everything it learns goes through `emit`. */
 class Feed {
   private readonly abort = new AbortController();
@@ -53,6 +60,7 @@ class Feed {
     let loaded = false;
     while (!this.abort.signal.aborted) {
       try {
+        await this.untilVisible();
         if (!loaded) {
           await this.load();
           loaded = true;
@@ -71,6 +79,7 @@ class Feed {
         }
       } catch (error) {
         if (this.abort.signal.aborted) return;
+        if (document.hidden) continue;
         if (error instanceof ApiProblem && [401, 403, 404].includes(error.status)) {
           this.emit({ error: messageOf(error) });
           if (isStatus(error, 401)) await this.queryClient.invalidateQueries({ queryKey: ["run"] });
@@ -138,11 +147,12 @@ class Feed {
 
   /** Follows the stream until it ends; throws when it breaks. */
   private async stream(onOpen: () => void): Promise<void> {
+    const signal = AbortSignal.any([this.abort.signal, abortedWhenHidden()]);
     // fetch and not EventSource: that one cannot begin in the middle, and gives up on a 503.
     const response = await fetch(`/api/v1/runs/${this.id}/events`, {
       headers: { Accept: "text/event-stream", "Last-Event-ID": String(this.state.lastSeq) },
       credentials: "same-origin",
-      signal: this.abort.signal,
+      signal,
     });
     if (!response.ok || !response.body) {
       throw new ApiProblem(response.status, "The stream was refused", "The stream was refused.");
@@ -180,6 +190,15 @@ class Feed {
       this.ended = true;
     }
     if (longest(this.state) > RESAMPLE_POINTS) await this.fetchMetrics(0, true);
+  }
+
+  private async untilVisible(): Promise<void> {
+    while (document.hidden && !this.abort.signal.aborted) {
+      await new Promise((resolve) => {
+        document.addEventListener("visibilitychange", resolve, { once: true });
+        this.abort.signal.addEventListener("abort", resolve, { once: true });
+      });
+    }
   }
 
   private push(action: LiveAction): void {
