@@ -198,7 +198,7 @@ def test_unreadable_tokenizers_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 6"):
         tokens_from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match=r"is not a tokenizer\.json"):
+    with pytest.raises(DataError, match=r"tokenizer\.json holds no tokenizer"):
         tokens_from_folder(tmp_path)
 
 
@@ -345,6 +345,8 @@ def saved(core: tokenizers.Tokenizer, folder: Path) -> Tokens:
     return tokens_from_folder(folder)
 
 
+KNOWN = [*SPECIAL_TOKENS, "a", "b", "\U0001f9ff"]
+IDS = {token: index for index, token in enumerate(KNOWN)}
 FLAGS = ["single_word", "lstrip", "rstrip", "normalized", "special"]
 
 
@@ -434,11 +436,32 @@ def test_the_unknown_token_of_a_unigram_model_is_known_by_its_place(tmp_path: Pa
     assert tokens.hf("a漢")["input_ids"] == [1, 5, 4, 2]
 
 
-def test_characters_beyond_the_alphabet_become_unknown_tokens(tmp_path: Path) -> None:
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, "a", "b"])}
-    core = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=None))
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.BPE(IDS, [], unk_token=None),
+        models.BPE(IDS, [], unk_token="<gone>"),
+        models.WordLevel(IDS, unk_token="<gone>"),
+        models.WordPiece(IDS, unk_token="<gone>"),
+        models.Unigram([(token, -1.0) for token in KNOWN]),
+    ],
+)
+@pytest.mark.parametrize("unknown", ["漢", "\U0001f9fe"])
+def test_characters_beyond_the_alphabet_become_unknown_tokens(
+    tmp_path: Path, model: models.Model, unknown: str
+) -> None:
+    core = tokenizers.Tokenizer(model)
+    core.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
     tokens = saved(core, tmp_path / "a")
-    assert tokens.hf("a漢b")["input_ids"] == [2, 5, 1, 6, 3]
+    assert tokens.hf(f"a{unknown}b")["input_ids"] == [2, 5, 1, 6, 3]
+    assert any("become [UNK]" in remark for remark in tokens.remarks)
+
+
+def test_a_model_that_cannot_fall_back_on_its_unknown_token_is_refused(tmp_path: Path) -> None:
+    core = tokenizers.Tokenizer(models.BPE({"a": 0}, [], unk_token=None))
+    core.add_special_tokens(list(SPECIAL_TOKENS))
+    with pytest.raises(DataError, match=r"\[UNK\] must be part of its vocabulary"):
+        saved(core, tmp_path / "a")
 
 
 def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:
