@@ -52,7 +52,8 @@ for folder in sys.argv[3:]:
     family = transformers.AutoModelForMaskedLM
     model, info = family.from_pretrained(folder, output_loading_info=True)
     fill = transformers.pipeline("fill-mask", folder)
-    inputs = [tokenizer(text, return_tensors="pt", truncation=True) for text in json.loads(sys.argv[2])]
+    texts = json.loads(sys.argv[2])
+    inputs = [tokenizer(text, return_tensors="pt", truncation=True) for text in texts]
     with torch.no_grad():
         logits = [model(**each).logits[0] for each in inputs]
     found[folder] = {
