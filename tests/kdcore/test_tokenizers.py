@@ -267,6 +267,24 @@ def unknown_share(tokens: Tokens, corpus: FileCorpus) -> float:
     return ids.count(tokens.unk_id) / len(ids)
 
 
+@pytest.mark.parametrize("said", [None, False, True])
+def test_a_saved_vocabulary_of_capitals_must_say_whether_text_is_lower_cased(
+    tmp_path: Path, said: bool | None
+) -> None:
+    folder = vocab_folder(tmp_path, [*VOCABULARY, "The", "t", "##he"])
+    config = {"tokenizer_class": "BertTokenizer"} | (
+        {} if said is None else {"do_lower_case": said}
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if said is None:
+        with pytest.raises(DataError, match="does not say do_lower_case"):
+            tokens_from_folder(folder)
+    else:
+        assert tokens_from_folder(folder).hf.tokenize("The") == ["the" if said else "The"]
+    vocab_folder(tmp_path, VOCABULARY)
+    assert tokens_from_folder(folder).hf.tokenize("The")
+
+
 def test_the_alphabet_grows_with_the_script(tmp_path: Path) -> None:
     corpus = written_corpus(tmp_path, [chr(0x4E00 + i) for i in range(2500)], join="")
     sink = ListSink()
