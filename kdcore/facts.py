@@ -36,7 +36,7 @@ class TextFacts:
     unknown_characters: int = 0
     """Inside unknown tokens."""
     removed_characters: int = 0
-    """Accents, vowel signs and control characters that the tokenizer's normaliser removes."""
+    """Accents, vowel signs, control characters and others that the tokenizer removes."""
     unknown_examples: list[str] = field(default_factory=list)
 
     @property
@@ -48,13 +48,21 @@ class TextFacts:
         return self.unknown_characters / max(1, self.characters)
 
     @property
+    def _unknown_share(self) -> float:
+        """The larger of both: one token may hold most of the characters."""
+        return max(self.unknown_token_share, self.unknown_character_share)
+
+    @property
     def removed_character_share(self) -> float:
         return self.removed_characters / max(1, self.characters)
 
     def add_unknown(self, text: str, spans: Iterable[tuple[int, int]]) -> None:
         """Count the characters of unknown tokens; `spans` are their places in `text`."""
+        counted = 0
         for start, end in spans:
-            self.unknown_characters += end - start
+            # Several tokens may stand for the bytes of one character.
+            self.unknown_characters += len("".join(text[max(start, counted) : end].split()))
+            counted = max(counted, end)
             if len(self.unknown_examples) < _EXAMPLES:
                 example = text[start:end]
                 if end - start > _EXAMPLE_CHARS:
@@ -62,14 +70,16 @@ class TextFacts:
                 if example not in self.unknown_examples:
                     self.unknown_examples.append(example)
 
-    def add_characters(self, counts: Counter[str], normalizer: Any) -> None:
-        """Count the text's characters, and what `normalizer` (or None) removes of them."""
+    def add_characters(self, counts: Counter[str], core: Any) -> None:
+        """Count the text's characters, and what normaliser and pre-tokenizer remove of them.
+
+        Each is looked at alone, so that removed sequences of several are not seen.
+        """
         for character, count in counts.items():
             if character.isspace():
                 continue
             self.characters += count
-            if normalizer is not None:
-                self.removed_characters += count * _removed(character, normalizer)
+            self.removed_characters += count * _removed(character, core)
 
     def figures(self, prefix: str = "") -> dict[str, float]:
         """The shares as figures of a result."""
@@ -81,7 +91,7 @@ class TextFacts:
 
     def say(self, name: str, sink: Sink) -> None:
         """Log what was found in the text `name`; warn of what gets lost."""
-        level = "warning" if self.unknown_token_share > WARN_ABOVE else "info"
+        level = "warning" if self._unknown_share > WARN_ABOVE else "info"
         unknown = f"{name}: {self.unknown_token_share:.2%} of the tokens are unknown"
         if self.unknown_tokens:
             unknown += (
@@ -92,8 +102,10 @@ class TextFacts:
         if self.removed_characters:
             level = "warning" if self.removed_character_share > WARN_ABOVE else "info"
             removed = (
-                f"{name}: the tokenizer removes accents, vowel signs or control characters, "
-                f"{self.removed_character_share:.2%} of the characters"
+                f"{name}: the tokenizer removes {self.removed_character_share:.2%} of the "
+                "characters (accents, vowel signs, control characters, or what else it is made to "
+                "drop); of those, a WordPiece tokenizer trained with strip_accents 'never' keeps "
+                "accents and vowel signs"
             )
             sink.emit("log", level=level, message=removed)
         if self.blank_documents or self.special_tokens:
@@ -104,8 +116,8 @@ class TextFacts:
             sink.emit("log", level="info", message=rest)
 
     def refuse_unknown(self, name: str) -> None:
-        """Raise DataError if more than half of the tokens are unknown."""
-        if self.unknown_token_share <= REFUSE_ABOVE:
+        """Raise DataError if more than half of the tokens, or of the characters, are unknown."""
+        if self._unknown_share <= REFUSE_ABOVE:
             return
         advice = "use a tokenizer that was made for such text, or train one on it"
         if self.unknown_characters > _LONGEST_WORD * self.unknown_tokens:
@@ -115,18 +127,17 @@ class TextFacts:
             )
         raise DataError(
             f"{name}: {self.unknown_token_share:.0%} of the tokens are unknown to the tokenizer, "
-            f"such as {self._examples()}: {advice}"
+            f"with {self.unknown_character_share:.0%} of the characters inside them, such as "
+            f"{self._examples()}: {advice}"
         )
 
     def _examples(self) -> str:
         return ", ".join(f"'{example}'" for example in self.unknown_examples)
 
 
-def _removed(character: str, normalizer: Any) -> int:
-    if character.isascii() and character.isprintable():
-        return 0
-    left = normalizer.normalize_str(character)
+def _removed(character: str, core: Any) -> int:
+    left = core.normalizer.normalize_str(character) if core.normalizer else character
     marks = marks_in(character)
-    if not left.strip():
+    if not left.strip() or (core.pre_tokenizer and not core.pre_tokenizer.pre_tokenize_str(left)):
         return max(1, marks)
     return max(0, marks - marks_in(left))

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -294,10 +294,20 @@ def load_model(folder: Path, head_seed: int | None = None) -> Loaded:
     if unexpected or info["mismatched_keys"] or (missing and not headless):
         raise DataError(_does_not_fit(folder, config, missing, unexpected, info["mismatched_keys"]))
     if headless and head_seed is None:
+        remedy = "Use a checkpoint that has its head"
+        if family is BertForMaskedLM:
+            remedy = (
+                "Train a head first: start a teacher run from this checkpoint, then use the result "
+                "of that run here"
+            )
         raise DataError(
             f"{folder} holds an encoder without its masked-language-model head: {_some(head)} "
-            "missing, so its predictions would be random. Train a head first: start a teacher run "
-            "from this checkpoint, then use the result of that run here"
+            f"missing, so its predictions would be random. {remedy}"
+        )
+    if integers := _integers(folder):
+        raise DataError(
+            f"the weights in {folder} are integers in {_some(integers)}: a quantised checkpoint "
+            "cannot be used, save the model in float32, float16 or bfloat16"
         )
     broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     if broken:
@@ -447,6 +457,17 @@ def _require_safetensors(folder: Path) -> None:
             raise DataError(
                 f"{index} names '{name}'; only .safetensors files in the folder itself are read"
             )
+
+
+def _integers(folder: Path) -> list[str]:
+    """Tensors of the weights that hold integers, which would be loaded without their scales."""
+    found = []
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        found += [name for name, kind in kinds.items() if kind[0] in "IU"]
+    # What older releases of transformers saved besides the weights.
+    return [name for name in found if not name.endswith("position_ids")]
 
 
 def read_notes(folder: Path) -> dict[str, object]:

@@ -83,7 +83,7 @@ def _write_model(
     # So that pipelines truncate what the model cannot read.
     tokens.hf.model_max_length = model.config.max_position_embeddings
     tokens.hf.save_pretrained(folder)
-    _rewrite_tokenizer_config(folder / "tokenizer_config.json", model)
+    _rewrite_tokenizer_config(folder, model)
     write_json(
         folder / NOTES_FILE,
         {
@@ -100,9 +100,15 @@ def _write_model(
     (folder / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
 
 
-def _rewrite_tokenizer_config(path: Path, model: MaskedLM) -> None:
+def _rewrite_tokenizer_config(folder: Path, model: MaskedLM) -> None:
     """Make it one that transformers 4.57 reads as well, and that gives the model its inputs."""
+    path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
+    core = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    # 4.57 takes it for false unless it is said here, and changes the pre-tokenizer to that.
+    prefixed = (core["pre_tokenizer"] or {}).get("add_prefix_space")
+    if prefixed is not None:
+        config["add_prefix_space"] = prefixed
     # The one class that takes tokenizer.json as it is, under a name that both versions know.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     types = ["token_type_ids"] if model.config.model_type == "bert" else []

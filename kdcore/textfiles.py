@@ -278,11 +278,17 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def _parquet_columns(path: Path) -> list[str]:
-    """The columns that hold text."""
+    """The columns that hold text; DataError if none does."""
     schema = _parquet_file(path).schema_arrow
     if len(schema) > MAX_COLUMNS:
         raise DataError(f"{path.name}: {len(schema)} columns; at most {MAX_COLUMNS} are read")
-    return [field.name for field in schema if _holds_text(field.type)]
+    columns = [field.name for field in schema if _holds_text(field.type)]
+    if not columns:
+        there = [f"{field.name} ({field.type})" for field in schema]
+        raise DataError(f"{path.name}: no column holds text; there are: {_listed(there)}")
+    if double := next((name for name in columns if schema.names.count(name) > 1), None):
+        raise DataError(f"{path.name}: two columns have the same name '{double}'")
+    return columns
 
 
 def _no_column(path: Path, column: str, columns: list[str], where: str = "") -> DataError:
@@ -345,6 +351,8 @@ def _json_texts(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[s
     """Texts (and nulls) of a JSON object; those of objects inside it as `outer.inner`."""
     found: dict[str, str | None] = {}
     for key, value in row.items():
+        if not prefix + key:
+            continue  # no column can be chosen by an empty name
         if isinstance(value, str | None):
             found[prefix + key] = value
         elif isinstance(value, dict) and depth < _JSON_DEPTH:
@@ -398,8 +406,9 @@ def _json_columns(path: Path) -> tuple[int, list[str]]:
                 f"lines before have it; there are: {_listed([*texts])}. Every line needs its text "
                 "under the same key"
             )
+        keys = [f"{key} ({type(value).__name__})" for key, value in row.items()]
         raise DataError(
-            f"{path.name}, line {number}: no text; its keys are {_listed([*row])}. Put the text "
+            f"{path.name}, line {number}: no text; its keys are {_listed(keys)}. Put the text "
             'under a key of its own, such as {"text": "..."}'
         )
     return _filled(counts or {})
@@ -434,12 +443,9 @@ def text_columns(path: Path, format: FileFormat) -> tuple[int, list[str]]:
     Where columns hold text in a different number of rows, it is the largest.
     """
     if format == "parquet":
-        columns = _parquet_columns(path)
-        if not columns:
-            schema = _parquet_file(path).schema_arrow
-            there = [f"{field.name} ({field.type})" for field in schema]
-            raise DataError(f"{path.name}: no column holds text; there are: {_listed(there)}")
-        return _filled({name: sum(map(_holds, _parquet_values(path, name))) for name in columns})
+        return _filled(
+            {name: sum(map(_holds, _parquet_values(path, name))) for name in _parquet_columns(path)}
+        )
     if format == "csv":
         table = _csv_rows(path)
         _, header = next(table, (0, list[str]()))

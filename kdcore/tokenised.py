@@ -119,7 +119,7 @@ def _write(
     if not position:
         raise DataError(f"the {split} split of the corpus holds no text")
     facts.blank_documents += corpus.blank_rows(split)
-    facts.add_characters(characters, core.normalizer)
+    facts.add_characters(characters, core)
     progress.finish()
     return facts
 

@@ -136,6 +136,7 @@ def tokens_from_folder(folder: Path, name: str | None = None) -> Tokens:
     remarks: list[str] = []
     try:
         if (folder / "tokenizer_config.json").is_file():
+            _require_casing(folder)
             hf = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -152,6 +153,21 @@ def tokens_from_folder(folder: Path, name: str | None = None) -> Tokens:
         raise
     except Exception as error:  # the Rust library raises bare Exception
         raise DataError(f"the tokenizer of {name} cannot be loaded: {error}") from error
+
+
+def _require_casing(folder: Path) -> None:
+    """Raise DataError for a bare vocab.txt of capital letters that transformers would lower-case,
+    since its tokenizer_config.json does not say so."""
+    vocabulary = folder / "vocab.txt"
+    if (folder / "tokenizer.json").is_file() or not vocabulary.is_file():
+        return
+    path = folder / "tokenizer_config.json"
+    said = "do_lower_case" in json.loads(path.read_text(encoding="utf-8"))
+    if not said and read_vocabulary(vocabulary).cased:
+        raise DataError(
+            f"{path} does not say do_lower_case, but vocab.txt tells capital letters apart: add "
+            '"do_lower_case": false there, or true if the text is to be lower-cased'
+        )
 
 
 def _from_vocab_txt(path: Path, remarks: list[str]) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
-from tokenizers import processors
+from tokenizers import pre_tokenizers, processors
 
 from kdcore.errors import DataError
 from kdcore.textfiles import decoded_chunks
@@ -77,7 +77,9 @@ def read_tokenizer_json(path: Path) -> tuple[tokenizers.Tokenizer, Roles]:
     except DataError:
         raise
     except Exception as error:  # the Rust library raises bare Exception
-        raise DataError(f"{path.name} is not a tokenizer.json: {error}") from error
+        raise DataError(
+            f"{path.name} holds no tokenizer as the tokenizers library saves it: {error}"
+        ) from error
     roles = roles_of(core)
     require_roles(roles, path.name)
     return core, roles
@@ -157,12 +159,7 @@ def prepare(core: tokenizers.Tokenizer, roles: Roles) -> list[str]:
     if getattr(model, "dropout", None):
         model.dropout = None
         changes.append("the tokenizer's random splitting (BPE dropout) is switched off")
-    if (
-        isinstance(model, tokenizers.models.BPE)
-        and not core.encode("\U0001f9ff", add_special_tokens=False).ids
-    ):
-        # Without a token for them, characters beyond its alphabet would vanish without a trace.
-        model.unk_token = roles["unk_token"]
+    if _give_unknown_token(core, roles["unk_token"]):
         changes.append(f"characters that the tokenizer does not know become {roles['unk_token']}")
     first, last = (core.token_to_id(roles[role]) for role in ("cls_token", "sep_token"))
     inner = core.encode("a", add_special_tokens=False).ids
@@ -175,3 +172,35 @@ def prepare(core: tokenizers.Tokenizer, roles: Roles) -> list[str]:
         )
         changes.append(f"the tokenizer now puts {cls} and {sep} around each sequence")
     return changes
+
+
+def _give_unknown_token(core: tokenizers.Tokenizer, unknown: str) -> bool:
+    """Have the model fall back on `unknown` where it has nothing; whether it had to be changed.
+
+    Without such a token a BPE drops the characters that it does not know, and other models fail at
+    the first one. DataError if the model's own vocabulary does not hold `unknown`.
+    """
+    model, vocabulary = core.model, core.get_vocab(with_added_tokens=False)
+    unigram = isinstance(model, tokenizers.models.Unigram)
+    state = json.loads(model.__getstate__()) if unigram else {}
+    if state.get("unk_id") is not None or (not unigram and model.unk_token in vocabulary):
+        return False
+    if isinstance(model, tokenizers.models.BPE):
+        fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+        every_byte = fallback if model.byte_fallback else pre_tokenizers.ByteLevel.alphabet()
+        probe = core.encode("\U0001f9ff", add_special_tokens=False)
+        if vocabulary.keys() >= set(every_byte) and probe.ids:
+            return False
+    if unknown not in vocabulary:
+        raise DataError(
+            f"the tokenizer's model has no token for what it does not know: {unknown} must be part "
+            "of its vocabulary, not only an added token"
+        )
+    if unigram:
+        entries = [(piece, score) for piece, score in state["vocab"]]
+        core.model = tokenizers.models.Unigram(
+            entries, vocabulary[unknown], state.get("byte_fallback", False)
+        )
+    else:
+        model.unk_token = unknown
+    return True

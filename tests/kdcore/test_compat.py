@@ -39,6 +39,7 @@ OLDEST = Path(__file__).parents[2] / "build" / "compat" / "site"
 TEXTS = [
     "The River, a [MASK] and no fish!",
     "naïve Straße 水 [USER] King [SEP] water",
+    "king and water",
     "x",
 ]
 CODE = """
@@ -51,7 +52,8 @@ for folder in sys.argv[3:]:
     family = transformers.AutoModelForMaskedLM
     model, info = family.from_pretrained(folder, output_loading_info=True)
     fill = transformers.pipeline("fill-mask", folder)
-    inputs = [tokenizer(text, return_tensors="pt") for text in json.loads(sys.argv[2])]
+    texts = json.loads(sys.argv[2])
+    inputs = [tokenizer(text, return_tensors="pt", truncation=True) for text in texts]
     with torch.no_grad():
         logits = [model(**each).logits[0] for each in inputs]
     found[folder] = {
@@ -98,6 +100,22 @@ def uploaded_tokenizer(folder: Path) -> Path:
     core.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     core.add_special_tokens([*SPECIAL_TOKENS, "[USER]"])
+    folder.mkdir()
+    core.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def byte_level_tokenizer(folder: Path) -> Path:
+    """A BPE of bytes that takes the beginning of a text for one of a word."""
+    core = tokenizers.Tokenizer(tokenizers.models.BPE())
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([" ".join(topic) for topic in TOPICS] * 5, trainer)
     folder.mkdir()
     core.save(str(folder / "tokenizer.json"))
     return folder
@@ -162,6 +180,7 @@ def results(
     for name, tokenizer in (
         ("uploaded", uploaded_tokenizer(folder / "upload")),
         ("saved", saved_tokenizer(folder / "hub")),
+        ("bytes", byte_level_tokenizer(folder / "bytes upload")),
     ):
         run(
             f"{name} pruned",

@@ -145,7 +145,8 @@ def test_inspection_tells_documents_and_columns(tmp_path: Path) -> None:
         (b"PK\x05\x06" + bytes(18), "csv", "binary"),
         (b"\xff", "jsonl", "not UTF-8"),
         (b'{"text": ""}\n{]', "jsonl", "line 2: not a JSON object"),
-        (b'{"id": 1}', "jsonl", "line 1: no text; its keys are 'id'"),
+        (b'{"id": 1}', "jsonl", r"line 1: no text; its keys are 'id \(int\)'"),
+        (b'{"": "no column to choose"}', "jsonl", "line 1: no text"),
         (b"text", "docx", r"must be a \.txt"),
     ],
 )

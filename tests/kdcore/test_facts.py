@@ -1,8 +1,11 @@
 """What a tokenizer loses of a text is counted, said, and refused where it is most of it."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from kdcore import tokenised
 from kdcore.batches import lines
@@ -86,6 +89,8 @@ def test_rows_without_text_are_counted(tokens: Tokens, tmp_path: Path) -> None:
         ("the king\nthe café\n", ["info", "warning"]),
         ("the king\n" * 200 + "the café\n", ["info", "info"]),
         ("म king\nमे मैं मु the king\n", ["info", "warning"]),
+        # One token in 200, most of the characters.
+        ("the king\n" * 100 + "tgc" * 5000 + "\n", ["warning"]),
     ],
 )
 def test_losses_above_one_percent_are_warned_of(
@@ -105,6 +110,10 @@ def test_losses_above_one_percent_are_warned_of(
             "gattaca" * 20 + "\n" + "tgc" * 50 + "\nthe\n",
             r"'gattacagattacagattac\.\.\. \(140 characters\)'.*words of more than 100 characters",
         ),
+        (
+            "the king\n" * 100 + "tgc" * 5000 + "\n",
+            r"0% of the tokens are unknown.* with 96% of the characters inside them",
+        ),
     ],
 )
 def test_a_text_that_is_mostly_unknown_is_refused_before_training(
@@ -119,6 +128,35 @@ def test_a_text_that_is_mostly_unknown_is_refused_before_training(
     with pytest.raises(DataError, match=message):
         execute(config, tmp_path / "out", sink, device="cpu")
     assert "warning" in {event["level"] for event in sink.of_type("log")}
+
+
+def test_shares_of_characters_are_never_above_one() -> None:
+    facts = TextFacts(characters=4)
+    facts.add_unknown("a bc d 漢", [(0, 3), (3, 7), (7, 8), (7, 8), (7, 8)])
+    assert facts.unknown_characters == 5
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer", "removed"),
+    [
+        (None, None, 0),
+        (normalizers.Replace("k", ""), None, 1),
+        (None, pre_tokenizers.Punctuation("removed"), 2),
+        (normalizers.StripAccents(), pre_tokenizers.CharDelimiterSplit("k"), 1),
+        (None, pre_tokenizers.ByteLevel(), 0),
+    ],
+)
+def test_whatever_removes_characters_is_counted(
+    normalizer: Any, pre_tokenizer: Any, removed: int
+) -> None:
+    core = Tokenizer(models.WordPiece({"[UNK]": 0}))
+    if normalizer:
+        core.normalizer = normalizer
+    if pre_tokenizer:
+        core.pre_tokenizer = pre_tokenizer
+    facts = TextFacts()
+    facts.add_characters(Counter("the king, é!"), core)
+    assert (facts.characters, facts.removed_characters) == (10, removed)
 
 
 def test_lines_are_counted_by_what_became_of_them(tokens: Tokens, tmp_path: Path) -> None:

@@ -244,6 +244,15 @@ def test_parquet_without_text_says_what_it_holds(tmp_path: Path) -> None:
     pq.write_table(pa.table({"n": [1], "data": [{"text": "a"}]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"'n \(int64\)', 'data \(struct<text: string>\)'"):
         textfiles.text_columns(tmp_path / "a.parquet", "parquet")
+    with pytest.raises(DataError, match=r"n \(int64\)"):
+        documents(tmp_path / "a.parquet", "n")
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="two columns have the same name 'text'"):
+        documents(tmp_path / "a.parquet")
 
 
 def test_rows_of_every_format_give_the_same_documents(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_unreadable_tokenizers_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 6"):
         tokens_from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match=r"is not a tokenizer\.json"):
+    with pytest.raises(DataError, match=r"tokenizer\.json holds no tokenizer"):
         tokens_from_folder(tmp_path)
 
 
@@ -265,6 +265,24 @@ def written_corpus(folder: Path, words: list[str], join: str = " ") -> FileCorpu
 def unknown_share(tokens: Tokens, corpus: FileCorpus) -> float:
     ids = [i for line in open_corpus(corpus).documents("train") for i in tokens.hf(line).input_ids]
     return ids.count(tokens.unk_id) / len(ids)
+
+
+@pytest.mark.parametrize("said", [None, False, True])
+def test_a_saved_vocabulary_of_capitals_must_say_whether_text_is_lower_cased(
+    tmp_path: Path, said: bool | None
+) -> None:
+    folder = vocab_folder(tmp_path, [*VOCABULARY, "The", "t", "##he"])
+    config = {"tokenizer_class": "BertTokenizer"} | (
+        {} if said is None else {"do_lower_case": said}
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if said is None:
+        with pytest.raises(DataError, match="does not say do_lower_case"):
+            tokens_from_folder(folder)
+    else:
+        assert tokens_from_folder(folder).hf.tokenize("The") == ["the" if said else "The"]
+    vocab_folder(tmp_path, VOCABULARY)
+    assert tokens_from_folder(folder).hf.tokenize("The")
 
 
 def test_the_alphabet_grows_with_the_script(tmp_path: Path) -> None:
@@ -345,6 +363,8 @@ def saved(core: tokenizers.Tokenizer, folder: Path) -> Tokens:
     return tokens_from_folder(folder)
 
 
+KNOWN = [*SPECIAL_TOKENS, "a", "b", "\U0001f9ff"]
+IDS = {token: index for index, token in enumerate(KNOWN)}
 FLAGS = ["single_word", "lstrip", "rstrip", "normalized", "special"]
 
 
@@ -434,11 +454,32 @@ def test_the_unknown_token_of_a_unigram_model_is_known_by_its_place(tmp_path: Pa
     assert tokens.hf("a漢")["input_ids"] == [1, 5, 4, 2]
 
 
-def test_characters_beyond_the_alphabet_become_unknown_tokens(tmp_path: Path) -> None:
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS, "a", "b"])}
-    core = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=None))
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.BPE(IDS, [], unk_token=None),
+        models.BPE(IDS, [], unk_token="<gone>"),
+        models.WordLevel(IDS, unk_token="<gone>"),
+        models.WordPiece(IDS, unk_token="<gone>"),
+        models.Unigram([(token, -1.0) for token in KNOWN]),
+    ],
+)
+@pytest.mark.parametrize("unknown", ["漢", "\U0001f9fe"])
+def test_characters_beyond_the_alphabet_become_unknown_tokens(
+    tmp_path: Path, model: models.Model, unknown: str
+) -> None:
+    core = tokenizers.Tokenizer(model)
+    core.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
     tokens = saved(core, tmp_path / "a")
-    assert tokens.hf("a漢b")["input_ids"] == [2, 5, 1, 6, 3]
+    assert tokens.hf(f"a{unknown}b")["input_ids"] == [2, 5, 1, 6, 3]
+    assert any("become [UNK]" in remark for remark in tokens.remarks)
+
+
+def test_a_model_that_cannot_fall_back_on_its_unknown_token_is_refused(tmp_path: Path) -> None:
+    core = tokenizers.Tokenizer(models.BPE({"a": 0}, [], unk_token=None))
+    core.add_special_tokens(list(SPECIAL_TOKENS))
+    with pytest.raises(DataError, match=r"\[UNK\] must be part of its vocabulary"):
+        saved(core, tmp_path / "a")
 
 
 def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:
