@@ -106,8 +106,8 @@ def _file_corpus(corpus: UploadCorpus, workspace: Workspace, uploads: "_Uploads"
         path=str(train),
         validation_path=None if validation is None else str(validation),
         column=corpus.column,
-        name=uploads.name(corpus.dataset_id),
-        validation_name=validation and uploads.name(corpus.validation_dataset_id),
+        label=uploads.name(corpus.dataset_id),
+        validation_label=validation and uploads.name(corpus.validation_dataset_id),
     )
 
 

@@ -69,4 +69,4 @@ def test_an_upload_keeps_the_name_that_its_user_gave(
         run = service.submit(session, TeacherConfig.model_validate({"corpus": corpus}))
     found = resolved(run, database, settings).corpus
     assert isinstance(found, FileCorpus)
-    assert (found.name, found.validation_name) == ("my letters.txt", None)
+    assert (found.label, found.validation_label) == ("my letters.txt", None)
