@@ -107,7 +107,7 @@ class TextFacts:
         """Raise DataError if more than half of the tokens are unknown."""
         if self.unknown_token_share <= REFUSE_ABOVE:
             return
-        advice = "use a tokenizer that was made for such text, or train one on it"
+        advice = "use a tokenizer that was made for such text, or train a larger one on it"
         if self.unknown_characters > _LONGEST_WORD * self.unknown_tokens:
             advice = (
                 f"WordPiece takes words of more than {_LONGEST_WORD} characters as unknown; put "
