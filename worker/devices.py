@@ -223,7 +223,8 @@ def _words(error: Exception) -> str:
         return f"PyTorch did not answer within {error.timeout:.0f} s"
     if not isinstance(error, subprocess.CalledProcessError):
         return str(error)
-    lines = [line for line in error.stderr.decode(errors="replace").splitlines() if line.strip()]
+    said: str = error.stderr.decode(errors="replace")
+    lines = [line for line in said.splitlines() if line.strip()]
     # What CUDA says of an error goes on with lines of advice for debugging.
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return (raised or lines or [f"PyTorch ended with status {error.returncode}"])[-1].strip()
