@@ -178,7 +178,10 @@ class Children:
                 f"the {child.name} does not start (exit code {exit_code}); the end of "
                 f"{child.log_file}:\n{child.log_tail()}"
             )
-        self._put_off(child, f"{child.name} exited with code {exit_code}")
+        # One that was killed had no time to say why.
+        last = child.log_tail().rpartition("\n")[2] if exit_code > 0 else ""
+        why = f" (last log line: {last})" if last else ""
+        self._put_off(child, f"{child.name} exited with code {exit_code}{why}")
 
     def _put_off(self, child: Child, what: str) -> None:
         wait_s = min(2.0 ** min(child.quick_deaths, 10) - 1, RESTART_WITHIN_S)

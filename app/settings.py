@@ -90,7 +90,8 @@ class Settings(BaseSettings):
     """Each worker keeps a process ready that has loaded the libraries: the next run starts seconds
     earlier, for some 400 MiB."""
     max_attempts_without_progress: int = 3
-    """Attempts in a row without a newer checkpoint before a run fails as `worker_lost`."""
+    """Attempts in a row without a newer checkpoint before a run fails as `worker_lost`, or as
+    `device_lost`."""
     session_days: float = 30.0
     """A browser stays signed in this long."""
     secure_cookies: bool = False

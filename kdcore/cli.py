@@ -218,7 +218,9 @@ class _Help(RawDescriptionHelpFormatter):
                 action.help += f" (default: {default})" if default else ""
             else:
                 having = [tag for tag, v in _variants(field).items() if key in v.model_fields]
-                action.help = f"[{' or '.join(having)}] {action.help}"
+                # pydantic-settings' own mark for a field that only some variants require.
+                said = str(action.help).replace("(ifdef: required)", "(required)")
+                action.help = f"[{' or '.join(having)}] {said}"
         super().add_argument(action)
 
 
@@ -341,7 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
         processes = process_count(command.device, command.devices)
     except ValidationError as error:
         for problem in error.errors():
-            print(_in_words(problem, of_flags=error.title == _Cli.__name__), file=sys.stderr)  # noqa: T201
+            print(_error_line(problem, of_flags=error.title == _Cli.__name__), file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -365,7 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
-def _in_words(problem: ErrorDetails, *, of_flags: bool) -> str:
+def _error_line(problem: ErrorDetails, *, of_flags: bool) -> str:
     """One line that names the flag, or the field of the config file."""
     kind, loc = problem["type"], [part for part in problem["loc"] if isinstance(part, str)]
     message = str(problem["ctx"]["error"]) if kind == "value_error" else problem["msg"]

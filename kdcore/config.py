@@ -125,9 +125,9 @@ class FileCorpus(Settings):
     """File to evaluate on; without one, every 20th document is held out."""
     column: ColumnName = "text"
     """Column or JSON key that holds the text; ignored for plain text."""
-    name: str | None = None
+    label: str | None = None
     """What messages call the file; empty means its own name."""
-    validation_name: str | None = None
+    validation_label: str | None = None
     """What messages call the file to evaluate on; empty means its own name."""
 
 

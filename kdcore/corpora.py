@@ -177,7 +177,7 @@ def _sizes(hold_out: _HoldOut) -> dict[Split, int]:
 
 def _open_file(config: FileCorpus) -> CorpusText:
     path = Path(config.path)
-    name = config.name or path.name
+    name = config.label or path.name
     format, documents, blank = _scan(path, config.column, name)
     if config.validation_path is not None:
         return _open_pair(config, documents, blank)
@@ -206,7 +206,7 @@ def _open_pair(config: FileCorpus, documents: int, blank: int) -> CorpusText:
         "train": Path(config.path),
         "validation": Path(config.validation_path),
     }
-    name = config.validation_name or paths["validation"].name
+    name = config.validation_label or paths["validation"].name
     _, held_out, held_out_blank = _scan(paths["validation"], config.column, name)
 
     def read(split: Split) -> Iterator[str]:

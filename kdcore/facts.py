@@ -119,7 +119,7 @@ class TextFacts:
         """Raise DataError if more than half of the tokens, or of the characters, are unknown."""
         if self._unknown_share <= REFUSE_ABOVE:
             return
-        advice = "use a tokenizer that was made for such text, or train one on it"
+        advice = "use a tokenizer that was made for such text, or train a larger one on it"
         if self.unknown_characters > _LONGEST_WORD * self.unknown_tokens:
             advice = (
                 f"WordPiece takes words of more than {_LONGEST_WORD} characters as unknown; put "

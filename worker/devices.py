@@ -218,12 +218,16 @@ def _torch(program: str, *arguments: str, environment: dict[str, str]) -> bytes:
 
 
 def _words(error: Exception) -> str:
-    """Why a probe failed: the last line that it said."""
+    """Why a probe failed: the exception that it raised, or else the last line that it said."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"PyTorch did not answer within {error.timeout:.0f} s"
-    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
-    lines = [line for line in (said or b"").decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else str(error)
+    if not isinstance(error, subprocess.CalledProcessError):
+        return str(error)
+    said: str = error.stderr.decode(errors="replace")
+    lines = [line for line in said.splitlines() if line.strip()]
+    # What CUDA says of an error goes on with lines of advice for debugging.
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (raised or lines or [f"PyTorch ended with status {error.returncode}"])[-1].strip()
 
 
 def _processor_name() -> str:

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from app.datasets.models import Dataset
@@ -73,7 +74,10 @@ def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistilLi
             .where(Run.pipeline_id == pipeline_id)
         ).all()
     for stored in waiting:
-        distillation = RUN_CONFIG.validate_python(stored)
+        try:
+            distillation = RUN_CONFIG.validate_python(stored)
+        except ValidationError:  # an older version accepted it; it fails when its turn comes
+            continue
         if isinstance(distillation, DistillConfig) and distillation.corpus == config.corpus:
             return distillation.lines
     return None
@@ -106,8 +110,8 @@ def _file_corpus(corpus: UploadCorpus, workspace: Workspace, uploads: "_Uploads"
         path=str(train),
         validation_path=None if validation is None else str(validation),
         column=corpus.column,
-        name=uploads.name(corpus.dataset_id),
-        validation_name=validation and uploads.name(corpus.validation_dataset_id),
+        label=uploads.name(corpus.dataset_id),
+        validation_label=validation and uploads.name(corpus.validation_dataset_id),
     )
 
 

@@ -140,6 +140,17 @@ def test_a_child_that_keeps_leaving_is_restarted_for_ever_beside_the_others(tmp_
         children.stop()
 
 
+def test_what_is_said_of_an_exit_has_the_reason_that_the_log_ends_with(tmp_path: Path) -> None:
+    said: list[str] = []
+    children = Children(tmp_path / "children.json", said.append)
+    try:
+        children.start(python_child("print('a'); raise SystemExit('no GPU')", tmp_path / "x.log"))
+        wait_for(lambda: children.check() or bool(said))
+        assert "exited with code 1 (last log line: no GPU); restarting in 0 s" in said[0]
+    finally:
+        children.stop()
+
+
 def test_a_child_that_cannot_be_started_again_is_put_off(tmp_path: Path) -> None:
     said: list[str] = []
     children = Children(tmp_path / "children.json", said.append)

@@ -143,6 +143,13 @@ def test_flags_of_one_variant_select_it(
         assert f"say which with {kebab(name, tag_of(command, name))}" in said
 
 
+def test_a_hub_id_alone_names_the_hub() -> None:
+    names = ["--corpus.name", "a/b", "--model.name", "a/b", "--tokenizer.name", "a/b"]
+    config = parsed("teacher", "--out", "o", *names)
+    assert isinstance(config, TeacherConfig)
+    assert {config.corpus.source, config.model.source, config.tokenizer.source} == {"hub"}
+
+
 @pytest.mark.parametrize(("command", "name", "variant"), variants())
 def test_a_flag_of_another_variant_is_named(
     command: str, name: str, variant: type[BaseModel], capfd: pytest.CaptureFixture[str]
@@ -199,3 +206,10 @@ def test_help_says_which_flags_go_together(capfd: pytest.CaptureFixture[str]) ->
     assert "--teacher.path str [folder] Folder that holds" in said
     assert "--layers.k int [first_k or last_k or spread] How many layers" in said
     assert "Follows from the other flags. (default: every_other)" in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_no_marks_of_the_library(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert "ifdef" not in capfd.readouterr().out

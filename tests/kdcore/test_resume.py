@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import kdcore.training
 from kdcore.config import (
     DistillConfig,
     DistilLines,
@@ -31,8 +33,11 @@ from kdcore.config import (
     TeacherConfig,
     WordPieceTokenizer,
 )
+from kdcore.errors import CheckpointError
 from kdcore.events import Event, ListSink
+from kdcore.facts import TextFacts
 from kdcore.run import execute
+from kdcore.text import Text
 
 UPDATES = 6
 OWN_TIME = ("tokens_per_s", "elapsed_s")
@@ -240,3 +245,32 @@ def test_a_stop_does_not_wait_for_an_evaluation_and_loses_nothing(
         # Its curve at `step` was told before the stop, but for what was not evaluated.
         told = [e for e in first.events if e["type"] == "metrics"]
         assert_same(folder, [*told, *sink.events], whole, 0, config.precision)
+
+
+@pytest.mark.parametrize(("line", "goes_on"), [("the cat saw dogs", True), ("a [MASK]", False)])
+def test_what_release_0_1_began_goes_on_where_the_text_is_still_read_the_same(
+    small_corpus: FileCorpus,
+    cache_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    goes_on: bool,
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(Path(small_corpus.path).read_text(encoding="utf-8") + line + "\n")
+    corpus = FileCorpus(path=str(path), validation_path=small_corpus.validation_path)
+    config = teacher_config(corpus, "fp32")
+    identity = kdcore.training._identity
+
+    def of_0_1(config: Config, text: Text, inputs: list[Path | None]) -> str:
+        return identity(config, replace(text, train=replace(text.train, facts=TextFacts())), inputs)
+
+    stops = iter([False, False])
+    with monkeypatch.context() as old:
+        old.setattr(kdcore.training, "_identity", of_0_1)
+        execute(config, tmp_path, ListSink(), lambda: next(stops, True), cache_dir, "cpu")
+    if goes_on:
+        execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
+    else:
+        with pytest.raises(CheckpointError, match="other text"):
+            execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")

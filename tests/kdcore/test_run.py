@@ -529,7 +529,7 @@ def test_text_without_lines_to_distil_is_refused_before_the_teacher_trains(
 ) -> None:
     path = tmp_path / "data.txt"
     path.write_text("the king\nqueen and king\n" * 300)
-    text = FileCorpus(path=str(path), name="my short lines.txt")
+    text = FileCorpus(path=str(path), label="my short lines.txt")
     config = teacher_config(text, distil_lines={"min_tokens": 12})
     sink = ListSink()
     with pytest.raises(DataError, match=r"the distillation after .*\(570 are too short, 0 hold"):
@@ -542,7 +542,7 @@ def test_text_without_lines_to_distil_is_refused_before_the_teacher_trains(
 def test_a_file_is_called_by_the_name_that_its_user_knows(tmp_path: Path) -> None:
     path = tmp_path / "data.txt"
     path.write_text("one line")
-    text = FileCorpus(path=str(path), name="my letters.txt")
+    text = FileCorpus(path=str(path), label="my letters.txt")
     with pytest.raises(DataError, match=r"^my letters\.txt holds a single document"):
         execute(teacher_config(text), tmp_path / "out", ListSink(), device="cpu")
     path.write_bytes(b"one\ntw\xff\n")

@@ -92,6 +92,11 @@ def test_a_probe_that_hangs_or_dies_is_a_reason(
     reason = "RuntimeError: CUDA error: unspecified launch failure"
     assert devices("auto")[0].note == f"no GPU can be used: {reason}"
     assert problem_of(Device("cuda:0", "H100", 80)) == reason
+    advice = "\\nFor debugging consider CUDA_LAUNCH_BLOCKING=1\\nCompile with `DSA` to enable\\n"
+    broken_torch(f"raise RuntimeError('CUDA error: unspecified launch failure{advice}')")
+    assert problem_of(Device("cuda:0", "H100", 80)) == reason
+    broken_torch("import os; os._exit(3)")
+    assert problem_of(Device("cuda:0", "H100", 80)) == "PyTorch ended with status 3"
     broken_torch("")
     assert problem_of(Device("cuda:0", "H100", 80)) is None
     assert problem_of(cpu()) is None

@@ -45,6 +45,17 @@ def test_a_pipelines_teacher_knows_which_lines_will_be_wanted(
     assert resolved(teacher, database, settings).distil_lines is None
 
 
+def test_a_teacher_trains_though_what_waits_for_it_is_not_valid_any_more(
+    database: Database, settings: Settings
+) -> None:
+    with database.write() as session:
+        teacher, _, distillation = service.submit_pipeline(session, PipelineConfig())
+        # Release 0.1 accepted it where alpha_mse was left out.
+        loss = {"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0}
+        distillation.config = distillation.config | {"loss": loss}
+    assert resolved(teacher, database, settings).distil_lines is None
+
+
 def test_an_upload_keeps_the_name_that_its_user_gave(
     database: Database, settings: Settings, tmp_path: Path
 ) -> None:
@@ -69,4 +80,4 @@ def test_an_upload_keeps_the_name_that_its_user_gave(
         run = service.submit(session, TeacherConfig.model_validate({"corpus": corpus}))
     found = resolved(run, database, settings).corpus
     assert isinstance(found, FileCorpus)
-    assert (found.name, found.validation_name) == ("my letters.txt", None)
+    assert (found.label, found.validation_label) == ("my letters.txt", None)

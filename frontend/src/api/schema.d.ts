@@ -1057,10 +1057,10 @@ export interface components {
              */
             column: string;
             /**
-             * Name
+             * Label
              * @description What messages call the file; empty means its own name.
              */
-            name?: string | null;
+            label?: string | null;
             /**
              * Path
              * @description Path of a .txt, .jsonl, .csv or .parquet file.
@@ -1072,10 +1072,10 @@ export interface components {
              */
             source: "file";
             /**
-             * Validation Name
+             * Validation Label
              * @description What messages call the file to evaluate on; empty means its own name.
              */
-            validation_name?: string | null;
+            validation_label?: string | null;
             /**
              * Validation Path
              * @description File to evaluate on; without one, every 20th document is held out.

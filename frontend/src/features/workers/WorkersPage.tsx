@@ -31,7 +31,7 @@ function WorkerRow({ worker }: { worker: Worker }) {
           {worker.state}
         </Badge>
         {worker.note && (
-          <Text size="xs" c="orange" maw={320}>
+          <Text size="xs" c="orange" maw={220}>
             {worker.note}
           </Text>
         )}
