@@ -9,6 +9,8 @@ class Evictable(Protocol):
     """A connection as `Connections` sees it."""
 
     address: str
+    answering: bool
+    """Whether it has sent a whole request, whose answer is not complete."""
 
     def evict(self) -> None:
         """Close it at once."""
@@ -18,7 +20,8 @@ class Connections:
     """The open connections of a process, within a limit for each address and in all.
 
     A connection stays while it is used by somebody who is signed in. Any other one makes room for a
-    new one: it may have no request, half of one, or an answer that is never read.
+    new one: first those with no request or half of one, then those whose answer is not complete,
+    since it may never be read.
     """
 
     def __init__(self, in_all: int, per_address: int) -> None:
@@ -38,7 +41,8 @@ class Connections:
                 )
             if address not in self._evictable:
                 return False
-            oldest = next(iter(self._evictable[address]))
+            found = self._evictable[address]
+            oldest = next((each for each in found if not each.answering), next(iter(found)))
             self.remove(oldest)
             oldest.evict()
         self._open.add(connection)

@@ -1,9 +1,11 @@
 """Finishes the OpenAPI document: problems as problem+json, an example for every operation."""
 
+from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
 
 from app.examples import PARAMETERS, PROBLEM, REQUESTS, RESPONSES
 from app.schemas import Problem
@@ -43,8 +45,11 @@ without the body.
 """.strip()
 
 
+DOCUMENT_URL = "/api/v1/openapi.json"
+
+
 def describe(app: FastAPI) -> None:
-    """Make `app.openapi()` the finished document."""
+    """Make `app.openapi()` the finished document, and serve it."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -59,6 +64,14 @@ def describe(app: FastAPI) -> None:
 
     # FastAPI's documented way to customise the document is to replace the method.
     app.openapi = openapi  # type: ignore[method-assign]
+
+    # Its own route for the document would serialise it at each request, which needs no credential.
+    answer = cache(lambda: bytes(JSONResponse(openapi()).body))
+
+    async def serve(_request: Request) -> Response:
+        return Response(answer(), media_type="application/json")
+
+    app.add_route(DOCUMENT_URL, serve, include_in_schema=False)
 
 
 def _finish(method: str, operation: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ class Connection(H11Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._signed_in = False
         self.address = ""
+        self.answering = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by asyncio."""
@@ -142,9 +143,9 @@ class Connection(H11Protocol):
             self.transport.get_extra_info("socket").setsockopt(level, option, value)
 
     def _note_state(self) -> None:
-        answering = self.cycle is not None and not self.cycle.response_complete
-        self._open_connections.set_evictable(self, not (answering and self._signed_in))
-        if answering or self.transport.is_closing():
+        self.answering = self.cycle is not None and not self.cycle.response_complete
+        self._open_connections.set_evictable(self, not (self.answering and self._signed_in))
+        if self.answering or self.transport.is_closing():
             self._stop_head_timer()
         elif self._head_timer is None:
             timeout_s = self._settings.header_timeout_s

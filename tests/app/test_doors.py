@@ -190,8 +190,8 @@ def test_one_token_cannot_fill_the_memory_for_bodies(serve: Serve) -> None:
         HALFLAYER_BODY_TIMEOUT_S="60",
     )
 
-    def refused(*secrets: str) -> list[str]:
-        """What those are told who come last, of several clients that send most of a body."""
+    def refused(*secrets: str) -> set[str]:
+        """What is said to those, of several clients that send most of a body, who find no room."""
         with ExitStack() as stack:
             links = []
             for secret in secrets:
@@ -206,15 +206,15 @@ def test_one_token_cannot_fill_the_memory_for_bodies(serve: Serve) -> None:
             answered, _, _ = select.select(links, [], [], 20)
             answers = [answer(link) for link in answered]
         assert {(status, headers["retry-after"]) for status, headers, _ in answers} == {(503, "5")}
-        return [
+        return {
             json.loads(body)["detail"].split(" holds")[0].split(" has")[0] for *_, body in answers
-        ]
+        }
 
     one, two, three = (served.token("submit") for _ in range(3))
-    assert refused(one, one) == ["This client"]
+    assert refused(one, one) == {"This client"}
     # Once the server has seen them go, what they held is free.
-    wait_for(lambda: refused(one, one) == ["This client"], 20, "the bytes that were held")
-    wait_for(lambda: refused(one, two, three) == ["This server"], 20, "the bytes that were held")
+    wait_for(lambda: refused(one, one) == {"This client"}, 20, "the bytes that were held")
+    wait_for(lambda: refused(one, two, three) == {"This server"}, 20, "the bytes that were held")
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
@@ -458,10 +458,22 @@ class Waiting:
     """A connection that only counts whether it had to go."""
 
     address: str
+    answering: bool = False
     evicted: bool = False
 
     def evict(self) -> None:
         self.evicted = True
+
+
+def test_connections_without_a_whole_request_make_room_first() -> None:
+    connections = Connections(in_all=2, per_address=2)
+    asked, idle = Waiting("a", answering=True), Waiting("a")
+    assert all(connections.admit(each) for each in (asked, idle))
+    assert connections.admit(Waiting("a", answering=True))
+    assert [asked.evicted, idle.evicted] == [False, True]
+    # An answer that is never read gives way, too.
+    assert connections.admit(Waiting("a"))
+    assert asked.evicted
 
 
 def test_the_address_with_most_connections_makes_room_for_others() -> None:
