@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,6 +37,8 @@ _CHUNK_BYTES = 2**18
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_LINES = 20
 _JSON_DEPTH = 4
+_HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
+"""A JSON escape can spell half a surrogate pair, which no tokenizer takes."""
 _SPACES = (" ", "\t", "\n", "\u00a0", "\u3000")
 
 FileFormat = Literal["txt", "jsonl", "csv", "parquet"]
@@ -105,6 +108,7 @@ def decoded_chunks(path: Path) -> Iterator[str]:
             raise DataError(f"{path.name} is UTF-16 without a byte order mark: save it as UTF-8")
         wide = encoding in ("utf-16", "utf-32")
         decoder = codecs.getincrementaldecoder(encoding if encoding and wide else "utf-8")()
+        line = 1
         while True:
             chunk = file.read(_CHUNK_BYTES)
             pending = len(decoder.getstate()[0])
@@ -115,14 +119,19 @@ def decoded_chunks(path: Path) -> Iterator[str]:
                 text = decoder.decode(chunk, not chunk)
             except UnicodeDecodeError as error:
                 name = encoding.upper() if encoding and wide else "UTF-8"
+                good = error.object[: error.start].decode(error.encoding, "ignore")
+                line += newlines.decode(good).count("\n")
                 raise DataError(
                     f"{path.name} is not {name}: a wrong byte at byte "
-                    f"{base - pending + error.start}. Save the file as UTF-8 and try again"
+                    f"{base - pending + error.start}, line {line}. "
+                    "Save the file as UTF-8 and try again"
                 ) from None
             if wide and "\0" in text:
                 raise _binary(path, base)
             base += len(chunk)
-            yield newlines.decode(text, final=not chunk)
+            text = newlines.decode(text, final=not chunk)
+            line += text.count("\n")
+            yield text
             if not chunk:
                 return
 
@@ -385,8 +394,12 @@ def _json_values(path: Path, column: str) -> Iterator[str | None]:
                 f"{path.name}, line {number}: '{column}' holds a JSON {type(value).__name__}, "
                 f"not text; there are: {_listed([*_json_texts(row)])}"
             )
-        # A JSON escape can spell half a surrogate pair, which no tokenizer takes.
-        yield value and value.encode("utf-8", "replace").decode()
+        if value is not None and _HALF_A_PAIR.search(value):
+            raise DataError(
+                f"{path.name}, line {number}: '{column}' holds half of a character that takes two "
+                "\\u escapes, such as \\ud83d without its second half"
+            )
+        yield value
 
 
 def _json_columns(path: Path) -> tuple[int, list[str]]:

@@ -102,7 +102,9 @@ def test_row_of_endlessly_many_quoted_line_breaks_is_refused(tmp_path: Path) -> 
 def test_wrong_byte_is_named_by_its_offset(tmp_path: Path, name: str) -> None:
     start = 'text\n"é"\n'.encode() if name == "a.csv" else '{"text": "é"}\n'.encode()
     path = written(tmp_path, name, start * 3 + b'"\xff"')
-    with pytest.raises(DataError, match=f"not UTF-8: a wrong byte at byte {len(start) * 3 + 1}"):
+    line = start.count(b"\n") * 3 + 1
+    where = f"at byte {len(start) * 3 + 1}, line {line}"
+    with pytest.raises(DataError, match=f"not UTF-8: a wrong byte {where}"):
         documents(path)
 
 
@@ -113,7 +115,7 @@ def test_a_byte_order_mark_counts_where_a_wrong_byte_is_named(tmp_path: Path) ->
 
 def test_wrong_byte_far_into_the_file_is_named_by_its_offset(tmp_path: Path) -> None:
     path = written(tmp_path, "a.txt", "é\n".encode() * MIB + b"abc\xc3")
-    with pytest.raises(DataError, match=f"at byte {3 * MIB + 3}"):
+    with pytest.raises(DataError, match=f"at byte {3 * MIB + 3}, line {MIB + 1}"):
         documents(path)
 
 
@@ -144,8 +146,8 @@ def test_text_with_a_byte_order_mark_is_read(
 def test_big_endian_utf_16_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
     mark = b"\xfe\xff"
     assert documents(written(tmp_path, "a.txt", mark + "twölf".encode("utf-16-be"))) == ["twölf"]
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-16: a wrong byte at byte 4"):
-        documents(written(tmp_path, "a.txt", mark + b"\0a\xdc\0\0b"))
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-16: a wrong byte at byte 6, line 2"):
+        documents(written(tmp_path, "a.txt", mark + b"\0a\0\n\xdc\0\0b"))
     with pytest.raises(DataError, match="binary"):
         documents(written(tmp_path, "a.txt", mark + "a\0b".encode("utf-16-be")))
 
@@ -287,7 +289,11 @@ def test_malformed_json_is_refused_by_line(tmp_path: Path, line: str, message: s
 
 
 def test_half_a_surrogate_pair_is_no_character(tmp_path: Path) -> None:
-    assert documents(written(tmp_path, "a.jsonl", r'{"text": "a\ud800b"}')) == ["a?b"]
+    path = written(tmp_path, "a.jsonl", '{"text": "one"}\n' + r'{"text": "a\ud800b"}')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: 'text' holds half of a character"):
+        documents(path)
+    whole = written(tmp_path, "b.jsonl", r'{"text": "a\ud83d\ude00b"}')
+    assert documents(whole) == ["a\U0001f600b"]
 
 
 @pytest.mark.parametrize(
