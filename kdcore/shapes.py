@@ -159,6 +159,9 @@ def check_teacher(config: TeacherConfig, start: ModelShape | None) -> None:
     if start.family != "bert":
         raise ConfigError(("model",), f"a teacher is a BERT; this checkpoint is a {start.family}")
     _check_length(("seq_len",), config.seq_len, start.max_positions)
+    if config.distil_lines is not None:
+        least = config.distil_lines.min_tokens
+        _check_length(("distil_lines", "min_tokens"), least, start.max_positions)
 
 
 def _check_length(field: tuple[str, ...], tokens: int | None, max_positions: int) -> None:

@@ -105,6 +105,12 @@ def test_models_that_do_not_fit_are_refused(
     assert list(problems(database, kind, teacher=ref(succeeded(database)), **config)) == [pointer]
 
 
+def test_a_teacher_cannot_be_asked_for_lines_beyond_its_positions(database: Database) -> None:
+    model = {"source": "scratch", "max_positions": 64}
+    found = problems(database, "teacher", model=model, seq_len=64, distil_lines={"min_tokens": 65})
+    assert list(found) == ["/distil_lines/min_tokens"]
+
+
 def test_a_teacher_with_another_epsilon_cannot_become_a_distilbert(database: Database) -> None:
     teacher = succeeded(database, shape=replace(SHAPE, layer_norm_eps=1e-5))
     found = problems(database, "prune", teacher=ref(teacher))
