@@ -75,24 +75,24 @@ class Settings(BaseSettings):
     device: str = "auto"
     """What a worker trains on: `auto` (GPUs, else the CPU), `cpu`, `cuda` (an error without a
     GPU), `cuda:N`, or the UUID of a GPU or MIG instance."""
-    heartbeat_s: float = 10.0
+    heartbeat_s: float = Field(default=10.0, gt=0)
     """A supervisor beats this often."""
-    lease_s: float = 60.0
+    lease_s: float = Field(default=60.0, gt=0)
     """A run without a beat for this long, on the watcher's own clock, is taken back."""
-    ring_again_s: float = 15.0
+    ring_again_s: float = Field(default=15.0, gt=0)
     """A queued run whose doorbell seems lost is rung again after this time."""
-    stop_grace_s: float = 30.0
+    stop_grace_s: float = Field(default=30.0, ge=0)
     """A trainer asked to stop is killed after this time."""
-    hung_after_s: float = 1800.0
+    hung_after_s: float = Field(default=1800.0, gt=0)
     """A trainer that says nothing for this long, and for five times as long as it ever did, is
     killed; its run goes on from its last checkpoint."""
     standby: bool = True
     """Each worker keeps a process ready that has loaded the libraries: the next run starts seconds
     earlier, for some 400 MiB."""
-    max_attempts_without_progress: int = 3
+    max_attempts_without_progress: int = Field(default=3, ge=1)
     """Attempts in a row without a newer checkpoint before a run fails as `worker_lost`, or as
     `device_lost`."""
-    session_days: float = 30.0
+    session_days: float = Field(default=30.0, gt=0)
     """A browser stays signed in this long."""
     secure_cookies: bool = False
     """Send cookies over HTTPS only; switch on behind TLS."""
