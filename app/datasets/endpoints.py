@@ -173,6 +173,7 @@ def _keep(
 ) -> DatasetInfo:
     """Move the checked file into its place, and only then write its row."""
     received.path.rename(incoming / service.FILE_NAMES[named.format])
+    committing = False
     try:
         service.keep_files(ctx.settings, ctx.store, dataset_id, incoming)
         with ctx.db.write() as session:
@@ -181,10 +182,12 @@ def _keep(
                 service.add_dataset(session, dataset_id, *named, received, facts)
             )
             creation.end(dataset.model_dump_json())
+            committing = True
             return dataset
     except BaseException:
-        with suppress(OSError):  # the first error is the one to tell of
-            service.remove_files(ctx.settings, ctx.store, dataset_id)
+        if not committing:  # else the row may be there, whatever became of the connection
+            with suppress(OSError):  # the first error is the one to tell of
+                service.remove_files(ctx.settings, ctx.store, dataset_id)
         raise
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -228,3 +229,26 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_nothing_stays(api: Ap
         response = upload()
         assert response.status_code == 507
         assert "room for 0 bytes" in response.json()["detail"]
+
+
+def test_files_stay_where_the_answer_to_the_commit_is_lost(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row may be there: without its files it would be a dataset that no run can read."""
+    headers = api.headers()
+    dialect = api.context.db.engine.dialect
+    commit = dialect.do_commit
+
+    def lose_the_answer(connection: Any) -> None:
+        commit(connection)
+        raise sqlite3.OperationalError("the connection is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dialect, "do_commit", lose_the_answer)
+        files = {"file": ("a.txt", b"one\ntwo\n")}
+        answer = api.client.post("/api/v1/datasets", headers=headers, files=files)
+        assert answer.status_code == 503
+    [kept] = api.get("/datasets").json()["items"]
+    with api.context.db.read() as session:
+        dataset = session.get_one(Dataset, kept["id"])
+        assert dataset_path(api.context.settings, dataset).read_bytes() == b"one\ntwo\n"
