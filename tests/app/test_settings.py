@@ -13,6 +13,7 @@ import pytest
     [
         ("LOG_FORMAT", "xml", "HALFLAYER_LOG_FORMAT: Input should be 'text' or 'json'"),
         ("ALLOWED_HOSTS", "a.example", "allowed_hosts"),
+        ("LEASE_S", "0", "HALFLAYER_LEASE_S: Input should be greater than 0"),
     ],
 )
 def test_a_wrong_variable_is_named_in_one_line(
