@@ -1,4 +1,4 @@
-"""Crowds at the door: requests that are never finished, and more uploads than can be checked."""
+"""Many clients at once: requests that are never finished, and more uploads than can be checked."""
 
 import json
 import resource
