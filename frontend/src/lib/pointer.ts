@@ -4,7 +4,7 @@ export type Path = (string | number)[];
 
 /** `/a/b~1c/0` as its decoded segments. */
 export function parsePointer(pointer: string): string[] {
-  if (pointer === "" || pointer === "/") return [];
+  if (["", "/", "#"].includes(pointer)) return [];
   return pointer
     .replace(/^#?\//, "")
     .split("/")

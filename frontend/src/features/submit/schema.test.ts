@@ -126,6 +126,8 @@ describe("the validator", () => {
     const data = defaults();
     data.optimiser = { clip_norm: null };
     expect(problems(data)).toEqual([[".optimiser.learning_rate", "is required"]]);
+    const { layers: _, ...withoutLayers } = defaults();
+    expect(problems(withoutLayers)).toEqual([[".layers", "is required"]]);
   });
   it("validates the selected option of a union only", () => {
     const data = defaults();
