@@ -25,8 +25,8 @@ from benchmarks.ours import make_training, prepare_process
 from benchmarks.progress import Steps, progress_line
 from benchmarks.shapes import BUILD, SHAPES, TIMING_DROPOUT, shape
 from benchmarks.work import Goal
-from kdcore.loop import make_optimiser, update
-from kdcore.schedule import Plan
+from kdcore.data.prefetch import Plan
+from kdcore.train.loop import make_optimiser, update
 
 GOALS: tuple[Goal, ...] = ("teacher", "distill")
 PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm"))

@@ -8,15 +8,15 @@ import torch
 from benchmarks.channel import Channel
 from benchmarks.shapes import Shape
 from benchmarks.work import Goal, distil_objective, load_model, mlm_objective, read_text
-from kdcore import machine
-from kdcore.checkpoint import Checkpointer
+from kdcore import device as machine
 from kdcore.config import Reporting
+from kdcore.data.prefetch import Plan
+from kdcore.device import ResolvedPrecision
 from kdcore.events import ListSink
-from kdcore.loop import Training, make_optimiser, update
-from kdcore.machine import ResolvedPrecision
-from kdcore.models import MaskedLM, position_embeddings, shape_of
-from kdcore.objectives import Objective
-from kdcore.schedule import Plan
+from kdcore.loss.objectives import Objective
+from kdcore.model.bert import MaskedLM, position_embeddings, shape_of
+from kdcore.train.checkpoint import Checkpointer
+from kdcore.train.loop import Training, make_optimiser, update
 
 
 def make_training(

@@ -22,9 +22,9 @@ from benchmarks import ours, reference
 from benchmarks.recipes import read_batches, recipe_of
 from benchmarks.shapes import SHAPES, Shape, shape
 from benchmarks.work import Goal, load_model
-from kdcore.loop import gradients
-from kdcore.machine import ResolvedPrecision
-from kdcore.schedule import Plan
+from kdcore.data.prefetch import Plan
+from kdcore.device import ResolvedPrecision
+from kdcore.train.loop import gradients
 
 _KEY_BIASES = ("key.bias", "k_lin.bias")
 Side = tuple[dict[str, float], dict[str, Tensor]]

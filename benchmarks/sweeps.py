@@ -22,14 +22,14 @@ from benchmarks.plots import Series, write_svg
 from benchmarks.progress import Steps, progress_line
 from benchmarks.shapes import BUILD, Shape, shape
 from benchmarks.work import Goal
-from kdcore.batches import Lines
 from kdcore.config import DistilSchedule, Schedule, ScratchModel
-from kdcore.loop import make_optimiser, update
-from kdcore.models import build_teacher
-from kdcore.objectives import DistilObjective, MlmObjective
-from kdcore.prune import prune
-from kdcore.schedule import Plan
-from kdcore.tokenizers import Tokens
+from kdcore.data.batching import Lines
+from kdcore.data.prefetch import Plan
+from kdcore.data.tokenizers import Tokens
+from kdcore.loss.objectives import DistilObjective, MlmObjective
+from kdcore.model.bert import build_teacher
+from kdcore.model.prune import prune
+from kdcore.train.loop import make_optimiser, update
 
 GOALS: tuple[Goal, ...] = ("teacher", "distill")
 _SPECIAL = 5

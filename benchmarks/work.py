@@ -18,14 +18,15 @@ import torch
 from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
 
 from benchmarks.shapes import CACHE, EXCERPT, EXCERPT_DOCUMENTS, SHAPES, Shape, shape
-from kdcore.batches import Lines, TokenisedSplit, lines, pack, token_counts, tokenise
 from kdcore.config import SampleCorpus
-from kdcore.corpora import open_corpus
+from kdcore.data.batching import Lines, lines, pack
+from kdcore.data.corpora import open_corpus
+from kdcore.data.token_cache import TokenisedSplit, token_counts, tokenise
+from kdcore.data.tokenizers import Tokens, load_tokenizer
 from kdcore.events import ListSink
-from kdcore.models import MaskedLM, build_teacher
-from kdcore.objectives import DistilObjective, MlmObjective
-from kdcore.prune import prune
-from kdcore.tokenizers import Tokens, load_tokenizer
+from kdcore.loss.objectives import DistilObjective, MlmObjective
+from kdcore.model.bert import MaskedLM, build_teacher
+from kdcore.model.prune import prune
 
 Goal = Literal["teacher", "distill", "largest"]
 GOALS: tuple[Goal, ...] = ("teacher", "distill", "largest")

@@ -25,17 +25,13 @@ printed.
 import faulthandler
 import json
 import os
-import select
-import signal
 import sys
-import threading
 import traceback
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -57,6 +53,8 @@ from kdcore.config import (
     TeacherConfig,
     field_error,
 )
+from kdcore.console import TerminalSink
+from kdcore.distributed.torchrun import Seat, die_with_launcher, end_at_once, launch, process_count
 from kdcore.errors import (
     MEMORY_ADVICE,
     ConfigError,
@@ -66,18 +64,17 @@ from kdcore.errors import (
     is_disk_full,
     says_no_memory,
 )
-from kdcore.events import Event, FailureSink, Fanout, JsonlSink, Sink
-from kdcore.launch import (
+from kdcore.events import FailureSink, Fanout, JsonlSink, Sink
+from kdcore.process import (
+    EXIT_DISK_FULL,
+    EXIT_FAILED,
     EXIT_RANK_LOST,
-    Seat,
-    die_with_launcher,
-    end_at_once,
-    launch,
-    process_count,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    StoppedEarly,
+    StopRequest,
+    die_with_parent,
 )
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 _LIBRARIES_BARS = (
     "HF_HUB_DISABLE_PROGRESS_BARS",  # transformers' too
@@ -85,12 +82,6 @@ _LIBRARIES_BARS = (
     "TQDM_DISABLE",
 )
 """Progress is told by events; a library's own bar would be lines of the run's log."""
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_DISK_FULL = 73
-"""EX_CANTCREAT: the events cannot tell of this failure, since they cannot grow."""
-EXIT_STOPPED = 75
-"""EX_TEMPFAIL: run the same command again to go on."""
 
 
 def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
@@ -224,105 +215,6 @@ class _Help(RawDescriptionHelpFormatter):
         super().add_argument(action)
 
 
-class TerminalSink:
-    """Draws a progress bar with ETA, and prints what the run says."""
-
-    def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - the worker's trainers never draw
-        from rich.progress import (  # noqa: PLC0415
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-        )
-
-        self._console = Console(stderr=True)
-        self._progress: Progress = Progress(
-            TextColumn("{task.description:<12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[eta]}"),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._note = ""
-        self._progress.start()
-
-    def emit(self, type: str, /, **fields: object) -> None:
-        event: Event = dict(fields)
-        if type == "progress":
-            self._draw(event)
-        elif type == "metrics":
-            losses = {k: v for k, v in event["values"].items() if "loss" in k and v is not None}
-            self._note = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            if "eval/loss" in losses:
-                self._console.print(f"update {event['step']}: {self._note}", highlight=False)
-        elif type == "log":
-            self._console.print(event["message"], highlight=False, markup=False)
-        elif type == "failed":
-            self._console.print(f"failed: {event['message']}", style="red", markup=False)
-
-    def _draw(self, event: Event) -> None:
-        phase = str(event["phase"])
-        eta_s = event.get("eta_s")
-        eta = "" if eta_s is None else f"{int(eta_s) // 60}:{int(eta_s) % 60:02d} left"
-        if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(phase, eta="", note="")
-        self._progress.update(
-            self._tasks[phase],
-            completed=event["done"],
-            total=event["total"],
-            eta=eta,
-            note=self._note if phase == "training" else "",
-        )
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
-class _StoppedEarly(BaseException):
-    """Asked to stop before there was anything to save; no library may take it for a failure."""
-
-
-class _StopRequest:
-    """Set by SIGTERM or Ctrl-C: the run saves a checkpoint and leaves. A second Ctrl-C kills.
-
-    Loading libraries and tokenising take long and save nothing that a signal could spoil: until
-    the training first asks, it raises _StoppedEarly where one process trains alone.
-    """
-
-    def __init__(self, *, alone: bool) -> None:
-        self._asked = threading.Event()
-        self._awaited = not alone
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked.is_set() and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        self._asked.set()
-        if not self._awaited:
-            raise _StoppedEarly
-
-    def __call__(self) -> bool:
-        self._awaited = True
-        return self._asked.is_set()
-
-
-def _die_with_parent() -> None:
-    """Leave at once when standard input ends: whoever held the other end is gone."""
-
-    def watch() -> None:
-        end = select.poll()
-        end.register(0, 0)  # nothing but the hang-up, which is always reported
-        end.poll()
-        os._exit(EXIT_FAILED)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Parse `arguments` (without the program's name) and carry out the run."""
     faulthandler.enable()
@@ -349,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     if isinstance(command, _Run) and command.die_with_parent:
-        _die_with_parent()
+        die_with_parent()
     try:
         command.out.mkdir(parents=True, exist_ok=True)
         if seat is None and processes > 1 and not isinstance(config, PruneConfig):
@@ -399,7 +291,7 @@ def _carry_out(
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
         return _execute(config, submitted, command, sink, seat, resumable_hint=not server_run)
-    except _StoppedEarly:
+    except StoppedEarly:
         if not server_run:
             message = "stopped before training began; the same command goes on"
             sink.emit("log", level="info", message=message)
@@ -412,7 +304,7 @@ def _carry_out(
 
 def _stand_by() -> list[str]:
     """The arguments to go on with; leaves when nobody needs this process any more."""
-    _die_with_parent()
+    die_with_parent()
     import kdcore.run  # noqa: F401, PLC0415 - this is what takes the time
 
     request = json.loads(sys.stdin.buffer.readline())
@@ -456,18 +348,18 @@ def _execute(
     *,
     resumable_hint: bool,
 ) -> int:
-    stop = None if seat else _StopRequest(alone=True)
+    stop = None if seat else StopRequest(alone=True)
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
-    from kdcore.place import typed_failures  # noqa: PLC0415
-    from kdcore.ranks import ALONE, join  # noqa: PLC0415
+    from kdcore.distributed.process_group import ALONE, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
+    from kdcore.train.failures import typed_failures  # noqa: PLC0415
 
     ranks = ALONE
     try:
         with typed_failures(where.out):
             ranks = join(seat, where.device)
         # Who waits for the others can do nothing with a request to stop but die of it.
-        stop = stop or _StopRequest(alone=False)
+        stop = stop or StopRequest(alone=False)
         ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)
         ranks.leave()
     except RankLost as error:

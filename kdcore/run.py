@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdcore.batches import lines, pack, token_counts
 from kdcore.config import (
     DistillConfig,
     DistilLines,
@@ -20,11 +19,17 @@ from kdcore.config import (
     ScratchModel,
     TeacherConfig,
 )
-from kdcore.corpora import CorpusText
+from kdcore.data.batching import lines, pack
+from kdcore.data.corpora import CorpusText
+from kdcore.data.dataset import Text, read_text
+from kdcore.data.token_cache import token_counts
+from kdcore.data.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens_from_folder
+from kdcore.device import pick_device, prepare_process, use_device, why_no_gpu
+from kdcore.distributed.process_group import ALONE, Ranks
 from kdcore.errors import ConfigError, DataError
 from kdcore.events import Sink
-from kdcore.machine import pick_device, prepare_process, use_device, why_no_gpu
-from kdcore.models import (
+from kdcore.loss.objectives import DistilObjective, MlmObjective
+from kdcore.model.bert import (
     Loaded,
     MaskedLM,
     build_student,
@@ -37,15 +42,12 @@ from kdcore.models import (
     shape_of,
     start_at_unigram,
 )
-from kdcore.objectives import DistilObjective, MlmObjective
-from kdcore.place import Ended, Place, typed_failures
-from kdcore.prune import prune
-from kdcore.ranks import ALONE, Ranks
-from kdcore.result import Summary, publish_result, versions
+from kdcore.model.prune import prune
 from kdcore.shapes import check_distill, check_teacher, fresh_student_shape, scratch_shape
-from kdcore.text import Text, read_text
-from kdcore.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens_from_folder
-from kdcore.training import train, trained_summary
+from kdcore.train.context import Ended, Place
+from kdcore.train.export import Summary, publish_result, versions
+from kdcore.train.failures import typed_failures
+from kdcore.train.trainer import train, trained_summary
 
 DEFAULT_EVAL_SEQ_LEN = 512
 
@@ -121,7 +123,9 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
         load,
         config.evaluation,
         config.evaluation.seq_len or config.seq_len,
-        place,
+        place.sink,
+        place.cache_dir,
+        place.ranks,
     )
     if start is not None:
         model = start.model
@@ -242,7 +246,15 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
     noted = read_notes(teacher_folder).get("seq_len")
     default_seq_len = noted if isinstance(noted, int) else DEFAULT_EVAL_SEQ_LEN
     eval_seq_len = config.evaluation.seq_len or min(default_seq_len, longest)
-    text = read_text(config.corpus, lambda _: tokens, config.evaluation, eval_seq_len, place)
+    text = read_text(
+        config.corpus,
+        lambda _: tokens,
+        config.evaluation,
+        eval_seq_len,
+        place.sink,
+        place.cache_dir,
+        place.ranks,
+    )
     teacher.to(place.device).eval().requires_grad_(False)
     student.to(place.device)
     # Without a gradient the optimiser never sees them, so weight decay cannot move them either.

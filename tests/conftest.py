@@ -23,15 +23,13 @@ from sqlalchemy import create_engine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
 
-import app.datasets.models
-import app.runs.models
-import app.tokens  # noqa: F401 - the tables register themselves
+import app.auth.service  # noqa: F401 - the tables register themselves
 from app.db import Base, Database
-from app.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
+from app.local.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
 from app.settings import Settings
 from tests.fixtures.missing import skip_or_fail
+from tests.fixtures.orphan_guard import Tether, tether
 from tests.fixtures.postgres import PostgresMissing, PostgresServer, running_postgres
-from tests.fixtures.tether import Tether, tether
 
 # Who is started in the background of a script ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,8 +27,8 @@ from kdcore.config import (
     UploadCorpus,
     UploadTokenizer,
 )
-from kdcore.digest import sha256_of
 from kdcore.errors import DataError
+from kdcore.files import sha256_of
 from worker.workspace import Workspace
 
 

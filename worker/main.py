@@ -9,23 +9,23 @@ import threading
 
 from celery import signals
 
-from app import logs
 from app.db import Database
-from app.private import keep_private, make_files_private
+from app.monitoring import logs
+from app.private_files import keep_private, make_files_private
 from app.queue import Doorbell
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
 from app.storage import Store
+from worker.cleanup import Tidy
 from worker.devices import Device, cpu, devices, problem_of
 from worker.fleet import EXIT_NO_DEVICE, leave_with_parent, run_fleet
-from worker.heart import Heart
-from worker.patience import DATABASE_AWAY, GaveUp, Patience
-from worker.roll import sign_in, sign_out
+from worker.heartbeat import Heart
+from worker.registration import sign_in, sign_out
+from worker.resource_usage import Meter
+from worker.retry import DATABASE_AWAY, GaveUp, Patience
 from worker.supervisor import Supervisor, Tools
 from worker.tasks import make_worker_app
-from worker.tidy import Tidy
-from worker.trainer import Standby
-from worker.usage import Meter
+from worker.trainer_process import Standby
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,11 @@ from typing import TypeVar
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import logs
 from app.db import Database
+from app.monitoring import logs
 from app.queue import Doorbell
 from app.runs import lifecycle
-from app.runs.lifecycle import PublishedFile
-from app.runs.models import Run
+from app.runs.models import PublishedFile, Run
 from app.runs.states import FINAL, RunState
 from app.runs.transitions import StaleAttempt
 from app.runs.validation import SHAPE
@@ -28,15 +27,15 @@ from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG
 from kdcore.errors import ConfigError, DiskFull, KdcoreError
-from worker.exits import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
-from worker.heart import Heart, Pulse
+from worker.checkpoint_copies import Mirror, fetch_newest
+from worker.heartbeat import Heart, Pulse
+from worker.ingest import Recorder
 from worker.inputs import resolve_references
-from worker.mirror import Mirror, fetch_newest
-from worker.patience import DATABASE_AWAY, GaveUp, Patience
+from worker.outcome import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.publish import publish, withdraw
-from worker.recorder import Recorder
+from worker.retry import DATABASE_AWAY, GaveUp, Patience
 from worker.tail import last_lines
-from worker.trainer import Standby, Trainer, trainer_command
+from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.watchdog import Watchdog
 from worker.workspace import Workspace
 

@@ -18,7 +18,7 @@ from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.progress import Advance, unwatched
+from app.backup.progress import Advance, unwatched
 from app.storage import BadKey, checked_key, fsync_folder
 
 FORMAT = 1

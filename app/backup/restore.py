@@ -21,12 +21,12 @@ from app.backup.manifest import (
     read_manifest,
     verify,
 )
+from app.backup.progress import Watcher
 from app.backup.rows import digest_of, load_table, tables_of
 from app.datasets.models import Dataset
 from app.datasets.service import remove_files
 from app.db import Database
 from app.migrations import downgrade, revisions, upgrade
-from app.progress import Watcher
 from app.runs.lifecycle import stopped
 from app.runs.models import Run
 from app.runs.states import ACTIVE, RunState

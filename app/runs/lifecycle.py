@@ -4,7 +4,7 @@ Functions flush and never commit. Where runs become queued, their ids are return
 after the commit.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select, update
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.errors import Conflict
-from app.runs.models import Artifact, LogLine, Run
+from app.runs.models import MAX_MESSAGE_CHARS, Artifact, LogLine, PublishedFile, Run
 from app.runs.states import ACTIVE, FINAL, RunState
 from app.runs.transitions import (
     Overtaken,
@@ -23,19 +23,6 @@ from app.runs.transitions import (
 )
 from kdcore.errors import FailureCode
 from kdcore.shapes import ModelShape
-
-MAX_MESSAGE_CHARS = 8_000
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """One file of a result that lies whole in the store."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    storage_key: str
-
 
 # ----------------------------------------------------------------------------- what people ask for
 

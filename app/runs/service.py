@@ -10,9 +10,8 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app.db import utc_now
+from app.db import new_id, utc_now
 from app.errors import Conflict, FieldProblem, Invalid
-from app.ids import new_id
 from app.runs.lifecycle import cancel
 from app.runs.models import Run, RunInput
 from app.runs.states import FINAL, HOPELESS, RunState

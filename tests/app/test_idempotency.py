@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.client import Client, Unreachable
+from app.auth.models import ApiToken
+from app.cli.client import Client, Unreachable
 from app.datasets.models import Dataset
 from app.db import Database, utc_now
 from app.idempotency import Creation, IdempotencyKey, Replayed
@@ -17,7 +18,6 @@ from app.queue import Doorbell
 from app.runs.models import Run
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
-from app.tokens import ApiToken
 from tests.app.conftest import Api
 
 TEACHER = {"kind": "teacher", "layer_drop": 0.1}

@@ -29,9 +29,9 @@ from kdcore.config import (
     Tokenizer,
     WordPieceTokenizer,
 )
+from kdcore.data.tokenizers import SPECIAL_TOKENS
 from kdcore.events import ListSink
 from kdcore.run import execute
-from kdcore.tokenizers import SPECIAL_TOKENS
 from tests.fixtures.missing import skip_or_fail
 from tests.kdcore.conftest import TOPICS
 

@@ -31,11 +31,11 @@ from kdcore.config import (
     TeacherConfig,
     WordPieceTokenizer,
 )
-from kdcore.digest import sha256_of
+from kdcore.data.tokenizers import tokens_from_folder
 from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
 from kdcore.events import ListSink
+from kdcore.files import sha256_of
 from kdcore.run import execute
-from kdcore.tokenizers import tokens_from_folder
 
 EVERY_STEP = Reporting(log_every_steps=1, checkpoint_every_s=0)
 

@@ -16,11 +16,11 @@ from sqlalchemy import select
 
 import worker.devices
 from app.db import Database
-from app.runs.models import Worker
+from app.workers.models import Worker
 from worker import fleet
 from worker.devices import Device, cpu, devices, has_nvidia_card, parse_list, problem_of
-from worker.roll import sign_in, sign_out
-from worker.usage import parse_nvidia_smi
+from worker.registration import sign_in, sign_out
+from worker.resource_usage import parse_nvidia_smi
 
 
 def test_the_processor_alone_and_together() -> None:

@@ -1,6 +1,6 @@
 """Hosts that share a store instead of a data folder: what one leaves there, another goes on from.
 
-With a real S3 server; whole hosts are lost in tests/faults/hosts.py.
+With a real S3 server; whole hosts are lost in faults/hosts.py.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from app.settings import Settings
 from app.storage import Store, StoreAway
 from kdcore.config import RUN_CONFIG
 from kdcore.errors import DataError
-from tests.app.test_states import add_run, row
+from tests.app.runs.test_states import add_run, row
+from tests.fixtures.orphan_guard import Tether
 from tests.fixtures.s3 import S3Server, running_s3
-from tests.fixtures.tether import Tether
 from tests.worker.test_supervisor import Script, messages, start, trainer, wait_for
-from worker.heart import Heart
+from worker.checkpoint_copies import Mirror, fetch_newest
+from worker.cleanup import Tidy
+from worker.heartbeat import Heart
 from worker.inputs import resolve_references
-from worker.mirror import Mirror, fetch_newest
 from worker.supervisor import Supervisor, Tools
-from worker.tidy import Tidy
 from worker.workspace import Workspace
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

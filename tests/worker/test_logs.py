@@ -8,8 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from app.db import Database
-from app.ids import new_id
+from app.db import Database, new_id
 from app.queue import Doorbell
 from app.runs.models import Run
 from app.runs.states import RunState

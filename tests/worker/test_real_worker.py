@@ -19,11 +19,12 @@ from sqlalchemy import func, select
 from app.db import Database
 from app.queue import Doorbell
 from app.runs.lifecycle import cancel
-from app.runs.models import Artifact, LogLine, MetricPoint, Run, Worker
+from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.service import submit, submit_pipeline
 from app.runs.states import ACTIVE, FINAL, RunState
 from app.settings import Settings
 from app.storage import Store
+from app.workers.models import Worker
 from kdcore.config import RUN_CONFIG, PipelineConfig
 from worker.fleet import EXIT_NO_DEVICE
 

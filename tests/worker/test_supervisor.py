@@ -22,8 +22,8 @@ from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import RunState
 from app.settings import Settings
 from app.storage import Store
-from tests.app.test_states import add_run, row
-from worker.heart import Heart
+from tests.app.runs.test_states import add_run, row
+from worker.heartbeat import Heart
 from worker.supervisor import Supervisor, Tools
 from worker.workspace import Workspace
 
