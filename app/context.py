@@ -12,13 +12,13 @@ if TYPE_CHECKING:  # the parts know the context, so it does not import them
 
     from app.db import Database
     from app.monitoring.prometheus import Telemetry
-    from app.queue import Doorbell
+    from app.queue import JobQueue
     from app.runs.live.hub import StreamHub
     from app.runs.seals import Seals
     from app.settings import Settings
     from app.storage import Store
     from app.web.limits import Budget
-    from app.workers.heartbeat_age import Beats
+    from app.workers.heartbeat_age import HeartbeatAges
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Context:
 
     settings: Settings
     db: Database
-    doorbell: Doorbell
+    job_queue: JobQueue
     store: Store
     seals: Seals
     streams: StreamHub
     telemetry: Telemetry
-    beats: Beats
+    beats: HeartbeatAges
     bodies: Budget
     """Bytes of bodies in memory."""
     uploads: Budget

@@ -19,7 +19,7 @@ from app.idempotency import Replayed, answer_again
 from app.monitoring import health
 from app.monitoring.prometheus import Telemetry
 from app.openapi.document import PROBLEMS, describe
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.retention import endpoints as retention
 from app.runs import endpoints as runs
 from app.runs.live.hub import StreamHub
@@ -33,7 +33,7 @@ from app.web.limits import Budget
 from app.web.middleware import HeadMiddleware, HostMiddleware, OutermostMiddleware
 from app.web.static import Frontend
 from app.workers import endpoints as workers
-from app.workers.heartbeat_age import Beats
+from app.workers.heartbeat_age import HeartbeatAges
 from kdcore import __version__
 
 STOP_SWEEPER_S = 5.0
@@ -56,12 +56,12 @@ def make_context(settings: Settings) -> Context:
     return Context(
         settings=settings,
         db=db,
-        doorbell=Doorbell(settings),
+        job_queue=JobQueue(settings),
         store=store,
         seals=Seals(store),
         streams=StreamHub(db, settings),
         telemetry=Telemetry(),
-        beats=Beats(),
+        beats=HeartbeatAges(),
         bodies=Budget(
             settings.max_held_body_bytes,
             max(settings.max_held_body_bytes // 4, settings.max_body_bytes),
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await context.streams.start()
-        sweeper = Sweeper(context.db, context.doorbell, context.settings)
+        sweeper = Sweeper(context.db, context.job_queue, context.settings)
         stop = threading.Event()
         # A daemon: a sweep that waits for a database that is away must not hold up the end.
         thread = threading.Thread(target=sweeper.run, args=(stop,), name="sweeper", daemon=True)
@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             stop.set()
             await context.streams.stop()
             await to_thread.run_sync(thread.join, STOP_SWEEPER_S)
-            context.doorbell.close()
+            context.job_queue.close()
             context.db.close()
 
     app = FastAPI(

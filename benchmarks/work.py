@@ -24,7 +24,7 @@ from kdcore.data.corpora import open_corpus
 from kdcore.data.token_cache import TokenisedSplit, token_counts, tokenise
 from kdcore.data.tokenizers import Tokens, load_tokenizer
 from kdcore.events import ListSink
-from kdcore.loss.objectives import DistilObjective, MlmObjective
+from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import MaskedLM, build_teacher
 from kdcore.model.prune import prune
 
@@ -77,7 +77,7 @@ def mlm_objective(of: Shape, model: MaskedLM, text: BenchText) -> MlmObjective:
 
 def distil_objective(
     of: Shape, student: MaskedLM, teacher: MaskedLM, text: BenchText, goal: Goal
-) -> DistilObjective:
+) -> DistillObjective:
     """The distillation of `goal`: 'distill' on the text's lines, 'largest' on the longest batch."""
     config = of.distill_config(Path("teacher"), Path("student"), largest=goal == "largest")
     longest = of.model.max_positions
@@ -87,7 +87,7 @@ def distil_objective(
         else lines(text.train, text.tokens, config.lines, longest)
     )
     counts = token_counts(text.train, of.vocab_size)
-    return DistilObjective(config, student, teacher, text.tokens, read, counts)
+    return DistillObjective(config, student, teacher, text.tokens, read, counts)
 
 
 def _equally_long(text: BenchText, length: int) -> Lines:

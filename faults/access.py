@@ -23,7 +23,7 @@ from app.monitoring import health
 from app.runs.models import Run
 from app.runs.states import RunState
 from faults.figures import Figure, Row
-from faults.installation import ROOT, Stand, standing, wait_for
+from faults.installation import ROOT, Installation, installation, wait_for
 from faults.trial import Trial
 from kdcore.presets import preset
 
@@ -50,7 +50,7 @@ def documented() -> dict[Route, dict[str, str]]:
     return found
 
 
-def served(stand: Stand) -> set[Route]:
+def served(stand: Installation) -> set[Route]:
     """Every route of the application, whether its own document lists it or not."""
     # The document's own route is the framework's, and stands in no document.
     routes = {("GET", "/api/v1/openapi.json")}
@@ -62,7 +62,7 @@ def served(stand: Stand) -> set[Route]:
     return routes
 
 
-def _document(stand: Stand) -> Any:
+def _document(stand: Installation) -> Any:
     return httpx.get(f"{stand.url}/api/v1/openapi.json", trust_env=False).json()
 
 
@@ -70,7 +70,7 @@ def _document(stand: Stand) -> Any:
 class World:
     """Things to reach for, with a mark in their names that no stranger may see."""
 
-    stand: Stand
+    stand: Installation
     mark: str = field(default_factory=lambda: f"secret{secrets.token_hex(8)}")
     ids: dict[str, str] = field(default_factory=dict)
 
@@ -158,7 +158,7 @@ def callers(world: World, who: str) -> Iterator[Headers]:
 class Asker:
     """Sends requests that would do something if they were let through."""
 
-    stand: Stand
+    stand: Installation
     world: World
     examples: dict[Route, Any]
     http: httpx.Client
@@ -181,7 +181,7 @@ class Asker:
         return self.http.request(method, path, headers=raw, **body)
 
 
-def _examples(stand: Stand) -> dict[Route, Any]:
+def _examples(stand: Installation) -> dict[Route, Any]:
     """The request bodies that the OpenAPI document shows, less those that name what is not here."""
     found: dict[Route, Any] = {}
     for path, methods in _document(stand)["paths"].items():
@@ -194,12 +194,12 @@ def _examples(stand: Stand) -> dict[Route, Any]:
 
 def access(trial: Trial) -> Iterator[Row]:
     """The whole table, and streams whose credential is taken back."""
-    with standing(trial.new_folder("access"), workers=0) as stand:
+    with installation(trial.new_folder("access"), workers=0) as stand:
         yield _table(trial, stand)
         yield _revoked_streams(trial, stand)
 
 
-def _table(trial: Trial, stand: Stand) -> Row:
+def _table(trial: Trial, stand: Installation) -> Row:
     table, routes, world = documented(), served(stand), World(stand)
     requests = leaks = wrongly_refused = server_errors = 0
     first: list[str] = []
@@ -251,7 +251,7 @@ def _table(trial: Trial, stand: Stand) -> Row:
 class Listener:
     """A client that streams a run until the server ends it."""
 
-    def __init__(self, stand: Stand, run_id: str, headers: Headers) -> None:
+    def __init__(self, stand: Installation, run_id: str, headers: Headers) -> None:
         self._url = f"{stand.url}/api/v1/runs/{run_id}/events"
         self._headers = headers
         self.events = ""
@@ -271,7 +271,7 @@ class Listener:
         self.ended.set()
 
 
-def _revoked_streams(trial: Trial, stand: Stand) -> Row:
+def _revoked_streams(trial: Trial, stand: Installation) -> Row:
     config = preset("small-teacher").config.model_dump(mode="json")
     run = Run(id=new_id(), name="x", kind="teacher", state=RunState.QUEUED, config=config)
     with stand.db.write() as session:

@@ -10,13 +10,13 @@ from pathlib import Path
 from sqlalchemy import select
 
 from app.backup.manifest import hash_of
-from app.backup.progress import unwatched
+from app.backup.progress import noop
 from app.datasets.models import Dataset
 from app.runs.models import Artifact, LogLine, MetricPoint, Run, RunInput
 from app.runs.states import RunState
 from app.storage import Store
 from faults.figures import Figure, Row
-from faults.installation import IMPATIENT, ROOT, Kind, Stand, standing, teacher
+from faults.installation import IMPATIENT, ROOT, Installation, Kind, installation, teacher
 from faults.kills import Damage
 from faults.trial import Trial
 
@@ -24,7 +24,7 @@ UPDATES = 120
 TABLES = (Run, RunInput, MetricPoint, LogLine, Artifact, Dataset)
 
 
-def _command(stand: Stand, *words: str) -> subprocess.CompletedProcess[str]:
+def _command(stand: Installation, *words: str) -> subprocess.CompletedProcess[str]:
     """`halflayer ...`, as an operator of this installation types it."""
     return subprocess.run(
         [sys.executable, "-m", "app.cli.main", *words],
@@ -41,7 +41,7 @@ def _must(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _rows(stand: Stand, run_id: str) -> set[str]:
+def _rows(stand: Installation, run_id: str) -> set[str]:
     """All that the database says of one run, and of all uploads."""
     found = set()
     with stand.db.read() as session:
@@ -54,7 +54,7 @@ def _rows(stand: Stand, run_id: str) -> set[str]:
     return found
 
 
-def _files(stand: Stand, run_id: str) -> set[str]:
+def _files(stand: Installation, run_id: str) -> set[str]:
     """Path and SHA-256 of the run's files and of all uploads."""
     store, uploads = Store(stand.settings), stand.settings.uploads_dir
     with stand.db.read() as session:
@@ -64,14 +64,14 @@ def _files(stand: Stand, run_id: str) -> set[str]:
         found = set()
         for key in rows:
             with store.open(key) as file:
-                found.add(f"{key} {hash_of(file, unwatched)}")
+                found.add(f"{key} {hash_of(file, noop)}")
     for path in uploads.rglob("data.*"):
         with open(path, "rb") as file:
-            found.add(f"{path.relative_to(uploads)} {hash_of(file, unwatched)}")
+            found.add(f"{path.relative_to(uploads)} {hash_of(file, noop)}")
     return found
 
 
-def _flip(trial: Trial, stand: Stand, backup: Path, times: int) -> int:
+def _flip(trial: Trial, stand: Installation, backup: Path, times: int) -> int:
     """Flip single bits of the backup; returns how many were not noticed by name."""
     draw, unnoticed = trial.random("flips", backup.name), 0
     files = [path for path in sorted(backup.rglob("*")) if path.is_file() and path.stat().st_size]
@@ -90,7 +90,7 @@ def _flip(trial: Trial, stand: Stand, backup: Path, times: int) -> int:
 def _direction(trial: Trial, kind: Kind, other: Kind) -> Iterator[Row]:
     damage, differences, unnoticed, restored_s = Damage(), 0, 0, 0.0
     draw = trial.random("backup", kind)
-    with standing(trial.new_folder("source"), kind) as stand:
+    with installation(trial.new_folder("source"), kind) as stand:
         corpus = stand.upload_text()
         config = teacher(corpus, UPDATES)
         stand.undisturbed = stand.client.submit_run(config)["id"]
@@ -108,7 +108,7 @@ def _direction(trial: Trial, kind: Kind, other: Kind) -> Iterator[Row]:
         for folder, run_id in backups:
             trial.say(f"{folder.name} of {kind} into {other}")
             with ExitStack() as stack:
-                target = Stand(trial.new_folder("target"), other, stack, IMPATIENT)
+                target = Installation(trial.new_folder("target"), other, stack, IMPATIENT)
                 start_s = time.monotonic()
                 _must(_command(target, "restore", str(folder)))
                 restored_s = max(restored_s, time.monotonic() - start_s)

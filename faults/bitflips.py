@@ -15,7 +15,7 @@ from app.runs.models import Artifact, LogLine
 from app.runs.states import RunState
 from faults import savings
 from faults.figures import Figure, Row
-from faults.installation import Stand, standing, teacher
+from faults.installation import Installation, installation, teacher
 from faults.kills import Damage
 from faults.trial import Trial
 from kdcore.train.checkpoint import Checkpointer
@@ -26,7 +26,7 @@ UPDATES = 120
 def bitflips(trial: Trial) -> Iterator[Row]:
     """In the library many times, in a running installation some times."""
     yield _checkpoints(trial)
-    with standing(trial.new_folder("bitflips")) as stand:
+    with installation(trial.new_folder("bitflips")) as stand:
         corpus = stand.upload_text()
         stand.undisturbed = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
         stand.wait_final([stand.undisturbed])
@@ -68,7 +68,7 @@ def _checkpoints(trial: Trial) -> Row:
     )
 
 
-def _resumed(trial: Trial, stand: Stand, corpus: Json) -> Row:
+def _resumed(trial: Trial, stand: Installation, corpus: Json) -> Row:
     """A run whose worker was killed finds its newest checkpoints damaged."""
     draw, times = trial.random("resumed"), trial.times(1, 3)
     damage, silent = Damage(), 0
@@ -95,12 +95,12 @@ def _resumed(trial: Trial, stand: Stand, corpus: Json) -> Row:
     )
 
 
-def _log(stand: Stand, run_id: str) -> list[str]:
+def _log(stand: Installation, run_id: str) -> list[str]:
     with stand.db.read() as session:
         return list(session.scalars(select(LogLine.message).where(LogLine.run_id == run_id)))
 
 
-def _downloads(trial: Trial, stand: Stand) -> Row:
+def _downloads(trial: Trial, stand: Installation) -> Row:
     """Published files, before and after somebody has downloaded them; whole, in parts, as a zip."""
     draw, times = trial.random("downloads"), trial.times(40, 1000)
     run_id = stand.undisturbed
@@ -142,7 +142,7 @@ def _downloads(trial: Trial, stand: Stand) -> Row:
     )
 
 
-def _arrived(stand: Stand, url: str, headers: dict[str, str]) -> list[bytes] | None:
+def _arrived(stand: Installation, url: str, headers: dict[str, str]) -> list[bytes] | None:
     """The files, or the part of one, that a download brought; None if it broke off or was
     refused."""
     with suppress(httpx.RemoteProtocolError):
@@ -156,7 +156,7 @@ def _arrived(stand: Stand, url: str, headers: dict[str, str]) -> list[bytes] | N
     return None
 
 
-def _inputs(trial: Trial, stand: Stand, corpus: Json) -> Row:
+def _inputs(trial: Trial, stand: Installation, corpus: Json) -> Row:
     """A run that starts from a result or an upload which the disk has spoilt since."""
     draw, times = trial.random("inputs"), trial.times(1, 5)
     with stand.db.read() as session:

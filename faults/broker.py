@@ -10,7 +10,7 @@ import redis
 from app.cli.client import Json
 from app.runs.states import FINAL, RunState
 from faults.figures import Figure, Row, percentile
-from faults.installation import Stand, standing, teacher, wait_for
+from faults.installation import Installation, installation, teacher, wait_for
 from faults.kills import owner_of
 from faults.trial import Trial
 
@@ -28,25 +28,25 @@ class Seen:
     pickup_s: list[float] = field(default_factory=list)
     lost: int = 0
 
-    def submit(self, stand: Stand, config: Json) -> None:
+    def submit(self, stand: Installation, config: Json) -> None:
         start_s = time.monotonic()
         self.ids.append(stand.client.submit_run(config)["id"])
         self.submit_s.append(time.monotonic() - start_s)
 
-    def wait_pickup(self, stand: Stand, since_s: float, run_id: str) -> None:
+    def wait_pickup(self, stand: Installation, since_s: float, run_id: str) -> None:
         """Note when the run is claimed, in seconds from `since_s` on."""
         with suppress(TimeoutError):  # then it is lost, as will be seen
             wait_for(lambda: stand.run(run_id).attempt > 0, 120, "a claim", every_s=0.05)
             self.pickup_s.append(time.monotonic() - since_s)
 
-    def wait_end(self, stand: Stand) -> None:
+    def wait_end(self, stand: Installation) -> None:
         """Count those that do not succeed; then begin anew."""
         with suppress(TimeoutError):
             stand.wait_final(self.ids, 180)
         self.lost += sum(stand.run(i).state != RunState.SUCCEEDED for i in self.ids)
         self.ids = []
 
-    def figures(self, stand: Stand, undisturbed: str) -> list[Figure]:
+    def figures(self, stand: Installation, undisturbed: str) -> list[Figure]:
         """Those of this fault; `undisturbed` has been training since before it."""
         run = stand.run(undisturbed)
         return [
@@ -58,13 +58,13 @@ class Seen:
         ]
 
 
-def flush(stand: Stand) -> None:
+def flush(stand: Installation) -> None:
     """Make the broker forget everything."""
     with redis.Redis.from_url(stand.broker.url) as client:
         client.flushall()
 
 
-def restart(stand: Stand) -> None:
+def restart(stand: Installation) -> None:
     """End the broker, which writes nothing to disk, and start it anew."""
     stand.stop_broker()
     stand.start_broker()
@@ -74,7 +74,7 @@ def broker(trial: Trial) -> Iterator[Row]:
     """A worker trains all the while; another one takes what is submitted."""
     # No fault here concerns the database, so a busy machine shall not be taken for a dead worker.
     lease = {"HALFLAYER_LEASE_S": "60"}
-    with standing(trial.new_folder("broker"), workers=2, patient=trial.long, **lease) as stand:
+    with installation(trial.new_folder("broker"), workers=2, patient=trial.long, **lease) as stand:
         corpus = stand.upload_text()
         seldom = {"log_every_steps": 20, "checkpoint_every_s": 5}
         trains = stand.client.submit_run(teacher(corpus, ENDLESS, reporting=seldom))["id"]
@@ -86,7 +86,7 @@ def broker(trial: Trial) -> Iterator[Row]:
             yield _away(trial, stand, corpus, trains, "blackhole", [60, 20])
 
 
-def _let_others_go_first(stand: Stand, run_id: str) -> None:
+def _let_others_go_first(stand: Installation, run_id: str) -> None:
     """It has minutes to train in; what is measured are the others."""
     worker = owner_of(stand, run_id)
     assert worker is not None
@@ -94,10 +94,10 @@ def _let_others_go_first(stand: Stand, run_id: str) -> None:
         trainer.nice(19)
 
 
-def _bells_lost(trial: Trial, stand: Stand, corpus: Json, trains: str) -> Row:
+def _bells_lost(trial: Trial, stand: Installation, corpus: Json, trains: str) -> Row:
     """Every worker is busy, so that doorbells wait in the broker; then they are lost."""
     seen = Seen()
-    faults: tuple[Callable[[Stand], None], ...] = (flush, restart)
+    faults: tuple[Callable[[Installation], None], ...] = (flush, restart)
     rounds = trial.times(1, 4)
     for round_ in range(rounds):
         trial.say(f"doorbells lost: {round_} of {rounds}")
@@ -121,7 +121,7 @@ def _bells_lost(trial: Trial, stand: Stand, corpus: Json, trains: str) -> Row:
 
 
 def _away(
-    trial: Trial, stand: Stand, corpus: Json, trains: str, how: str, spells_s: list[float]
+    trial: Trial, stand: Installation, corpus: Json, trains: str, how: str, spells_s: list[float]
 ) -> Row:
     seen = Seen()
     for spell_s in spells_s:

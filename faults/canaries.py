@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from app.cli.client import Json
 from faults.figures import Figure, Row
-from faults.installation import ROOT, Stand, standing
+from faults.installation import ROOT, Installation, installation
 from faults.trial import Trial
 from faults.watching import Watch
 from kdcore.presets import preset
@@ -116,7 +116,7 @@ def _configs() -> Iterator[tuple[tuple[str, ...], Json]]:
                 yield (name, key), config
 
 
-def refuse_ids(stand: Stand, canary: Canary) -> tuple[int, list[str]]:
+def refuse_ids(stand: Installation, canary: Canary) -> tuple[int, list[str]]:
     """How many configs were sent, and which of them were not refused as a mistake in that field."""
     sent, taken = 0, []
     for place, config in _configs():
@@ -311,7 +311,9 @@ def canaries(trial: Trial) -> Iterator[Row]:
     folder = trial.new_folder("canaries")
     watch = Watch(folder / "api.log")
     canary = Canary()
-    with standing(folder / "stand", workers=0, HF_HUB_OFFLINE="0", **watch.environment) as stand:
+    with installation(
+        folder / "stand", workers=0, HF_HUB_OFFLINE="0", **watch.environment
+    ) as stand:
         sent, taken = refuse_ids(stand, canary)
         strangers = _strangers(watch, stand.broker_proxy.port)
     assert watch.watched()

@@ -13,7 +13,7 @@ from app.cli.client import Json, Refused
 from app.runs.models import Artifact, Run
 from app.runs.states import FINAL, RunState
 from faults.figures import Figure, Row, percentile
-from faults.installation import Stand, standing, teacher, wait_for
+from faults.installation import Installation, installation, teacher, wait_for
 from faults.trial import Trial
 
 WORKERS = 2
@@ -24,7 +24,7 @@ ENDLESS = 20_000
 def cancels(trial: Trial) -> Iterator[Row]:
     """Many at a time, each at its own moment."""
     times = trial.times(2, 72)
-    with standing(trial.new_folder("cancels"), workers=WORKERS, patient=trial.long) as stand:
+    with installation(trial.new_folder("cancels"), workers=WORKERS, patient=trial.long) as stand:
         corpus = stand.upload_text()
         races = [
             Race(stand, corpus, moment, trial.random("cancels", moment, number))
@@ -65,7 +65,7 @@ def cancels(trial: Trial) -> Iterator[Row]:
 class Race:
     """One cancel, or two where something waits for what is cancelled."""
 
-    stand: Stand
+    stand: Installation
     corpus: Json
     moment: str
     draw: random.Random

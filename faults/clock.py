@@ -10,7 +10,7 @@ import psutil
 
 from app.runs.states import FINAL
 from faults.figures import Figure, Row
-from faults.installation import Stand, standing, teacher, wait_for
+from faults.installation import Installation, installation, teacher, wait_for
 from faults.kills import Damage
 from faults.trial import Trial
 
@@ -62,7 +62,7 @@ class WallClock:
         fresh.replace(self._file)
 
 
-def _is_ahead(stand: Stand, offset_s: int) -> bool:
+def _is_ahead(stand: Installation, offset_s: int) -> bool:
     """Whether the server goes by a wall clock that is so much ahead of the real one."""
     shown = parsedate_to_datetime(stand.http.get("/runs").headers["date"])
     return abs(shown.timestamp() - time.time() - offset_s) < HOUR_S / 2
@@ -76,7 +76,7 @@ def clock(trial: Trial) -> Iterator[Row]:
     damage, false_recoveries = Damage(), 0
     # Far more than a busy machine holds up a heartbeat, far less than an hour.
     lease = {"HALFLAYER_LEASE_S": "20"}
-    with standing(folder / "stand", **wall.environment, **lease) as stand:
+    with installation(folder / "stand", **wall.environment, **lease) as stand:
         config = teacher(stand.upload_text(), UPDATES)
         stand.undisturbed = stand.client.submit_run(config)["id"]
         stand.wait_final([stand.undisturbed])

@@ -13,7 +13,7 @@ from app.db import Database
 from app.migrations import upgrade
 from app.runs.states import FINAL
 from faults.figures import Figure, Row, percentile
-from faults.installation import ROOT, Stand, standing, teacher, wait_for
+from faults.installation import ROOT, Installation, installation, teacher, wait_for
 from faults.kills import Damage
 from faults.trial import Trial
 from faults.writer import Wrote, count_rows
@@ -35,7 +35,7 @@ class Answers:
     """Neither a result nor 503 with problem+json and Retry-After."""
     answer_s: list[float] = field(default_factory=list)
 
-    def ask(self, stand: Stand, run_id: str, config: object) -> None:
+    def ask(self, stand: Installation, run_id: str, config: object) -> None:
         """One request of each kind."""
         for method, path, body in (
             ("GET", "/runs", None),
@@ -65,7 +65,7 @@ def _is_unavailable(response: httpx.Response) -> bool:
     )
 
 
-def _updates_made(stand: Stand, run_id: str) -> int:
+def _updates_made(stand: Installation, run_id: str) -> int:
     """Updates of which the trainer has spoken, whether anybody has heard it or not."""
     folder = stand.data_dir / "work" / run_id
     return sum(path.read_bytes().count(b'"metrics"') for path in folder.glob("*/events.jsonl"))
@@ -73,7 +73,7 @@ def _updates_made(stand: Stand, run_id: str) -> int:
 
 def postgres(trial: Trial) -> Iterator[Row]:
     """Ended without a checkpoint, and started anew at once or much later."""
-    with standing(
+    with installation(
         trial.new_folder("postgres"), "postgres", workers=TOGETHER, HALFLAYER_LEASE_S=str(LEASE_S)
     ) as stand:
         corpus = stand.upload_text()
@@ -86,7 +86,7 @@ def postgres(trial: Trial) -> Iterator[Row]:
         )
 
 
-def _postgres_away(trial: Trial, stand: Stand, config: object, spells_s: list[float]) -> Row:
+def _postgres_away(trial: Trial, stand: Installation, config: object, spells_s: list[float]) -> Row:
     damage, answers = Damage(), Answers()
     draw = trial.random("postgres", len(spells_s))
     updates_away = updates_lost = false_recoveries = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from app.cli.client import Json
 from app.runs.states import FINAL
 from faults.figures import Figure, Row, percentile
-from faults.installation import Kind, Stand, standing, teacher
+from faults.installation import Installation, Kind, installation, teacher
 from faults.kills import TOGETHER, Damage, owner_of, wait_resumed
 from faults.trial import Trial
 
@@ -22,7 +22,7 @@ LEAST_LIMIT_S = 4.0
 class Deployments:
     """What was found of workers that were told to leave, and of their runs."""
 
-    stand: Stand
+    stand: Installation
     config: Json
     damage: Damage = field(default_factory=Damage)
     times: int = 0
@@ -67,7 +67,7 @@ def deploy(trial: Trial) -> Iterator[Row]:
     for kind in kinds:
         draw, wanted = trial.random("deploy", kind), trial.times(2, 20)
         pauses_s = iter(lambda draw=draw: draw.uniform(0, 1.5), None)
-        with standing(trial.new_folder("deploy"), kind, workers=TOGETHER) as stand:
+        with installation(trial.new_folder("deploy"), kind, workers=TOGETHER) as stand:
             config = teacher(stand.upload_text(), UPDATES)
             stand.undisturbed = stand.client.submit_run(config)["id"]
             stand.wait_final([stand.undisturbed])
@@ -101,7 +101,7 @@ def hung(trial: Trial) -> Iterator[Row]:
     damage = Damage()
     wanted, found = trial.times(1, 3), 0
     draw = trial.random("hung")
-    with standing(trial.new_folder("hung")) as stand:
+    with installation(trial.new_folder("hung")) as stand:
         config = teacher(stand.upload_text(), UPDATES)
         start_s = time.monotonic()
         stand.undisturbed = stand.client.submit_run(config)["id"]

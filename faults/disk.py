@@ -14,7 +14,7 @@ from app.cli.client import Json
 from app.runs.models import Run
 from app.runs.states import FINAL, RunState
 from faults.figures import Figure, Row
-from faults.installation import Stand, standing, teacher, wait_for
+from faults.installation import Installation, installation, teacher, wait_for
 from faults.kills import Damage
 from faults.small_disk import MIB, SmallDisk, small_disk
 from faults.trial import Trial
@@ -32,7 +32,7 @@ def disk(trial: Trial) -> Iterator[Row]:
     """On SQLite everything; on Postgres the database only."""
     with ExitStack() as stack:
         whole = stack.enter_context(small_disk(trial.new_folder("disk"), DATABASE_BYTES))
-        stand = stack.enter_context(standing(whole.folder / "stand", workers=0))
+        stand = stack.enter_context(installation(whole.folder / "stand", workers=0))
         work, uploads, artifacts = (
             stack.enter_context(small_disk(stand.data_dir / name, size_bytes))
             for name, size_bytes in (
@@ -80,7 +80,7 @@ class _Failures:
         ]
 
 
-def _keep_full(stand: Stand, disk: SmallDisk, run_id: str, leave_bytes: int) -> Run:
+def _keep_full(stand: Installation, disk: SmallDisk, run_id: str, leave_bytes: int) -> Run:
     """Fill the disk, again and again, until the run has ended."""
 
     def ended() -> bool:
@@ -92,11 +92,11 @@ def _keep_full(stand: Stand, disk: SmallDisk, run_id: str, leave_bytes: int) -> 
     return stand.run(run_id)
 
 
-def _wait_training(stand: Stand, run_id: str) -> None:
+def _wait_training(stand: Installation, run_id: str) -> None:
     wait_for(lambda: stand.run(run_id).phase == "training", 120, f"the training of {run_id}")
 
 
-def _checkpoints(trial: Trial, stand: Stand, corpus: Json, work: SmallDisk) -> Row:
+def _checkpoints(trial: Trial, stand: Installation, corpus: Json, work: SmallDisk) -> Row:
     draw, times = trial.random("disk", "checkpoints"), trial.times(1, 10)
     failures, corrupt, leftovers = _Failures(), 0, 0
     for number in range(times):
@@ -124,7 +124,7 @@ def _checkpoints(trial: Trial, stand: Stand, corpus: Json, work: SmallDisk) -> R
 
 
 def _results(
-    trial: Trial, stand: Stand, corpus: Json, work: SmallDisk, artifacts: SmallDisk
+    trial: Trial, stand: Installation, corpus: Json, work: SmallDisk, artifacts: SmallDisk
 ) -> Row:
     """The trainer's result, and its way into the store."""
     draw, times = trial.random("disk", "results"), trial.times(2, 6)
@@ -158,7 +158,7 @@ def _results(
     )
 
 
-def _uploads(stand: Stand, uploads: SmallDisk) -> Row:
+def _uploads(stand: Installation, uploads: SmallDisk) -> Row:
     """Once with a length that is known beforehand, once without."""
     before = sorted(uploads.folder.rglob("*"))
     line = b"a line of text that fills the disk\n"
@@ -199,7 +199,7 @@ def _unworded(status: int) -> bool:
     return status != 507
 
 
-def _database(trial: Trial, stand: Stand, corpus: Json, disk: SmallDisk) -> Row:
+def _database(trial: Trial, stand: Installation, corpus: Json, disk: SmallDisk) -> Row:
     """While a run trains, the database cannot grow for a while."""
     draw, times = trial.random("disk", "database", stand.kind), trial.times(1, 3)
     damage, unworded, unread = Damage(), 0, 0
@@ -233,7 +233,7 @@ def _database(trial: Trial, stand: Stand, corpus: Json, disk: SmallDisk) -> Row:
     )
 
 
-def _corrupt(stand: Stand) -> int:
+def _corrupt(stand: Installation) -> int:
     if stand.kind == "postgres":
         return 0  # a run that compares equal has been read whole
     with stand.db.read() as session:
@@ -242,7 +242,7 @@ def _corrupt(stand: Stand) -> int:
 
 def _postgres(trial: Trial) -> Iterator[Row]:
     """The tables that grow lie in a tablespace on a small disk."""
-    with standing(trial.new_folder("disk"), "postgres", workers=0) as stand:
+    with installation(trial.new_folder("disk"), "postgres", workers=0) as stand:
         assert stand.postgres is not None
         with small_disk(stand.postgres.folder / "small", 8 * MIB) as disk:
             if os.geteuid() == 0:

@@ -13,12 +13,12 @@ from sqlalchemy import select
 
 from app.cli.client import Json
 from app.db import new_id
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.runs import lifecycle
 from app.runs.models import Artifact, Run
 from app.runs.states import FINAL, RunState
 from faults.figures import Figure, Row
-from faults.installation import Kind, Process, Stand, standing, teacher, wait_for
+from faults.installation import Installation, Kind, Process, installation, teacher, wait_for
 from faults.kills import Damage, owner_of
 from faults.trial import Trial
 
@@ -33,7 +33,7 @@ def doubles(trial: Trial) -> Iterator[Row]:
     """On Postgres, where writers really meet; the claims on SQLite too."""
     kinds: tuple[Kind, ...] = ("postgres", "sqlite") if trial.long else ("postgres",)
     for kind in kinds:
-        with standing(
+        with installation(
             trial.new_folder("doubles"), kind, workers=0, HALFLAYER_LEASE_S=str(LEASE_S)
         ) as stand:
             yield _claims(trial, stand)
@@ -49,7 +49,7 @@ def doubles(trial: Trial) -> Iterator[Row]:
 # ------------------------------------------------------------------------------------- claims
 
 
-def _claims(trial: Trial, stand: Stand) -> Row:
+def _claims(trial: Trial, stand: Installation) -> Row:
     """Many at once want the same run, before there is any worker."""
     rounds = trial.times(20, 200)
     won: Counter[str] = Counter()
@@ -93,25 +93,25 @@ def _claims(trial: Trial, stand: Stand) -> Row:
 # ----------------------------------------------------------------------------------- doorbells
 
 
-def _doorbells(trial: Trial, stand: Stand, corpus: Json) -> Row:
+def _doorbells(trial: Trial, stand: Installation, corpus: Json) -> Row:
     """The same doorbell over and over, while the run waits, trains and has ended."""
     damage, most = Damage(), 0
-    doorbell = Doorbell(stand.settings)
+    job_queue = JobQueue(stand.settings)
     times = trial.times(1, 2)
     for _ in range(times):
         run_id = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
         for rung in range(RINGS):
-            assert doorbell.ring(run_id)
+            assert job_queue.ring(run_id)
             if rung % 20 == 0:
                 most = max(most, _executions(stand, run_id))
         while stand.run(run_id).state not in FINAL:
             most = max(most, _executions(stand, run_id))
             time.sleep(0.1)
-        doorbell.ring(run_id)
-        wait_for(lambda: doorbell.length() == 0, 60, "all doorbells to be answered")
+        job_queue.ring(run_id)
+        wait_for(lambda: job_queue.length() == 0, 60, "all doorbells to be answered")
         damage.compare(stand, run_id, stand.undisturbed)
         most = max(most, stand.run(run_id).attempt)
-    doorbell.close()
+    job_queue.close()
     return Row(
         f"the same doorbell rung {RINGS} times, {WORKERS} workers, {stand.kind}",
         times,
@@ -120,7 +120,7 @@ def _doorbells(trial: Trial, stand: Stand, corpus: Json) -> Row:
     )
 
 
-def _executions(stand: Stand, run_id: str) -> int:
+def _executions(stand: Installation, run_id: str) -> int:
     return sum(len(worker.trainers(run_id)) for worker in stand.workers)
 
 
@@ -147,7 +147,7 @@ class Frozen:
         self.worker.signal(signal.SIGCONT)
 
 
-def _frozen(trial: Trial, stand: Stand, corpus: Json) -> Row:
+def _frozen(trial: Trial, stand: Installation, corpus: Json) -> Row:
     damage = Damage()
     stale_writes = double_results = left_behind = 0
     gone_s: list[float] = []
@@ -188,14 +188,14 @@ def _frozen(trial: Trial, stand: Stand, corpus: Json) -> Row:
     )
 
 
-def _rows_after_takeover(stand: Stand, run_id: str, attempt: int) -> int:
+def _rows_after_takeover(stand: Installation, run_id: str, attempt: int) -> int:
     """Rows of the frozen attempt that were written after the first one of a later attempt."""
     points = stand.points(run_id)
     taken_over = min((p.seq for p in points if p.attempt > attempt), default=0)
     return sum(p.attempt <= attempt and p.seq > taken_over for p in points)
 
 
-def _results(stand: Stand, run_id: str) -> int:
+def _results(stand: Installation, run_id: str) -> int:
     """How many attempts have published files, in rows or in the store."""
     with stand.db.read() as session:
         rows = session.scalars(select(Artifact.attempt).where(Artifact.run_id == run_id)).all()

@@ -13,7 +13,7 @@ from app.cli.client import Json
 from app.runs.models import Run
 from app.runs.states import RunState
 from faults.figures import Figure, Row
-from faults.installation import Process, Stand, standing, teacher, wait_for
+from faults.installation import Installation, Process, installation, teacher, wait_for
 from faults.trial import Trial
 from kdcore.train.checkpoint import Checkpointer
 from tests.fixtures.missing import skip_or_fail
@@ -34,7 +34,7 @@ WIDE = {
 
 def ends(trial: Trial) -> Iterator[Row]:
     """Each with a worker of its own installation."""
-    with standing(trial.new_folder("ends"), HALFLAYER_STANDBY="true") as stand:
+    with installation(trial.new_folder("ends"), HALFLAYER_STANDBY="true") as stand:
         corpus = stand.upload_text()
         yield _nan(trial, stand, corpus)
         yield _memory_limit(trial, stand, corpus)
@@ -42,11 +42,11 @@ def ends(trial: Trial) -> Iterator[Row]:
 
 def kernel_kills(trial: Trial) -> Iterator[Row]:
     """The kernel's own out-of-memory killer, let loose on a trainer in a small group."""
-    with standing(trial.new_folder("kernel"), HALFLAYER_STANDBY="true") as stand:
+    with installation(trial.new_folder("kernel"), HALFLAYER_STANDBY="true") as stand:
         yield _memory_group(trial, stand, stand.upload_text())
 
 
-def _nan(trial: Trial, stand: Stand, corpus: Json) -> Row:
+def _nan(trial: Trial, stand: Installation, corpus: Json) -> Row:
     """A weight decay that makes the weights grow without end, at once or over some updates.
 
     One run looks and saves at every update; the other one, the same but for that, seldom.
@@ -145,7 +145,7 @@ class _Failures:
         ]
 
 
-def _memory_limit(trial: Trial, stand: Stand, corpus: Json) -> Row:
+def _memory_limit(trial: Trial, stand: Installation, corpus: Json) -> Row:
     """The trainer gets so much more than it has, and no more: at a random place that is too
     little."""
     draw, times = trial.random("memory"), trial.times(2, 10)
@@ -165,7 +165,7 @@ def _memory_limit(trial: Trial, stand: Stand, corpus: Json) -> Row:
     )
 
 
-def _memory_group(trial: Trial, stand: Stand, corpus: Json) -> Row:
+def _memory_group(trial: Trial, stand: Installation, corpus: Json) -> Row:
     draw, times = trial.random("kernel"), trial.times(1, 3)
     failures = _Failures()
     (worker,) = stand.workers

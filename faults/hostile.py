@@ -18,7 +18,7 @@ from schemathesis import Case, GenerationMode
 
 from faults.access import World
 from faults.figures import Figure, Row
-from faults.installation import Stand, standing
+from faults.installation import Installation, installation
 from faults.trial import Trial
 from faults.watching import Watch
 
@@ -92,7 +92,7 @@ def hostile(trial: Trial) -> Iterator[Row]:
     folder = trial.new_folder("hostile")
     watch = Watch(folder / "watch.log")
     tally = Tally()
-    with standing(folder, workers=0, **watch.environment) as stand:
+    with installation(folder, workers=0, **watch.environment) as stand:
         described(trial, stand, tally)
         described_requests = tally.requests
         raw_bytes(trial, stand, tally)
@@ -146,7 +146,7 @@ def run_examples(
 # ----------------------------------------------------------------- by the server's own description
 
 
-def described(trial: Trial, stand: Stand, tally: Tally) -> None:
+def described(trial: Trial, stand: Installation, tally: Tally) -> None:
     """Every operation, with what its description allows and with what it forbids."""
     schema = schemathesis.openapi.from_url(f"{stand.url}/api/v1/openapi.json", timeout=60)
     world = World(stand)
@@ -203,7 +203,7 @@ def _targets() -> SearchStrategy[str]:
     return climbing | anything | bytes_in_hex
 
 
-def raw_bytes(trial: Trial, stand: Stand, tally: Tally) -> None:
+def raw_bytes(trial: Trial, stand: Installation, tally: Tally) -> None:
     """Requests that no client library would send."""
     values = st.binary(max_size=200).map(lambda data: data.replace(b"\r", b"").replace(b"\n", b""))
     example = st.tuples(
@@ -248,7 +248,7 @@ def _exchange(port: int, request: bytes) -> bytes:
     return answer
 
 
-def hostile_names(stand: Stand, tally: Tally) -> None:
+def hostile_names(stand: Installation, tally: Tally) -> None:
     """Names that would be paths or commands if anybody took them for such."""
     for name in NAMES:
         for kind in ("text", "tokenizer"):

@@ -17,11 +17,11 @@ from app.cli.client import Json
 from app.runs.models import LogLine
 from app.runs.states import RunState
 from faults.figures import Figure, Row
-from faults.installation import Stand, standing, teacher, wait_for
+from faults.installation import Installation, installation, teacher, wait_for
 from faults.kills import Damage, wait_resumed
 from faults.proxy import Mode, Proxy
 from faults.trial import Trial
-from tests.fixtures.orphan_guard import tether
+from tests.fixtures.orphan_guard import orphan_guard
 from tests.fixtures.s3 import FILES, S3Server, running_s3
 
 UPDATES = 120
@@ -30,7 +30,7 @@ UPDATES = 120
 class Host:
     """A worker with a data folder of its own, which reaches the rest by proxies of its own."""
 
-    def __init__(self, stand: Stand, s3: S3Server, number: int) -> None:
+    def __init__(self, stand: Installation, s3: S3Server, number: int) -> None:
         assert stand.postgres is not None
         self.folder = stand.folder / f"host-{number}"
         self.folder.mkdir()
@@ -80,7 +80,7 @@ class Host:
 class Site:
     """An installation on several hosts."""
 
-    stand: Stand
+    stand: Installation
     s3: S3Server
     hosts: list[Host]
     corpus: Json
@@ -141,10 +141,10 @@ def site(trial: Trial, hosts: int = 2) -> Iterator[Site]:
     folder = trial.new_folder("hosts")
     with ExitStack() as stack:
         s3 = stack.enter_context(running_s3(folder))
-        stack.enter_context(tether()).hold(s3.process.pid)
+        stack.enter_context(orphan_guard()).hold(s3.process.pid)
         variables = {"HALFLAYER_STORAGE_URL": s3.url, "HALFLAYER_MIRROR_EVERY_S": "0.5"}
         stand = stack.enter_context(
-            standing(folder, "postgres", workers=0, **variables, **s3.environment())
+            installation(folder, "postgres", workers=0, **variables, **s3.environment())
         )
         found = Site(stand, s3, [], stand.upload_text())
         stack.callback(lambda: [host.close() for host in found.hosts])
@@ -265,7 +265,7 @@ def _store_away(place: Site, trial: Trial) -> Row:
     )
 
 
-def _last_step(stand: Stand, run_id: str) -> int:
+def _last_step(stand: Installation, run_id: str) -> int:
     return max((point.step for point in stand.points(run_id) if point.name == "loss"), default=0)
 
 

@@ -27,7 +27,7 @@ from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import FINAL
 from app.settings import Settings
 from faults.proxy import Proxy
-from tests.fixtures.orphan_guard import Tether, tether
+from tests.fixtures.orphan_guard import OrphanGuard, orphan_guard
 from tests.fixtures.postgres import PostgresServer, running_postgres
 
 Kind = Literal["sqlite", "postgres"]
@@ -63,7 +63,7 @@ class Process:
     """One process of the installation, leader of a group of its own."""
 
     def __init__(
-        self, name: str, module: str, environment: dict[str, str], log: Path, held: Tether
+        self, name: str, module: str, environment: dict[str, str], log: Path, held: OrphanGuard
     ) -> None:
         self.name, self._command = name, [sys.executable, "-m", *module.split()]
         self._environment, self._log, self._tether = environment, log, held
@@ -122,14 +122,14 @@ class Process:
         return self._log.read_text(errors="replace")
 
 
-class Stand:
+class Installation:
     """A running installation; its database and broker are behind `db_proxy` and `broker_proxy`."""
 
     def __init__(self, folder: Path, kind: Kind, stack: ExitStack, extra: dict[str, str]) -> None:
         self.folder, self.kind, self._stack = folder, kind, stack
         self.data_dir = folder / "data"
         self.data_dir.mkdir(parents=True)
-        self._tether = stack.enter_context(tether())
+        self._tether = stack.enter_context(orphan_guard())
         self.postgres: PostgresServer | None = None
         self.db_proxy: Proxy | None = None
         self.database_url = f"sqlite:///{self.data_dir / 'halflayer.db'}"
@@ -363,7 +363,7 @@ def teacher(corpus: Json, updates: int, seed: int = 1, **changes: Any) -> Json:
 
 
 @contextmanager
-def standing(
+def installation(
     folder: Path,
     kind: Kind = "sqlite",
     *,
@@ -371,13 +371,13 @@ def standing(
     device: str = "cpu",
     patient: bool = False,
     **extra: str,
-) -> Iterator[Stand]:
+) -> Iterator[Installation]:
     """An installation for the duration of the block; `patient` for its default times.
 
     `device`: what each worker is given. `extra`: further variables of its processes.
     """
     with ExitStack() as stack:
-        stand = Stand(folder, kind, stack, ({} if patient else IMPATIENT) | extra)
+        stand = Installation(folder, kind, stack, ({} if patient else IMPATIENT) | extra)
         stand.start_api()
         for _ in range(workers):
             stand.start_worker(device)

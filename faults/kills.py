@@ -14,7 +14,7 @@ from app.cli.client import Json
 from app.runs.models import MetricPoint
 from app.runs.states import FINAL, RunState
 from faults.figures import Figure, Row, percentile
-from faults.installation import Kind, Process, Stand, standing, teacher, wait_for
+from faults.installation import Installation, Kind, Process, installation, teacher, wait_for
 from faults.trial import Trial
 
 UPDATES = 250
@@ -45,7 +45,7 @@ class Damage:
             Figure("other_weights", self.other_weights),
         ]
 
-    def compare(self, stand: Stand, run_id: str, undisturbed_id: str) -> None:
+    def compare(self, stand: Installation, run_id: str, undisturbed_id: str) -> None:
         """Count what differs between a run that has ended and one that nothing befell."""
         self.runs += 1
         if stand.run(run_id).state != RunState.SUCCEEDED:
@@ -83,12 +83,12 @@ def kill_trainer(process: Process, run_id: str) -> bool:
     return bool(found)
 
 
-def owner_of(stand: Stand, run_id: str) -> Process | None:
+def owner_of(stand: Installation, run_id: str) -> Process | None:
     """The worker whose trainer works on this run."""
     return next((worker for worker in stand.workers if worker.trainers(run_id)), None)
 
 
-def strike(stand: Stand, run_id: str, victim: str) -> bool:
+def strike(stand: Installation, run_id: str, victim: str) -> bool:
     """Kill the run's trainer, its worker, or both; a killed worker is started anew."""
     worker = owner_of(stand, run_id)
     if worker is None:
@@ -102,7 +102,7 @@ def strike(stand: Stand, run_id: str, victim: str) -> bool:
     return True
 
 
-def wait_resumed(stand: Stand, run_id: str, attempt: int, timeout_s: float = 180) -> float:
+def wait_resumed(stand: Installation, run_id: str, attempt: int, timeout_s: float = 180) -> float:
     """Seconds until a later attempt of the run has a point, or has ended."""
     start_s = time.monotonic()
 
@@ -114,7 +114,9 @@ def wait_resumed(stand: Stand, run_id: str, attempt: int, timeout_s: float = 180
     return time.monotonic() - start_s
 
 
-def _batch(stand: Stand, corpus: Json, draw: random.Random, strikes: int, damage: Damage) -> int:
+def _batch(
+    stand: Installation, corpus: Json, draw: random.Random, strikes: int, damage: Damage
+) -> int:
     """Some runs at a time, struck until they have ended; returns how often."""
     config = teacher(corpus, UPDATES)
     ids = [stand.client.submit_run(config)["id"] for _ in range(TOGETHER)]
@@ -145,7 +147,7 @@ def kills(trial: Trial) -> Iterator[Row]:
         draw = trial.random("kills", kind)
         wanted, done = trial.times(3, 100), 0
         damage = Damage()
-        with standing(trial.new_folder("kills"), kind, workers=TOGETHER) as stand:
+        with installation(trial.new_folder("kills"), kind, workers=TOGETHER) as stand:
             corpus = stand.upload_text()
             stand.undisturbed = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
             stand.wait_final([stand.undisturbed])
@@ -169,7 +171,7 @@ def default_lease(trial: Trial) -> Iterator[Row]:
     resumed_s: list[float] = []
     damage = Damage()
     workers = trial.times(1, 3)
-    with standing(trial.new_folder("lease"), workers=workers, patient=True) as stand:
+    with installation(trial.new_folder("lease"), workers=workers, patient=True) as stand:
         corpus = stand.upload_text()
         config = teacher(corpus, UPDATES * 40)
         ids = [stand.client.submit_run(config)["id"] for _ in range(workers)]

@@ -16,7 +16,7 @@ from app.runs.models import Artifact, LogLine, MetricPoint, Run, RunInput
 from app.runs.states import RunState
 from app.workers.models import Worker
 from faults.figures import Figure, Row
-from faults.installation import Stand, standing
+from faults.installation import Installation, installation
 from faults.trial import Trial
 from kdcore.presets import preset
 from tests.fixtures.chromium import NAMES, find_chromium, running_chromium
@@ -92,7 +92,7 @@ def markup(trial: Trial) -> Iterator[Row]:
     payloads = PAYLOADS if trial.long else PAYLOADS[:1]
     seen = Seen()
     with (
-        standing(trial.new_folder("markup"), workers=0) as stand,
+        installation(trial.new_folder("markup"), workers=0) as stand,
         running_chromium(executable) as browser,
     ):
         page = _signed_in(browser, stand, seen)
@@ -118,7 +118,7 @@ def markup(trial: Trial) -> Iterator[Row]:
     )
 
 
-def _signed_in(browser: Browser, stand: Stand, seen: Seen) -> Page:
+def _signed_in(browser: Browser, stand: Installation, seen: Seen) -> Page:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(PAGE_TIMEOUT_MS)
     context.add_init_script(WATCH)
@@ -152,7 +152,7 @@ def _signed_in(browser: Browser, stand: Stand, seen: Seen) -> Page:
     return page
 
 
-def _visit(stand: Stand, page: Page, seen: Seen, payload: str) -> None:
+def _visit(stand: Installation, page: Page, seen: Seen, payload: str) -> None:
     """Store `payload` wherever text is kept, and open every view that shows it."""
     run_ids = _store(stand, payload)
     page.goto(stand.url)
@@ -186,7 +186,7 @@ def _visit(stand: Stand, page: Page, seen: Seen, payload: str) -> None:
     _forget(stand, run_ids)
 
 
-def _store(stand: Stand, payload: str) -> list[str]:
+def _store(stand: Installation, payload: str) -> list[str]:
     """Rows with the payload in every text, some over REST, the rest as a hostile trainer might."""
     stand.http.post("/tokens", json={"name": payload}).raise_for_status()
     stand.http.post(
@@ -256,7 +256,7 @@ def _store(stand: Stand, payload: str) -> list[str]:
     return [failed_id, pruned.id]
 
 
-def _forget(stand: Stand, run_ids: list[str]) -> None:
+def _forget(stand: Installation, run_ids: list[str]) -> None:
     """So that a later view shows a later payload, and not this one."""
     with stand.db.write() as session:
         for run_id in reversed(run_ids):

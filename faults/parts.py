@@ -16,7 +16,7 @@ from app.local.state import find_server
 from faults.figures import Figure, Row, percentile
 from faults.installation import Process, wait_for
 from faults.trial import Trial
-from tests.fixtures.orphan_guard import Tether, tether
+from tests.fixtures.orphan_guard import OrphanGuard, orphan_guard
 
 START_S = 90.0
 GONE_S = 30.0
@@ -34,7 +34,7 @@ PARTS = {
 class Up:
     """A `halflayer up` on one data folder, always at the same port."""
 
-    def __init__(self, folder: Path, held: Tether) -> None:
+    def __init__(self, folder: Path, held: OrphanGuard) -> None:
         self.data_dir = folder / "data"
         self._port = free_port()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HALFLAYER_")}
@@ -182,7 +182,7 @@ def _both_killed(trial: Trial, up: Up) -> Row:
 
 def parts(trial: Trial) -> Iterator[Row]:
     """One installation, as a user starts it."""
-    with tether() as held:
+    with orphan_guard() as held:
         up = Up(trial.new_folder("parts"), held)
         try:
             yield _worker_kills(trial, up)

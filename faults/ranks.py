@@ -8,7 +8,7 @@ import psutil
 
 from app.runs.states import FINAL, RunState
 from faults.figures import Figure, Row, percentile
-from faults.installation import Stand, standing, teacher, wait_for
+from faults.installation import Installation, installation, teacher, wait_for
 from faults.kills import RESUMED_WITHIN_S, Damage, owner_of, wait_resumed
 from faults.trial import Trial
 
@@ -22,7 +22,7 @@ def ranks(trial: Trial) -> Iterator[Row]:
     """Runs of two devices each, through the real worker and the real torchrun."""
     draw, wanted = trial.random("ranks"), trial.times(1, 10)
     done, survivors, damage = 0, 0, Damage()
-    with standing(trial.new_folder("ranks"), device="cpu,cpu") as stand:
+    with installation(trial.new_folder("ranks"), device="cpu,cpu") as stand:
         config = teacher(stand.upload_text(), UPDATES)
         stand.undisturbed = stand.client.submit_run(config)["id"]
         stand.wait_final([stand.undisturbed])
@@ -55,7 +55,7 @@ def ranks(trial: Trial) -> Iterator[Row]:
     )
 
 
-def _working(stand: Stand, run_id: str) -> bool:
+def _working(stand: Installation, run_id: str) -> bool:
     """Whether there is somebody to strike, or nobody will come any more."""
     run = stand.run(run_id)
     if run.state in FINAL:
@@ -80,7 +80,7 @@ def _survivors(processes: list[psutil.Process]) -> int:
     return len(alive())
 
 
-def _strike(stand: Stand, run_id: str, victim: str) -> list[psutil.Process] | None:
+def _strike(stand: Installation, run_id: str, victim: str) -> list[psutil.Process] | None:
     """Kill one of the run's processes; returns all of them, or None if that one was not there."""
     worker = owner_of(stand, run_id)
     processes = worker.trainers(run_id) if worker is not None else []

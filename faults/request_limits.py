@@ -21,7 +21,7 @@ from app.db import new_id
 from app.runs.models import Run
 from app.runs.states import RunState
 from faults.figures import Figure, Row, percentile
-from faults.installation import ROOT, Stand, standing
+from faults.installation import ROOT, Installation, installation
 from faults.streams import OTHERS_WITHIN_S, STUCK_S, Visitor
 from faults.trial import Trial
 from kdcore.presets import preset
@@ -36,7 +36,7 @@ ANSWERED_S = 120.0
 class Siege:
     """Others who ask for pages while `flood` goes on, and what the API needs meanwhile."""
 
-    def __init__(self, trial: Trial, stand: Stand) -> None:
+    def __init__(self, trial: Trial, stand: Installation) -> None:
         self._trial, self._stand = trial, stand
         self._run_id = _some_run(stand)
         self._log_bytes = len(stand.api.log_text())
@@ -117,7 +117,7 @@ class Siege:
         }
 
 
-def _some_run(stand: Stand) -> str:
+def _some_run(stand: Installation) -> str:
     config = preset("small-teacher").config.model_dump(mode="json")
     run = Run(id=new_id(), name="x", kind="teacher", state=RunState.SUCCEEDED, config=config)
     with stand.db.write() as session:
@@ -125,7 +125,7 @@ def _some_run(stand: Stand) -> str:
     return run.id
 
 
-def _token(stand: Stand, scope: Scope) -> str:
+def _token(stand: Installation, scope: Scope) -> str:
     with stand.db.write() as session:
         return create_token(session, "api", "flood", scope)[1]
 
@@ -133,7 +133,7 @@ def _token(stand: Stand, scope: Scope) -> str:
 def held_requests(trial: Trial) -> Iterator[Row]:
     """Bodies that are announced and nearly sent, without a token and with one."""
     connections = 600
-    with standing(trial.new_folder("held"), workers=0) as stand:
+    with installation(trial.new_folder("held"), workers=0) as stand:
         head = (
             "POST /api/v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             f"Content-Length: {ANNOUNCED_BYTES}\r\n"
@@ -169,7 +169,7 @@ def half_sent(trial: Trial) -> Iterator[Row]:
     for files, connections, within_s in ((1024, 1100, 4), (20_000, 20_200, 20))[
         : trial.times(1, 2)
     ]:
-        with standing(trial.new_folder("half-sent"), workers=0) as stand:
+        with installation(trial.new_folder("half-sent"), workers=0) as stand:
             stand.api.restart()
             resource.prlimit(stand.api.process.pid, resource.RLIMIT_NOFILE, (files, files))
             stand.wait_ready()
@@ -204,7 +204,7 @@ def upload_crowd(trial: Trial) -> Iterator[Row]:
     # Each check takes a second or more of a processor.
     at_a_time = str(trial.times(20, 40))
     folder = trial.new_folder("upload-crowd")
-    with standing(folder, workers=0, HALFLAYER_MAX_UPLOADS=at_a_time) as stand:
+    with installation(folder, workers=0, HALFLAYER_MAX_UPLOADS=at_a_time) as stand:
         trial.say(f"{uploads} uploads at once")
         siege = Siege(trial, stand)
         for _ in range(trial.times(1, 5)):

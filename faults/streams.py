@@ -18,7 +18,7 @@ from sqlalchemy import select
 from app.cli.client import Client, ClientError
 from app.runs.models import LogLine
 from faults.figures import Figure, Row, percentile
-from faults.installation import ROOT, Stand, standing, teacher, wait_for
+from faults.installation import ROOT, Installation, installation, teacher, wait_for
 from faults.trial import Trial
 
 WATCHERS = 50
@@ -43,7 +43,7 @@ TRAINING_S, RESTING_S = 0.05, 0.95
 class Watcher:
     """A person's `halflayer runs watch`: the very client, and what it was told."""
 
-    def __init__(self, stand: Stand, run_id: str) -> None:
+    def __init__(self, stand: Installation, run_id: str) -> None:
         self._stand, self._run_id = stand, run_id
         self.seen: Counter[tuple[Any, ...]] = Counter()
         self.lost = False
@@ -60,7 +60,7 @@ class Watcher:
                 self.lost = True
 
 
-def _written(stand: Stand, run_id: str) -> Counter[tuple[Any, ...]]:
+def _written(stand: Installation, run_id: str) -> Counter[tuple[Any, ...]]:
     """What there was to be told: each sequence number once."""
     points = {point.seq: point for point in stand.points(run_id)}
     written = Counter(("metrics", point.attempt, point.step) for point in points.values())
@@ -74,7 +74,7 @@ def killed_api(trial: Trial) -> Iterator[Row]:
     """Kills the API at random moments while many watch a run."""
     draw = trial.random("killed-api")
     kills = trial.times(2, 10)
-    with standing(trial.new_folder("killed-api")) as stand:
+    with installation(trial.new_folder("killed-api")) as stand:
         corpus = stand.upload_text()
         config = teacher(corpus, kills * 1500)
         config["reporting"]["checkpoint_every_s"] = 60
@@ -137,7 +137,7 @@ class CrowdProcess:
 
 
 @contextmanager
-def crowd(stand: Stand, run_id: str) -> Iterator[CrowdProcess]:
+def crowd(stand: Installation, run_id: str) -> Iterator[CrowdProcess]:
     """A process full of readers of this run."""
     process = subprocess.Popen(
         [sys.executable, "-m", "faults.many_clients"],
@@ -159,7 +159,7 @@ def crowd(stand: Stand, run_id: str) -> Iterator[CrowdProcess]:
 class Visitor:
     """Opens pages, one after the other, and notes how long each took."""
 
-    def __init__(self, stand: Stand, run_id: str) -> None:
+    def __init__(self, stand: Installation, run_id: str) -> None:
         self.took_s: list[float] = []
         self.failed = 0
         self._stand, self._run_id = stand, run_id
@@ -187,7 +187,7 @@ class Visitor:
                 self.took_s.append(time.monotonic() - start_s)
 
 
-def _live_run(stand: Stand) -> str:
+def _live_run(stand: Installation) -> str:
     """A run that trains on and on, with so much of a past that no slow reader takes it at once."""
     config = teacher(stand.upload_text(), 10**6)
     config["reporting"]["checkpoint_every_s"] = 600
@@ -220,11 +220,11 @@ def _paced(trainers: list[psutil.Process]) -> Iterator[None]:
         pacing.join()
 
 
-def _rss_bytes(stand: Stand) -> int:
+def _rss_bytes(stand: Installation) -> int:
     return psutil.Process(stand.api.process.pid).memory_info().rss
 
 
-def _kept(stand: Stand, ports: set[int]) -> int:
+def _kept(stand: Installation, ports: set[int]) -> int:
     """Connections that this host still holds for the readers at these ports, the API or not."""
     return sum(
         each.laddr.port == stand.port and bool(each.raddr) and each.raddr.port in ports
@@ -242,7 +242,7 @@ def many_streams(trial: Trial) -> Iterator[Row]:
     }
     if not trial.long:
         settings["HALFLAYER_MAX_STREAMS"] = str(readers)
-    with standing(trial.new_folder("streams"), **settings) as stand:
+    with installation(trial.new_folder("streams"), **settings) as stand:
         run_id = _live_run(stand)
         with (
             _paced(stand.workers[0].trainers(run_id)),

@@ -19,7 +19,7 @@ from sqlalchemy import select as sql_select
 from app.datasets.inspection import MEMORY_BYTES
 from app.datasets.models import Dataset
 from faults.figures import Figure, Row
-from faults.installation import Stand, standing
+from faults.installation import Installation, installation
 from faults.trial import Trial
 
 MIB = 2**20
@@ -91,7 +91,7 @@ def disk_mib(folder: Path) -> float:
 
 
 @contextmanager
-def metered(stand: Stand) -> Iterator[Meter]:
+def metered(stand: Installation) -> Iterator[Meter]:
     meter = Meter(stand.api.process.pid, stand.settings.uploads_dir)
     try:
         yield meter
@@ -102,7 +102,7 @@ def metered(stand: Stand) -> Iterator[Meter]:
 # -------------------------------------------------------------------------------------- sending
 
 
-def send(stand: Stand, attack: Attack) -> Answer:
+def send(stand: Installation, attack: Attack) -> Answer:
     """Send until the server answers or hangs up, as no polite client would."""
     head = [
         f"POST {attack.path} HTTP/1.1",
@@ -339,7 +339,7 @@ def uploads(trial: Trial) -> Iterator[Row]:
     """All attacks, one after the other."""
     limit = 2 * GIB if trial.long else 16 * MIB
     folder = trial.new_folder("uploads")
-    with standing(folder, workers=0, HALFLAYER_MAX_UPLOAD_BYTES=str(limit)) as stand:
+    with installation(folder, workers=0, HALFLAYER_MAX_UPLOAD_BYTES=str(limit)) as stand:
         wrong: list[str] = []
         slowest_s, times, worst = 0.0, 0, ""
         with metered(stand) as meter:
@@ -375,7 +375,7 @@ def uploads(trial: Trial) -> Iterator[Row]:
     )
 
 
-def _forget_what_was_taken(stand: Stand) -> None:
+def _forget_what_was_taken(stand: Installation) -> None:
     """Delete what was rightly accepted, over REST as its owner would."""
     with stand.db.read() as session:
         ids = list(session.scalars(sql_select(Dataset.id)))

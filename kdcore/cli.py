@@ -54,7 +54,13 @@ from kdcore.config import (
     field_error,
 )
 from kdcore.console import TerminalSink
-from kdcore.distributed.torchrun import Seat, die_with_launcher, end_at_once, launch, process_count
+from kdcore.distributed.torchrun import (
+    TorchrunEnv,
+    die_with_launcher,
+    end_at_once,
+    launch,
+    process_count,
+)
 from kdcore.errors import (
     MEMORY_ADVICE,
     ConfigError,
@@ -220,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.enable()
     for name in _LIBRARIES_BARS:  # read when the libraries are imported, so before that
         os.environ.setdefault(name, "1")
-    seat = Seat.taken()
+    seat = TorchrunEnv.taken()
     if seat is not None:
         die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -280,13 +286,13 @@ def _error_line(problem: ErrorDetails, *, of_flags: bool) -> str:
 
 
 def _carry_out(
-    config: RunConfig, submitted: RunConfig | None, command: _Where, seat: Seat | None
+    config: RunConfig, submitted: RunConfig | None, command: _Where, seat: TorchrunEnv | None
 ) -> int:
-    server_run, chief = isinstance(command, _Run), seat is None or seat.rank == 0
+    server_run, is_main_process = isinstance(command, _Run), seat is None or seat.rank == 0
     events = command.events if isinstance(command, _Run) else None
     path = events or command.out / "events.jsonl"
-    jsonl = JsonlSink(path) if chief else FailureSink(path)
-    quiet = not chief or (isinstance(command, _Run) and command.quiet)
+    jsonl = JsonlSink(path) if is_main_process else FailureSink(path)
+    quiet = not is_main_process or (isinstance(command, _Run) and command.quiet)
     terminal = None if quiet else TerminalSink()
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
@@ -344,30 +350,30 @@ def _execute(
     submitted: RunConfig | None,
     where: _Where,
     sink: Sink,
-    seat: Seat | None,
+    seat: TorchrunEnv | None,
     *,
     resumable_hint: bool,
 ) -> int:
     stop = None if seat else StopRequest(alone=True)
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
-    from kdcore.distributed.process_group import ALONE, join  # noqa: PLC0415
+    from kdcore.distributed.process_group import SINGLE_PROCESS, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
-    from kdcore.train.failures import typed_failures  # noqa: PLC0415
+    from kdcore.train.failures import map_machine_errors  # noqa: PLC0415
 
-    ranks = ALONE
+    ranks = SINGLE_PROCESS
     try:
-        with typed_failures(where.out):
+        with map_machine_errors(where.out):
             ranks = join(seat, where.device)
         # Who waits for the others can do nothing with a request to stop but die of it.
         stop = stop or StopRequest(alone=False)
         ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)
-        ranks.leave()
+        ranks.destroy()
     except RankLost as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_RANK_LOST
     except KdcoreError as error:
         field = list(error.field) if isinstance(error, ConfigError) else None
-        if ranks.first_to_fail():
+        if ranks.claim_failure():
             sink.emit("failed", code=error.code, message=str(error), field=field)
         return EXIT_FAILED
     except Exception as error:
@@ -376,7 +382,7 @@ def _execute(
         code = "oom_host" if no_memory else "internal"
         if no_memory:
             message = f"the machine has no memory left: {MEMORY_ADVICE}. {message}"
-        if ranks.first_to_fail():
+        if ranks.claim_failure():
             sink.emit("failed", code=code, message=message, field=None)
         raise
     if ended.summary is None:

@@ -141,7 +141,9 @@ def free_bytes(device: torch.device) -> int:
         return free
 
 
-def pick_tokens_at_once(shape: ModelShape, device: torch.device, share: float = 0.5) -> int:
+def pick_max_tokens_per_microbatch(
+    shape: ModelShape, device: torch.device, share: float = 0.5
+) -> int:
     """How many tokens should go through a model of `shape` at once while it trains.
 
     As many as make the matrix products fast, or as fit this share of the free memory beside the

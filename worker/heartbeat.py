@@ -24,7 +24,7 @@ LOOK_S = 2.0
 
 
 @dataclass
-class Pulse:
+class LeaseState:
     """What is known of an attempt from its last beat."""
 
     run_id: str
@@ -34,7 +34,7 @@ class Pulse:
     """The run was taken back: stop the trainer, write nothing more."""
 
 
-class Heart:
+class Heartbeat:
     """A thread that beats at intervals; a database that is away is tried again at the next."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Heart:
         self._meter = meter
         self._beat_s = settings.heartbeat_s
         self._look_s = min(LOOK_S, settings.heartbeat_s)
-        self._pulse: Pulse | None = None
+        self._pulse: LeaseState | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
 
@@ -58,9 +58,9 @@ class Heart:
         self._end.set()
         self._thread.join()
 
-    def watch(self, run_id: str, attempt: int) -> Pulse:
+    def watch(self, run_id: str, attempt: int) -> LeaseState:
         """Beat for this attempt too, from now on."""
-        self._pulse = Pulse(run_id, attempt)
+        self._pulse = LeaseState(run_id, attempt)
         return self._pulse
 
     def forget(self) -> None:
@@ -99,10 +99,12 @@ class Heart:
         pulse = self._pulse
         if pulse is not None:
             with self._db.read() as session:
-                self._hear(pulse, lambda: lifecycle.look(session, pulse.run_id, pulse.attempt))
+                self._hear(
+                    pulse, lambda: lifecycle.check_lease(session, pulse.run_id, pulse.attempt)
+                )
 
     @staticmethod
-    def _hear(pulse: Pulse, ask: Callable[[], RunState]) -> None:
+    def _hear(pulse: LeaseState, ask: Callable[[], RunState]) -> None:
         try:
             pulse.cancelling = ask() is RunState.CANCELLING
         except StaleAttempt:

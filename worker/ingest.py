@@ -91,7 +91,7 @@ class Recorder:
         """
         run = self._run
         with self._db.read() as session:
-            lifecycle.look(session, run.id, run.attempt)
+            lifecycle.check_lease(session, run.id, run.attempt)
             position = position_of(session.get_one(Run, run.id))
         if position == batch.before:
             raise StaleAttempt(run.id, run.attempt)

@@ -106,7 +106,7 @@ def outcome_of(
     *,
     asked_to_stop: bool,
     oom_killed: bool,
-    last_words: str,
+    stderr_tail: str,
     hung_s: float | None = None,
 ) -> Outcome:
     """Judge a trainer's end by its exit status (negative: a signal) and its last event.
@@ -118,7 +118,7 @@ def outcome_of(
         # It lies in its place. On its way out a process answers signals no more, and dies of them.
         return Succeeded(dict(last_event.get("summary") or {}))
     if status == 0:
-        return Failed("internal", "the trainer left without a result" + _words(last_words))
+        return Failed("internal", "the trainer left without a result" + _words(stderr_tail))
     hung = hung_s is not None and status < 0
     if last_event is not None and kind == "failed" and (status > 0 or hung):
         message = str(last_event.get("message") or "the trainer gave no reason")
@@ -128,22 +128,22 @@ def outcome_of(
         return Failed(
             "disk_full",
             "the trainer's disk is so full that not even its events could be written: free some "
-            "space and submit the run again" + _words(last_words),
+            "space and submit the run again" + _words(stderr_tail),
         )
     if hung:
         return Lost(f"the trainer said nothing for {hung_s:.0f} s and was ended")
     if status < 0:
-        return _killed(-status, asked_to_stop, oom_killed, last_words)
+        return _killed(-status, asked_to_stop, oom_killed, stderr_tail)
     if asked_to_stop:
         return Stopped()
     if status == EXIT_STOPPED:
         return Lost("somebody else stopped the trainer")
     if status == EXIT_RANK_LOST:
-        return Lost("one of the run's processes did not answer any more" + _words(last_words))
+        return Lost("one of the run's processes did not answer any more" + _words(stderr_tail))
     what = f"the trainer left with exit status {status}"
     if status == EXIT_USAGE:
-        return Failed("config", what + _words(last_words))
-    return _crashed(what, last_words)
+        return Failed("config", what + _words(stderr_tail))
+    return _crashed(what, stderr_tail)
 
 
 def _known_code(code: object) -> FailureCode:
@@ -153,7 +153,7 @@ def _known_code(code: object) -> FailureCode:
     return "internal"
 
 
-def _killed(number: int, asked_to_stop: bool, oom_killed: bool, last_words: str) -> Outcome:
+def _killed(number: int, asked_to_stop: bool, oom_killed: bool, stderr_tail: str) -> Outcome:
     if number == signal.SIGKILL and oom_killed:
         return Failed(
             "oom_host",
@@ -164,24 +164,24 @@ def _killed(number: int, asked_to_stop: bool, oom_killed: bool, last_words: str)
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number in _FROM_OUTSIDE:
         return Lost(f"something outside killed the trainer ({name})")
-    return _crashed(f"the trainer crashed ({name})", last_words)
+    return _crashed(f"the trainer crashed ({name})", stderr_tail)
 
 
-def _crashed(what: str, last_words: str) -> Failed | Lost:
+def _crashed(what: str, stderr_tail: str) -> Failed | Lost:
     """Libraries in C++ and Rust end the process, and say why first."""
-    if says_no_device_memory(last_words):
+    if says_no_device_memory(stderr_tail):
         advice = f"the device has no memory left: {MEMORY_ADVICE}. In full: "
-        return Failed("oom_device", advice + what + _words(last_words))
+        return Failed("oom_device", advice + what + _words(stderr_tail))
     # Warnings at the start speak of GPUs that the run was never to have.
-    if says_device_lost("\n".join(x for x in last_words.splitlines() if "Warning" not in x)):
-        return Lost(what + _words(last_words), "device_lost")
-    if says_rank_lost(last_words):
-        return Lost(what + _words(last_words))
-    if says_no_memory(last_words):
+    if says_device_lost("\n".join(x for x in stderr_tail.splitlines() if "Warning" not in x)):
+        return Lost(what + _words(stderr_tail), "device_lost")
+    if says_rank_lost(stderr_tail):
+        return Lost(what + _words(stderr_tail))
+    if says_no_memory(stderr_tail):
         advice = f"the machine has no memory left: {MEMORY_ADVICE}. In full: "
-        return Failed("oom_host", advice + what + _words(last_words))
-    return Failed("internal", what + _words(last_words))
+        return Failed("oom_host", advice + what + _words(stderr_tail))
+    return Failed("internal", what + _words(stderr_tail))
 
 
-def _words(last_words: str) -> str:
-    return f"; its last words:\n{last_words}" if last_words else ""
+def _words(stderr_tail: str) -> str:
+    return f"; its last words:\n{stderr_tail}" if stderr_tail else ""

@@ -14,7 +14,7 @@ from worker.devices import Device
 KEEP_GONE = timedelta(days=7)
 
 
-def sign_in(db: Database, device: Device) -> str:
+def register(db: Database, device: Device) -> str:
     """Enter this process, one device; returns the worker's id. Forgets those long gone."""
     worker_id = new_id()
     with db.write() as session:
@@ -34,7 +34,7 @@ def sign_in(db: Database, device: Device) -> str:
     return worker_id
 
 
-def sign_out(db: Database, worker_id: str, reason: str | None = None) -> None:
+def deregister(db: Database, worker_id: str, reason: str | None = None) -> None:
     """Note that this worker left in good order, and why unless it was told to."""
     values: dict[str, object] = {"stopped_at": utc_now()}
     if reason is not None:

@@ -7,7 +7,7 @@ Advance = Callable[[int], None]
 """Told of every piece of work done, in the unit of the phase."""
 
 
-def unwatched(_amount: int) -> None:
+def noop(_amount: int) -> None:
     """For work at which nobody looks."""
 
 
@@ -18,9 +18,9 @@ class Watcher(Protocol):
         """A new phase begins, of so many `rows`, `runs` or `bytes`."""
 
 
-class Nobody:
+class NullProgress:
     """Looks at nothing."""
 
     def phase(self, what: str, total: int, unit: str) -> Advance:
         """Drops what it is told."""
-        return unwatched
+        return noop

@@ -53,7 +53,7 @@ async def healthz() -> Health:
 def readyz(ctx: Ctx, response: Response) -> Readiness:
     """Whether database, broker and disk are there; 503 if the server cannot do its work."""
     database = _check_database(ctx)
-    broker: Check = "ok" if ctx.doorbell.ping() else "failed"
+    broker: Check = "ok" if ctx.job_queue.ping() else "failed"
     disk = _check_disk(ctx)
     status: Literal["ready", "degraded", "unready"] = "ready"
     if "failed" in (database, disk):
@@ -90,7 +90,7 @@ def _read_now(ctx: Context) -> list[Metric]:
     runs: dict[tuple[str, ...], float] = {(state.value,): 0.0 for state in RunState}
     runs |= {(state,): float(count) for state, count in counted}
     waited_s = max(0.0, (utc_now() - oldest).total_seconds()) if oldest else 0.0
-    queued = ctx.doorbell.length()
+    queued = ctx.job_queue.length()
     streams = ctx.streams
     found = [
         labelled_gauge(

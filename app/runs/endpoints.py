@@ -276,7 +276,7 @@ def _ring(ctx: Context, runs: list[Run]) -> None:
     """Ring for the queued ones; a broker that is away delays them but loses nothing."""
     for run in runs:
         if run.state == RunState.QUEUED:
-            ctx.doorbell.ring(run.id)
+            ctx.job_queue.ring(run.id)
 
 
 def _below_config(error: Invalid) -> Invalid:

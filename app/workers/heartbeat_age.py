@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-class Beats:
+class HeartbeatAges:
     """Watches counters; a wall clock of another host is never compared with ours.
 
     What was not looked at is not known: an age is that of the last change that a look has found, so

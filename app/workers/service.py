@@ -12,7 +12,7 @@ from app.db import utc_now
 from app.monitoring.prometheus import labelled_gauge
 from app.runs.models import Run
 from app.runs.states import ACTIVE
-from app.workers.heartbeat_age import Beats
+from app.workers.heartbeat_age import HeartbeatAges
 from app.workers.models import Worker
 from app.workers.schemas import WorkerInfo, WorkerState
 
@@ -40,7 +40,7 @@ def count_by_state(session: Session, lease_s: float) -> dict[tuple[str, ...], fl
     return {(state,): float(counted[state]) for state in get_args(WorkerState)}
 
 
-def worker_metrics(session: Session, beats: Beats) -> list[Metric]:
+def worker_metrics(session: Session, beats: HeartbeatAges) -> list[Metric]:
     """The age of each worker's last beat, and what it said that it uses."""
     rows = list(session.scalars(select(Worker).where(Worker.stopped_at.is_(None))))
     ages_s = beats.ages_s({row.id: row.beat for row in rows})

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kdcore.config import DistilLines
+from kdcore.config import DistillLines
 from kdcore.data.masking import IGNORED
 from kdcore.data.token_cache import TokenisedSplit
 from kdcore.data.tokenizers import Tokens
@@ -52,29 +52,36 @@ class Batch:
     def labelled(self) -> int:
         return int((self.labels != IGNORED).sum())
 
-    def parts(self, tokens_at_once: int, multiple_of: int = 1) -> Iterator["Batch"]:
+    def microbatches(
+        self, max_tokens_per_microbatch: int, multiple_of: int = 1
+    ) -> Iterator["Batch"]:
         """The batch in runs of whole sequences of at most so many tokens, at least one sequence.
 
         If their number shall be a multiple of more than 1, and there are enough sequences for it,
         they are equally many sequences each.
         """
         if multiple_of > 1:
-            yield from self._equal_parts(tokens_at_once, multiple_of)
+            yield from self._equal_microbatches(max_tokens_per_microbatch, multiple_of)
             return
         start, tokens = 0, 0
         for row, length in enumerate(self.lengths):
-            if row > start and tokens + length > tokens_at_once:
+            if row > start and tokens + length > max_tokens_per_microbatch:
                 yield self._rows(start, row)
                 start, tokens = row, 0
             tokens += int(length)
         yield self._rows(start, len(self.ids))
 
-    def _equal_parts(self, tokens_at_once: int, multiple_of: int) -> Iterator["Batch"]:
+    def _equal_microbatches(
+        self, max_tokens_per_microbatch: int, multiple_of: int
+    ) -> Iterator["Batch"]:
         rows, count = len(self.ids), 0
         while True:
             count = min(rows, count + multiple_of)
             edges = [rows * number // count for number in range(count + 1)]
-            if count == rows or np.add.reduceat(self.lengths, edges[:-1]).max() <= tokens_at_once:
+            if (
+                count == rows
+                or np.add.reduceat(self.lengths, edges[:-1]).max() <= max_tokens_per_microbatch
+            ):
                 break
         for start, stop in itertools.pairwise(edges):
             yield self._rows(start, stop)
@@ -148,7 +155,9 @@ class Lines:
         return line
 
 
-def lines(split: TokenisedSplit, tokens: Tokens, options: DistilLines, max_positions: int) -> Lines:
+def lines(
+    split: TokenisedSplit, tokens: Tokens, options: DistillLines, max_positions: int
+) -> Lines:
     """The lines that `options` lets through.
 
     Lines longer than `options.max_tokens` (at most `max_positions`) are split, and each piece is

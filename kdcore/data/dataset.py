@@ -11,7 +11,7 @@ from kdcore.data.corpora import CorpusText, open_corpus
 from kdcore.data.text_facts import TextFacts
 from kdcore.data.token_cache import TokenisedSplit, tokenise, unigram_entropy
 from kdcore.data.tokenizers import Tokens
-from kdcore.distributed.process_group import ALONE, Ranks
+from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.events import Sink
 
 
@@ -56,9 +56,9 @@ def read_text(
     eval_seq_len: int,
     sink: Sink,
     cache_dir: Path,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Text:
-    with ranks.chief_first():  # the others then find all of it in the cache
+    with ranks.main_process_first():  # the others then find all of it in the cache
         corpus = open_corpus(corpus_config)
         tokens = load(corpus)
         train = tokenise(corpus, tokens, "train", cache_dir, sink)

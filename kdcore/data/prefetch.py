@@ -4,17 +4,23 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
 from kdcore.config import Schedule
 from kdcore.data.batching import Batch
 
-Made: TypeAlias = tuple[int, int, Batch]
-"""Epoch, index and the batch itself."""
+
+class PlannedBatch(NamedTuple):
+    """A batch and its place in the plan."""
+
+    epoch: int
+    number: int
+    """Of the batch in its epoch."""
+    batch: Batch
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How many updates there are and which batches each of them takes."""
 
     batches_per_epoch: int
@@ -22,7 +28,7 @@ class Plan:
     total_steps: int
 
     @classmethod
-    def of(cls, schedule: Schedule, batches_per_epoch: int) -> "Plan":
+    def of(cls, schedule: Schedule, batches_per_epoch: int) -> "TrainingPlan":
         per_epoch = -(-batches_per_epoch // schedule.accumulation_steps)
         total = max(1, math.ceil(schedule.epochs * per_epoch - 1e-9))
         if schedule.max_steps is not None:
@@ -41,15 +47,15 @@ class Plan:
         return [(epoch, index) for index in range(start, stop)]
 
 
-class Ahead:
+class BatchPrefetcher:
     """Makes batches in a thread of its own, one ahead of the one in use."""
 
-    def __init__(self, plan: Plan, batch: Callable[[int, int], Batch]) -> None:
+    def __init__(self, plan: TrainingPlan, batch: Callable[[int, int], Batch]) -> None:
         self._plan, self._batch = plan, batch
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._coming: dict[tuple[int, int], Future[Batch]] = {}
 
-    def of_update(self, step: int) -> Iterator[Made]:
+    def batches_of_step(self, step: int) -> Iterator[PlannedBatch]:
         """The batches of update `step`."""
         places = self._plan.batches(step)
         if step + 1 < self._plan.total_steps:
@@ -61,7 +67,7 @@ class Ahead:
             batch = ready.result()
             if number < len(following):
                 self._coming = {following[number]: self._start(following[number])}
-            yield *place, batch
+            yield PlannedBatch(*place, batch)
 
     def _start(self, place: tuple[int, int]) -> Future[Batch]:
         return self._pool.submit(self._batch, *place)

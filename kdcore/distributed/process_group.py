@@ -22,7 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from kdcore.device import device_error, pick_device, use_device
-from kdcore.distributed.torchrun import Seat
+from kdcore.distributed.torchrun import TorchrunEnv
 from kdcore.errors import RankLost, RanksDiffer, says_no_memory
 from kdcore.grad import own_gradient
 
@@ -48,17 +48,17 @@ class Ranks:
     """For what is on the host: these messages never wait for a GPU."""
 
     @property
-    def chief(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the rank that writes and speaks."""
         return self.rank == 0
 
     # --------------------------------------------------------------------------- shares of work
 
-    def owns(self, turn: int) -> bool:
+    def is_mine(self, turn: int) -> bool:
         """Whether part number `turn` of what is dealt out is this rank's."""
         return turn % self.world == self.rank
 
-    def cuts(self, batches: int) -> int:
+    def min_parts(self, batches: int) -> int:
         """The number of a batch's parts must be a multiple of this, that as many parts of an
         update of so many batches fall to every rank.
 
@@ -69,7 +69,7 @@ class Ranks:
 
     # -------------------------------------------------------------------------------- adding up
 
-    def add_up(self, parameters: Sequence[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Turn every gradient into the sum of all ranks', the same bits everywhere.
 
         Raises RanksDiffer unless all who computed anything have gradients of the same parameters:
@@ -104,11 +104,11 @@ class Ranks:
 
     # --------------------------------------------------------------------------------- agreeing
 
-    def any(self, mine: bool) -> bool:
+    def any_rank(self, mine: bool) -> bool:
         """Whether it is true for any rank; everybody gets the same answer."""
         return bool(self.sum(torch.tensor(int(mine))).item())
 
-    def tell(self, mine: Any) -> list[Any]:
+    def all_gather_json(self, mine: Any) -> list[Any]:
         """What every rank says, in the order of the ranks; any JSON of less than a KiB."""
         if self.world == 1:
             return [mine]
@@ -121,9 +121,9 @@ class Ranks:
             dist.all_gather(heard, said, group=self._host)
         return [json.loads(bytes(each.tolist())) for each in heard]
 
-    def refuse_difference(self, what: str, mine: Any) -> None:
+    def check_equal(self, what: str, mine: Any) -> None:
         """Raise RanksDiffer, everywhere, unless all ranks give the same JSON."""
-        told = self.tell(mine)
+        told = self.all_gather_json(mine)
         if any(other != told[0] for other in told):
             raise RanksDiffer(
                 f"the run's processes differ in {what} ({told}): they must run the same version "
@@ -131,12 +131,12 @@ class Ranks:
             )
 
     @contextmanager
-    def chief_first(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """The chief goes through the block before anybody else does, however long it takes."""
-        if not self.chief:
+        if not self.is_main_process:
             self._meet()
         yield
-        if self.chief and self.world > 1:
+        if self.is_main_process and self.world > 1:
             self._meet()
 
     def _meet(self) -> None:
@@ -145,7 +145,7 @@ class Ranks:
 
     # ---------------------------------------------------------------------------------- leaving
 
-    def first_to_fail(self) -> bool:
+    def claim_failure(self) -> bool:
         """Whether no rank has failed before; all that fail alike say so only once."""
         if self._store is None:
             return True
@@ -154,7 +154,7 @@ class Ranks:
         except RuntimeError:  # whoever held the store is gone, and cannot have told
             return True
 
-    def leave(self) -> None:
+    def destroy(self) -> None:
         """Part from the others in good order."""
         if self.world > 1:
             dist.destroy_process_group()
@@ -167,10 +167,10 @@ class Ranks:
         return numbers
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
-def join(seat: Seat | None, device: str) -> Ranks:
+def join(seat: TorchrunEnv | None, device: str) -> Ranks:
     """Meet the other processes that torchrun has started; `device` may name one for each.
 
     Raises RankLost if they do not come, and DeviceLost if this machine lacks the device.

@@ -33,7 +33,7 @@ _SAFE_PATH = ("-P",) if sys.flags.safe_path else ()
 
 
 @dataclass(frozen=True)
-class Seat:
+class TorchrunEnv:
     """This process's place among those that torchrun started."""
 
     rank: int
@@ -41,7 +41,7 @@ class Seat:
     local_rank: int
 
     @classmethod
-    def taken(cls) -> "Seat | None":
+    def taken(cls) -> "TorchrunEnv | None":
         """Where this process sits; None if torchrun did not start it."""
         try:
             rank, world, local_rank = (

@@ -28,7 +28,7 @@ _CACHED_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Mix:
+class LossWeights:
     """How the terms are weighted; each weight is already divided by the positions that count."""
 
     mlm: float = 0.0
@@ -44,7 +44,7 @@ def fused_loss(
     student: Projection,
     teacher: Projection | None,
     labels: npt.NDArray[np.int64],
-    mix: Mix,
+    mix: LossWeights,
     in_place: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, with gradients for `student`, and the sum of each weighted term without.
@@ -78,13 +78,13 @@ class _FusedLoss(torch.autograd.Function):
         bias: Tensor,
         teacher: Projection | None,
         labels: npt.NDArray[np.int64],
-        mix: Mix,
+        mix: LossWeights,
         into: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         with torch.autocast(kind, enabled=False):
-            work = _Work(Projection(hidden, weight, bias), teacher, mix, dtype)
+            work = _FusedLossState(Projection(hidden, weight, bias), teacher, mix, dtype)
             if any(ctx.needs_input_grad):
                 work.want_gradients(into)
             work.add_all(labels)
@@ -103,7 +103,7 @@ class _FusedLoss(torch.autograd.Function):
         )
 
 
-class _Work:
+class _FusedLossState:
     """The sums and gradients of the chunks so far.
 
     Logits are (vocab, positions): a product with the vocabulary in front runs half as fast again
@@ -111,7 +111,11 @@ class _Work:
     """
 
     def __init__(
-        self, student: Projection, teacher: Projection | None, mix: Mix, dtype: torch.dtype
+        self,
+        student: Projection,
+        teacher: Projection | None,
+        mix: LossWeights,
+        dtype: torch.dtype,
     ) -> None:
         self._student, self._teacher, self._mix = student, teacher, mix
         self._soft = mix.ce > 0 or mix.mse > 0
@@ -128,8 +132,8 @@ class _Work:
 
     def want_gradients(self, into: tuple[Tensor, Tensor] | None) -> None:
         """From now on; the projector's are added to those in `into`, if given."""
-        hidden, *projector = vars(self._student).values()
-        d_weight, d_bias = into or (torch.zeros_like(each) for each in projector)
+        hidden, *lm_head = vars(self._student).values()
+        d_weight, d_bias = into or (torch.zeros_like(each) for each in lm_head)
         self.gradients = (torch.empty_like(hidden), d_weight, d_bias)
 
     def add_all(self, labels: npt.NDArray[np.int64]) -> None:
@@ -150,13 +154,13 @@ class _Work:
             labelled = None
             if self._mix.mlm and len(at):
                 labelled = logits[:, where].mul_(temperature)
-            self._soften(logits, chunk)
+            self._distillation_(logits, chunk)
             if labelled is not None:
                 # No position is there twice: there is no order in which to add.
-                logits.index_add_(1, where, self._harden(labelled, ids))
+                logits.index_add_(1, where, self._cross_entropy_(labelled, ids))
         else:
             whole = len(at) == logits.shape[1]
-            logits = self._harden(logits if whole else logits[:, where], ids)
+            logits = self._cross_entropy_(logits if whole else logits[:, where], ids)
             if not whole:
                 every = logits.new_zeros(len(logits), len(labels))
                 logits = every.index_copy_(1, where, logits)
@@ -178,7 +182,7 @@ class _Work:
         logits = torch.mm(weight, (hidden / temperature).t(), out=logits).to(self.precise)
         return logits.add_((bias.detach().to(self.precise) / temperature)[:, None])
 
-    def _harden(self, logits: Tensor, ids: Tensor) -> Tensor:
+    def _cross_entropy_(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Adds the cross-entropy's sum; the logits become its weighted gradient."""
         each = torch.arange(len(ids), device=ids.device)
         peak = logits.amax(0)
@@ -190,7 +194,7 @@ class _Work:
         logits[ids, each] -= self._mix.mlm
         return logits
 
-    def _soften(self, student: Tensor, chunk: slice) -> None:
+    def _distillation_(self, student: Tensor, chunk: slice) -> None:
         """Adds the sums of the terms against the teacher's logits.
 
         The student's logits, over the temperature, become the terms' weighted gradient.

@@ -28,7 +28,7 @@ from kdcore.data.batching import (
 from kdcore.data.masking import IGNORED, mask_smoothed, mask_uniform
 from kdcore.data.tokenizers import Tokens
 from kdcore.device import to_device
-from kdcore.loss.fused import Mix, cosine_distance, fused_loss
+from kdcore.loss.fused import LossWeights, cosine_distance, fused_loss
 from kdcore.model.bert import MaskedLM
 from kdcore.model.encoder import Rows, last_hidden, projection
 from kdcore.model.layerdrop import layers_active
@@ -109,14 +109,14 @@ class MlmObjective(Objective):
         # Only masked positions have a label, so only they go through the last layer and the head.
         wanted = np.flatnonzero(labels != IGNORED)
         hidden = last_hidden(self._model, rows, self._active(step), wanted, in_place=True)
-        mix = Mix(mlm=share / max(1, whole.labelled))
+        mix = LossWeights(mlm=share / max(1, whole.labelled))
         total, sums = fused_loss(
             projection(self._model, hidden), None, labels[wanted], mix, in_place=True
         )
         return Losses(total, {"mlm": sums["mlm"] * mix.mlm})
 
 
-class DistilObjective(Objective):
+class DistillObjective(Objective):
     """DistilBERT's triple loss (Sanh et al. 2019) plus an optional MSE of the logits."""
 
     def __init__(
@@ -189,7 +189,7 @@ class DistilObjective(Objective):
             if not soft and wanted is None:
                 at = np.flatnonzero(labels != IGNORED)
                 student_hidden, labels = student_hidden[to_device(at, rows.ids.device)], labels[at]
-            mix = Mix(
+            mix = LossWeights(
                 mlm=share * loss.alpha_mlm / labelled,
                 ce=share * loss.alpha_ce / looked_at,
                 mse=share * loss.alpha_mse / looked_at,
@@ -200,7 +200,11 @@ class DistilObjective(Objective):
                 with torch.no_grad():
                     teacher = projection(self._teacher, teacher_hidden)
             fused, sums = fused_loss(
-                projection(self._student, student_hidden), teacher, labels, mix, in_place=True
+                projection(self._student, student_hidden),
+                teacher,
+                labels,
+                mix,
+                in_place=True,
             )
             total = total + fused
             counts = {"mlm": labelled, "ce": looked_at, "mse": looked_at}

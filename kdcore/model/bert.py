@@ -111,7 +111,7 @@ def head_transform(model: MaskedLM, hidden: Tensor) -> Tensor:
     return cast(Tensor, model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
 
 
-def projector(model: MaskedLM) -> nn.Linear:
+def lm_head(model: MaskedLM) -> nn.Linear:
     """The MLM head's last layer, hidden to vocabulary; its weight is tied to the embeddings."""
     return cast(nn.Linear, model.get_output_embeddings())
 
@@ -144,7 +144,7 @@ def start_at_unigram(model: MaskedLM, counts: npt.NDArray[np.int64]) -> None:
     """
     share = (counts + 1.0) / (counts + 1.0).sum()
     with torch.no_grad():
-        projector(model).bias.copy_(torch.from_numpy(np.log(share)))
+        lm_head(model).bias.copy_(torch.from_numpy(np.log(share)))
 
 
 def build_student(

@@ -18,7 +18,7 @@ from transformers import BertForMaskedLM
 from kdcore.device import to_device
 from kdcore.grad import own_gradient
 from kdcore.model.attention import Layout, attention, dropout
-from kdcore.model.bert import MaskedLM, backbone, encoder, head_transform, projector
+from kdcore.model.bert import MaskedLM, backbone, encoder, head_transform, lm_head
 
 Indices = npt.NDArray[np.int64]
 
@@ -88,7 +88,7 @@ def last_hidden(
 
 def projection(model: MaskedLM, hidden: Tensor) -> Projection:
     """What makes logits of last hidden states (positions, hidden): the MLM head, last step open."""
-    last = projector(model)
+    last = lm_head(model)
     return Projection(head_transform(model, hidden), last.weight, last.bias)
 
 

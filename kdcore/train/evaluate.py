@@ -16,8 +16,8 @@ from kdcore.data.batching import Batch
 from kdcore.data.dataset import HeldOut
 from kdcore.data.masking import IGNORED, mask_uniform
 from kdcore.device import ResolvedPrecision
-from kdcore.distributed.process_group import ALONE, Ranks
-from kdcore.loss.fused import Mix, fused_loss
+from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
+from kdcore.loss.fused import LossWeights, fused_loss
 from kdcore.model.bert import MaskedLM
 from kdcore.model.encoder import Rows, last_hidden, projection
 from kdcore.rng import rng
@@ -46,7 +46,7 @@ def heldout_loss(
     held_out: HeldOut,
     precision: ResolvedPrecision,
     on_progress: Callable[[int], None] = lambda done: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> EvalResult | None:
     """The mean loss over all masked positions of the split; no layer is dropped.
@@ -61,7 +61,7 @@ def heldout_loss(
     turns = itertools.count()
     try:
         for start in range(0, len(held_out), _CHUNK):
-            if ranks.any(should_stop()):
+            if ranks.any_rank(should_stop()):
                 return None
             rows = np.arange(start, min(start + _CHUNK, len(held_out)))
             ids, labels = mask_uniform(
@@ -73,15 +73,15 @@ def heldout_loss(
                 rng=rng(_MASK_SEED, "heldout", start),
             )
             whole = Batch(ids, np.ones_like(ids), labels)
-            for part in whole.parts(_TOKENS_AT_ONCE):
-                if not ranks.owns(next(turns)):
+            for part in whole.microbatches(_TOKENS_AT_ONCE):
+                if not ranks.is_mine(next(turns)):
                     continue
                 flat_ids, flat_labels = part.flat()
                 wanted = np.flatnonzero(flat_labels != IGNORED)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     sequences = Rows.of(flat_ids, part.lengths, device)
                     student = projection(model, last_hidden(model, sequences, wanted=wanted))
-                    _, sums = fused_loss(student, None, flat_labels[wanted], Mix(mlm=1.0))
+                    _, sums = fused_loss(student, None, flat_labels[wanted], LossWeights(mlm=1.0))
                 total += sums["mlm"].item()
             count += whole.labelled
             on_progress(len(rows) + start)

@@ -23,7 +23,7 @@ _RESERVE_BYTES = 8 << 20
 
 
 @contextmanager
-def typed_failures(out_dir: Path) -> Iterator[None]:
+def map_machine_errors(out_dir: Path) -> Iterator[None]:
     """Give errors of the machine their typed code and an advice."""
     # Address space, never touched: who has come to its end needs some more to tell of it.
     reserve = mmap.mmap(-1, _RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

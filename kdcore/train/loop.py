@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kdcore.config import Optimiser, Reporting, Schedule
-from kdcore.data.prefetch import Ahead, Made, Plan
+from kdcore.data.prefetch import BatchPrefetcher, PlannedBatch, TrainingPlan
 from kdcore.device import ResolvedPrecision, device_error
-from kdcore.distributed.process_group import ALONE, Ranks, checksum
+from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks, checksum
 from kdcore.errors import MEMORY_ADVICE, CheckpointError, DeviceOutOfMemory
 from kdcore.events import Sink
 from kdcore.loss.objectives import Objective
@@ -21,8 +21,8 @@ from kdcore.rng import rng
 from kdcore.train.checkpoint import Checkpoint, Checkpointer, optimiser_tensors, restore_optimiser
 from kdcore.train.evaluate import EvalResult
 from kdcore.train.lr_schedule import linear_factor
-from kdcore.train.metrics import Clock, Totals
-from kdcore.train.nonfinite import FiniteWatch
+from kdcore.train.metrics import RunningTotals, TrainingTimer
+from kdcore.train.nonfinite import NonFiniteDetector
 
 COMPARE_EVERY_STEPS = 100
 """Updates between two comparisons of the ranks' weights, which cost a pass over them."""
@@ -65,9 +65,9 @@ class Training:
     evaluate: Callable[[int], EvalResult | None]
     """Called with the step; emits what it finds itself. None: it was left because of a stop."""
     eval_every_steps: int | None = None
-    tokens_at_once: int = 1 << 10
+    max_tokens_per_microbatch: int = 1 << 10
     """Batches of more tokens go through the model in parts; memory grows with this, and no more."""
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
 
 def make_optimiser(model: MaskedLM, options: Optimiser) -> torch.optim.AdamW:
@@ -101,28 +101,30 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
     DeviceOutOfMemory.
     """
     model, sink, ranks, given = training.model, training.sink, training.ranks, training
-    plan = Plan.of(training.schedule, training.objective.batches_per_epoch)
+    plan = TrainingPlan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(model, training.optimiser)
     names = {id(p): name for name, p in model.named_parameters()}
     totals, first = _start(training, optimiser, names, resume)
-    clock = Clock(first, plan.total_steps, totals.trained_s, training.reporting, totals.tokens)
+    timer = TrainingTimer(
+        first, plan.total_steps, totals.trained_s, training.reporting, totals.tokens
+    )
     model.train()
-    watch = FiniteWatch(plan, model)
+    watch = NonFiniteDetector(plan, model)
     every = training.eval_every_steps
 
     def stopped(done: int) -> FitResult:
-        watch.refuse_weights(done)
-        _save(training, done, optimiser, names, totals, clock)
+        watch.raise_if_weights_nonfinite(done)
+        _save(training, done, optimiser, names, totals, timer)
         _compare(training, done)  # and so nobody leaves before it is saved
-        return _result(done, None, totals, clock)
+        return _result(done, None, totals, timer)
 
-    with closing(Ahead(plan, training.objective.batch)) as ahead:
+    with closing(BatchPrefetcher(plan, training.objective.batch)) as prefetcher:
         for step in range(first, plan.total_steps):
-            stop = ranks.any(training.should_stop())
+            stop = ranks.any_rank(training.should_stop())
             if every and step and step % every == 0 and not stop:
                 # Before the update rather than after the last: a resumed training evaluates, too,
                 # whether or not the one before came to it.
-                with clock.paused():
+                with timer.paused():
                     stop = training.evaluate(step) is None
             if stop:
                 return stopped(step)
@@ -131,31 +133,31 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
             done = step + 1
             logged = done % training.reporting.log_every_steps == 0 or done == plan.total_steps
             try:
-                updated = update(training, plan, optimiser, step, ahead.of_update(step))
+                updated = update(training, plan, optimiser, step, prefetcher.batches_of_step(step))
             except DeviceOutOfMemory as error:
                 if training is not given:
                     raise
                 training = _halved(given, plan, optimiser, step, str(error))
-                updated = update(training, plan, optimiser, step, ahead.of_update(step))
+                updated = update(training, plan, optimiser, step, prefetcher.batches_of_step(step))
             watch.see(step, updated.values)
             totals.add(updated.values)
             totals.tokens += updated.tokens
             if logged:
-                watch.refuse()
-                _log(training, done, _factor(training, plan, step), totals, clock)
-            if clock.progress_due(done):
-                sink.emit("progress", phase="training", **clock.progress(done))
-            if done < plan.total_steps and clock.checkpoint_due():
-                with clock.saving():
-                    watch.refuse_weights(done)
-                    _save(training, done, optimiser, names, totals, clock)
-    watch.refuse_weights(plan.total_steps)
+                watch.raise_if_nonfinite()
+                _log(training, done, _factor(training, plan, step), totals, timer)
+            if timer.progress_due(done):
+                sink.emit("progress", phase="training", **timer.progress(done))
+            if done < plan.total_steps and timer.checkpoint_due():
+                with timer.saving():
+                    watch.raise_if_weights_nonfinite(done)
+                    _save(training, done, optimiser, names, totals, timer)
+    watch.raise_if_weights_nonfinite(plan.total_steps)
     _compare(training, plan.total_steps)
-    with clock.paused():
+    with timer.paused():
         evaluated = training.evaluate(plan.total_steps)
     if evaluated is None:
         return stopped(plan.total_steps)
-    return _result(plan.total_steps, evaluated, totals, clock)
+    return _result(plan.total_steps, evaluated, totals, timer)
 
 
 @dataclass(frozen=True)
@@ -168,10 +170,10 @@ class Update:
 
 def update(
     training: Training,
-    plan: Plan,
+    plan: TrainingPlan,
     optimiser: torch.optim.Optimizer,
     step: int,
-    batches: Iterable[Made] | None = None,
+    batches: Iterable[PlannedBatch] | None = None,
 ) -> Update:
     """Update number `step` (from 0)."""
     rate = training.optimiser.learning_rate * _factor(training, plan, step)
@@ -187,26 +189,30 @@ def update(
 
 
 def _halved(
-    training: Training, plan: Plan, optimiser: torch.optim.Optimizer, step: int, why: str
+    training: Training, plan: TrainingPlan, optimiser: torch.optim.Optimizer, step: int, why: str
 ) -> Training:
     """The training with parts of half the size, ready to repeat update `step`."""
     optimiser.zero_grad(set_to_none=True)
     if training.model.device.type == "cuda":
         torch.cuda.empty_cache()
-    cuts = training.ranks.cuts(plan.accumulation_steps)
+    min_parts = training.ranks.min_parts(plan.accumulation_steps)
     batches = (training.objective.batch(*place) for place in plan.batches(step))
-    parts = (part for batch in batches for part in batch.parts(training.tokens_at_once, cuts))
+    parts = (
+        part
+        for batch in batches
+        for part in batch.microbatches(training.max_tokens_per_microbatch, min_parts)
+    )
     tokens = max(part.tokens for part in parts)
     message = (
         f"no memory for {tokens:,} tokens at once: from update {step + 1} on {tokens // 2:,}; what "
         f"follows is as good as before, but not to the bit. {why}"
     )
     training.sink.emit("log", level="warning", message=message)
-    return replace(training, tokens_at_once=tokens // 2)
+    return replace(training, max_tokens_per_microbatch=tokens // 2)
 
 
 def gradients(
-    training: Training, plan: Plan, step: int, batches: Iterable[Made] | None = None
+    training: Training, plan: TrainingPlan, step: int, batches: Iterable[PlannedBatch] | None = None
 ) -> Update:
     """Add the gradients of update `step` to the parameters' own; makes its batches if need be.
 
@@ -221,16 +227,16 @@ def gradients(
             raise
         # No more than the words: the error holds what the update has in memory.
         lacking = str(found)
-    if ranks.any(bool(lacking)):
+    if ranks.any_rank(bool(lacking)):
         elsewhere = f"the device of another process has no memory left: {MEMORY_ADVICE}"
         raise DeviceOutOfMemory(lacking or elsewhere)
-    ranks.add_up([p for p in training.model.parameters() if p.requires_grad])
+    ranks.all_reduce_gradients([p for p in training.model.parameters() if p.requires_grad])
     names = _curves(training.objective)
     return Update(dict(zip(names, ranks.sum(sums).unbind(), strict=False)), tokens)
 
 
 def _of_own_parts(
-    training: Training, plan: Plan, step: int, batches: Iterable[Made] | None
+    training: Training, plan: TrainingPlan, step: int, batches: Iterable[PlannedBatch] | None
 ) -> tuple[Tensor, int]:
     """Add the gradients of this rank's parts of update `step`; returns the sums of its losses, and
     the tokens of all parts.
@@ -241,12 +247,14 @@ def _of_own_parts(
     tokens, turns = 0, itertools.count()
     sums = torch.zeros(1 + len(objective.terms), dtype=torch.float64, device=device)
     if batches is None:
-        batches = ((*place, objective.batch(*place)) for place in plan.batches(step))
-    share, cuts = 1.0 / len(plan.batches(step)), ranks.cuts(plan.accumulation_steps)
+        batches = (PlannedBatch(*place, objective.batch(*place)) for place in plan.batches(step))
+    share, min_parts = 1.0 / len(plan.batches(step)), ranks.min_parts(plan.accumulation_steps)
     for epoch, index, batch in batches:
         tokens += batch.tokens
-        for number, part in enumerate(batch.parts(training.tokens_at_once, cuts)):
-            if not ranks.owns(next(turns)):
+        for number, part in enumerate(
+            batch.microbatches(training.max_tokens_per_microbatch, min_parts)
+        ):
+            if not ranks.is_mine(next(turns)):
                 continue
             # Dropout's randomness restarts at every part, so it is a function of the step too.
             draw = rng(training.seed, "dropout", epoch, index, number)
@@ -269,10 +277,10 @@ def _compare(training: Training, done: int) -> None:
     """Refuse to go on with weights that are not the same bits on all ranks."""
     if training.ranks.world > 1:
         found = checksum(list(training.model.parameters()))
-        training.ranks.refuse_difference(f"the weights after update {done}", found)
+        training.ranks.check_equal(f"the weights after update {done}", found)
 
 
-def _factor(training: Training, plan: Plan, step: int) -> float:
+def _factor(training: Training, plan: TrainingPlan, step: int) -> float:
     return linear_factor(step, plan.total_steps, training.optimiser.warmup_fraction)
 
 
@@ -281,9 +289,9 @@ def _start(
     optimiser: torch.optim.AdamW,
     names: dict[int, str],
     resume: Checkpoint | None,
-) -> tuple[Totals, int]:
+) -> tuple[RunningTotals, int]:
     if resume is None:
-        return Totals(), 0
+        return RunningTotals(), 0
     if resume.state.get("identity") != training.identity:
         raise CheckpointError(
             f"the checkpoint of update {resume.step} belongs to a run with other settings or "
@@ -293,17 +301,19 @@ def _start(
         for name, parameter in training.model.named_parameters():
             parameter.copy_(resume.model[name])
     restore_optimiser(optimiser, names, resume.optimiser)
-    return Totals.from_state(resume.state["totals"], training.model.device), resume.step
+    return RunningTotals.from_state(resume.state["totals"], training.model.device), resume.step
 
 
-def _log(training: Training, done: int, factor: float, totals: Totals, clock: Clock) -> None:
+def _log(
+    training: Training, done: int, factor: float, totals: RunningTotals, timer: TrainingTimer
+) -> None:
     updates = done - totals.logged_step
     values: dict[str, float] = {
         name: total.item() / updates for name, total in totals.since_log.items()
     }
     values["lr"] = training.optimiser.learning_rate * factor
     values |= training.objective.facts(done - 1)
-    values["tokens_per_s"] = clock.tokens_per_s(totals.tokens)
+    values["tokens_per_s"] = timer.tokens_per_s(totals.tokens)
     training.sink.emit("metrics", step=done, values=values)
     totals.since_log.clear()
     totals.logged_step = done
@@ -314,12 +324,12 @@ def _save(
     done: int,
     optimiser: torch.optim.AdamW,
     names: dict[int, str],
-    totals: Totals,
-    clock: Clock,
+    totals: RunningTotals,
+    timer: TrainingTimer,
 ) -> None:
-    if not training.ranks.chief:
+    if not training.ranks.is_main_process:
         return
-    totals.trained_s = clock.trained_s()
+    totals.trained_s = timer.trained_s()
     path = training.checkpointer.save(
         done,
         training.model,
@@ -327,7 +337,7 @@ def _save(
         {
             "identity": training.identity,
             "precision": training.precision,
-            "tokens_at_once": training.tokens_at_once,
+            "tokens_at_once": training.max_tokens_per_microbatch,
             "world": training.ranks.world,
             "totals": totals.as_state(),
         },
@@ -335,12 +345,14 @@ def _save(
     training.sink.emit("checkpoint", step=done, path=f"{path.parent.name}/{path.name}")
 
 
-def _result(steps: int, evaluated: EvalResult | None, totals: Totals, clock: Clock) -> FitResult:
+def _result(
+    steps: int, evaluated: EvalResult | None, totals: RunningTotals, timer: TrainingTimer
+) -> FitResult:
     return FitResult(
         steps=steps,
         evaluated=evaluated,
         means={name: total.item() / max(1, steps) for name, total in totals.since_start.items()},
         last={name: value.item() for name, value in totals.last.items()},
         tokens=totals.tokens,
-        trained_s=clock.trained_s(),
+        trained_s=timer.trained_s(),
     )

@@ -18,7 +18,7 @@ CHECKPOINT_SHARE = 0.01
 
 
 @dataclass
-class Totals:
+class RunningTotals:
     """Running sums on the device; read only when something is logged or saved."""
 
     since_log: dict[str, Tensor] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Totals:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> "Totals":
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> "RunningTotals":
         def tensors(values: dict[str, float]) -> dict[str, Tensor]:
             return {
                 name: torch.tensor(value, dtype=torch.float64, device=device)
@@ -63,7 +63,7 @@ class Totals:
         )
 
 
-class Clock:
+class TrainingTimer:
     """Wall time of one `fit`: what is due, and the ETA."""
 
     def __init__(

@@ -5,19 +5,19 @@ import math
 import torch
 from torch import Tensor
 
-from kdcore.data.prefetch import Plan
+from kdcore.data.prefetch import TrainingPlan
 from kdcore.errors import NonFiniteLoss
 from kdcore.model.bert import MaskedLM
 
 
-class FiniteWatch:
-    """Looks at every update, and knows later which was the first that went wrong.
+class NonFiniteDetector:
+    """Checks the losses of every step, and knows later which step was the first that went wrong.
 
-    On a GPU what it sees stays there, and nobody waits until `refuse` asks. On the CPU asking costs
-    nothing, so that it asks by itself.
+    On a GPU its flags stay on the device, without synchronising, until `raise_if_nonfinite` reads
+    them. On the CPU reading costs nothing, so it does so at every step.
     """
 
-    def __init__(self, plan: Plan, model: MaskedLM) -> None:
+    def __init__(self, plan: TrainingPlan, model: MaskedLM) -> None:
         self._plan, self._model = plan, model
         self._names: list[str] = []
         self._first = torch.tensor(-1, device=model.device)
@@ -27,7 +27,7 @@ class FiniteWatch:
         """Look at what update `step` (from 0) gave; on the CPU, raises NonFiniteLoss."""
         self._look(step, values)
         if self._model.device.type == "cpu":
-            self.refuse()
+            self.raise_if_nonfinite()
 
     def _look(self, step: int, values: dict[str, Tensor]) -> None:
         self._names = list(values)
@@ -36,7 +36,7 @@ class FiniteWatch:
         self._first = torch.where(begins, step, self._first)
         self._found = torch.where(begins, found, self._found)
 
-    def refuse(self) -> None:
+    def raise_if_nonfinite(self) -> None:
         """Raise NonFiniteLoss if an update so far went wrong; waits for the device."""
         step = int(self._first.item())
         if step >= 0:
@@ -44,9 +44,9 @@ class FiniteWatch:
                    if not math.isfinite(value)]  # fmt: skip
             raise self._error(step, ", ".join(bad))
 
-    def refuse_weights(self, done: int) -> None:
+    def raise_if_weights_nonfinite(self, done: int) -> None:
         """Raise NonFiniteLoss if the weights after `done` updates are not fit to be kept."""
-        self.refuse()
+        self.raise_if_nonfinite()
         sound = [parameter.detach().isfinite().all() for parameter in self._model.parameters()]
         if not torch.stack(sound).all().item():
             raise self._error(max(0, done - 1), "the weights")

@@ -12,8 +12,8 @@ from kdcore.data.dataset import Text
 from kdcore.device import (
     ResolvedPrecision,
     emulates_bf16,
+    pick_max_tokens_per_microbatch,
     pick_precision,
-    pick_tokens_at_once,
 )
 from kdcore.errors import NonFiniteLoss
 from kdcore.events import Progress
@@ -21,7 +21,7 @@ from kdcore.files import sha256_of
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, parameter_count, shape_of
 from kdcore.train.checkpoint import Checkpoint, Checkpointer, write_json
-from kdcore.train.context import Place
+from kdcore.train.context import RunContext
 from kdcore.train.evaluate import EvalResult, heldout_loss
 from kdcore.train.export import Summary
 from kdcore.train.loop import FitResult, Training, fit
@@ -33,7 +33,7 @@ def train(
     objective: Objective,
     text: Text,
     inputs: list[Path | None],
-    place: Place,
+    context: RunContext,
     start_eval: list[float] | None = None,
 ) -> tuple[FitResult, ResolvedPrecision]:
     """Fit `model`, resuming from the newest good checkpoint.
@@ -41,27 +41,29 @@ def train(
     `start_eval`, if given, gets the held-out loss before the first update; a resumed run takes it
     from its checkpoint's folder rather than measuring it again.
     """
-    checkpointer = Checkpointer(place.out_dir / "checkpoints")
-    resume, ranks = _resume(checkpointer, place), place.ranks
+    checkpointer = Checkpointer(context.out_dir / "checkpoints")
+    resume, ranks = _resume(checkpointer, context), context.ranks
     identity = _identity(config, text, inputs)
-    ranks.refuse_difference("what they train", [identity, resume.step if resume else 0])
+    ranks.check_equal("what they train", [identity, resume.step if resume else 0])
     precision: ResolvedPrecision = (
         resume.state["precision"]
         if resume
-        else ranks.tell(pick_precision(config.precision, place.device))[0]
+        else ranks.all_gather_json(pick_precision(config.precision, context.device))[0]
     )
-    tokens_at_once = _tokens_at_once(model, place, resume)
+    max_tokens_per_microbatch = _max_tokens_per_microbatch(model, context, resume)
     if resume is None:
         # A level to draw beside the curves from the first update on.
         values = {"unigram_entropy": text.unigram_entropy}
-        place.sink.emit("metrics", step=0, values=values)
-    evaluation = _evaluator(model, text, precision, place)
-    if start_eval is not None and (measured := _start_eval(place, evaluation)) is not None:
+        context.sink.emit("metrics", step=0, values=values)
+    evaluation = _evaluator(model, text, precision, context)
+    if start_eval is not None and (measured := _start_eval(context, evaluation)) is not None:
         start_eval.append(measured)
-    place.sink.emit("log", level="info", message=f"training on {place.describe()} in {precision}")
-    if precision == "bf16" and any(ranks.tell(emulates_bf16(place.device))):
+    context.sink.emit(
+        "log", level="info", message=f"training on {context.describe()} in {precision}"
+    )
+    if precision == "bf16" and any(ranks.all_gather_json(emulates_bf16(context.device))):
         message = "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
-        place.sink.emit("log", level="warning", message=message)
+        context.sink.emit("log", level="warning", message=message)
 
     fitted = fit(
         Training(
@@ -72,11 +74,11 @@ def train(
             reporting=config.reporting,
             seed=config.seed,
             precision=precision,
-            tokens_at_once=tokens_at_once,
+            max_tokens_per_microbatch=max_tokens_per_microbatch,
             checkpointer=checkpointer,
             identity=identity,
-            sink=place.sink,
-            should_stop=place.should_stop,
+            sink=context.sink,
+            should_stop=context.should_stop,
             evaluate=evaluation,
             eval_every_steps=config.evaluation.every_steps,
             ranks=ranks,
@@ -84,7 +86,7 @@ def train(
         resume,
     )
     if fitted.stopped:
-        place.sink.emit("stopped", step=fitted.steps)
+        context.sink.emit("stopped", step=fitted.steps)
     return fitted, precision
 
 
@@ -93,36 +95,40 @@ _STILL_FITS = 0.75
 at its start, so that a little more or less of it changes no bit."""
 
 
-def _tokens_at_once(model: MaskedLM, place: Place, resume: Checkpoint | None) -> int:
+def _max_tokens_per_microbatch(
+    model: MaskedLM, context: RunContext, resume: Checkpoint | None
+) -> int:
     """As many tokens as fit all devices; of a resumed training, no more than before."""
-    shape, device, ranks = shape_of(model), place.device, place.ranks
+    shape, device, ranks = shape_of(model), context.device, context.ranks
     if resume is None:
-        return int(min(ranks.tell(pick_tokens_at_once(shape, device))))
+        return int(min(ranks.all_gather_json(pick_max_tokens_per_microbatch(shape, device))))
     before = int(resume.state["tokens_at_once"])
-    fitting = int(min(ranks.tell(pick_tokens_at_once(shape, device, _STILL_FITS))))
+    fitting = int(
+        min(ranks.all_gather_json(pick_max_tokens_per_microbatch(shape, device, _STILL_FITS)))
+    )
     if fitting < before:
         message = (
             f"{before:,} tokens went through the model at once so far, now {fitting:,}, since the "
             "device has less free memory: what follows is as good as before, but not to the bit"
         )
-        place.sink.emit("log", level="info", message=message)
+        context.sink.emit("log", level="info", message=message)
     return min(before, fitting)
 
 
 def _evaluator(
-    model: MaskedLM, text: Text, precision: ResolvedPrecision, place: Place
+    model: MaskedLM, text: Text, precision: ResolvedPrecision, context: RunContext
 ) -> Callable[[int], EvalResult | None]:
     """A function that evaluates, shows its progress, and emits the metrics of a step; its result
     is None if the run shall stop."""
 
     def evaluate(step: int) -> EvalResult | None:
-        progress = Progress(place.sink, "evaluating", len(text.held_out), "sequences")
+        progress = Progress(context.sink, "evaluating", len(text.held_out), "sequences")
         result = heldout_loss(
-            model, text.held_out, precision, progress.update, place.ranks, place.should_stop
+            model, text.held_out, precision, progress.update, context.ranks, context.should_stop
         )
         if result is None:
             return None
-        place.sink.emit(
+        context.sink.emit(
             "metrics",
             step=step,
             values={"eval/loss": result.loss, "eval/perplexity": result.perplexity},
@@ -138,35 +144,37 @@ def _evaluator(
     return evaluate
 
 
-def _start_eval(place: Place, evaluation: Callable[[int], EvalResult | None]) -> float | None:
-    path = place.out_dir / "start_eval.json"
+def _start_eval(
+    context: RunContext, evaluation: Callable[[int], EvalResult | None]
+) -> float | None:
+    path = context.out_dir / "start_eval.json"
     known = json.loads(path.read_text(encoding="utf-8"))["loss"] if path.is_file() else None
-    known = place.ranks.tell(known)[0]
+    known = context.ranks.all_gather_json(known)[0]
     if known is not None:
         return float(known)
     measured = evaluation(0)
     if measured is None:
         return None
-    if place.ranks.chief:
+    if context.ranks.is_main_process:
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         write_json(temporary, {"loss": measured.loss})
         temporary.replace(path)
     return measured.loss
 
 
-def _resume(checkpointer: Checkpointer, place: Place) -> Checkpoint | None:
+def _resume(checkpointer: Checkpointer, context: RunContext) -> Checkpoint | None:
     resume, refused = checkpointer.load_newest()
     for reason in refused:
-        place.sink.emit("log", level="warning", message=f"checkpoint passed over: {reason}")
+        context.sink.emit("log", level="warning", message=f"checkpoint passed over: {reason}")
     if resume is not None:
-        place.sink.emit("log", level="info", message=f"resuming after update {resume.step}")
+        context.sink.emit("log", level="info", message=f"resuming after update {resume.step}")
         world = resume.state.get("world", 1)
-        if world != place.ranks.world:
+        if world != context.ranks.world:
             message = (
-                f"{world} devices trained so far, now {place.ranks.world}: what follows is as good "
-                "as before, but not to the bit"
+                f"{world} devices trained so far, now {context.ranks.world}: "
+                "what follows is as good as before, but not to the bit"
             )
-            place.sink.emit("log", level="info", message=message)
+            context.sink.emit("log", level="info", message=message)
     return resume
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from app.backup.manifest import Manifest, read_manifest
-from app.backup.progress import Nobody
+from app.backup.progress import NullProgress
 from app.backup.restore import check_backup, contents_of, restore_backup
 from app.backup.rows import tables_of
 from app.db import Database
@@ -45,10 +45,10 @@ def in_place(release: Path, settings: Settings) -> None:
 
 def restored(release: Path, settings: Settings) -> None:
     """The release's backup, brought back by this one."""
-    manifest = check_backup(release / "backup", Nobody())
+    manifest = check_backup(release / "backup", NullProgress())
     found = contents_of(settings, manifest)
     assert found.nothing
-    restore_backup(settings, release / "backup", manifest, found, Nobody())
+    restore_backup(settings, release / "backup", manifest, found, NullProgress())
 
 
 @pytest.fixture(params=DATABASES)

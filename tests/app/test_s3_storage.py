@@ -14,14 +14,14 @@ from app.runs.states import RunState
 from app.settings import Settings
 from app.storage import Store
 from tests.app.conftest import Api
-from tests.fixtures.orphan_guard import Tether
+from tests.fixtures.orphan_guard import OrphanGuard
 from tests.fixtures.s3 import S3Server, running_s3
 
 WEIGHTS = bytes(range(256)) * 40_000
 
 
 @pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory, _tether: Tether) -> Iterator[S3Server]:
+def _server(tmp_path_factory: pytest.TempPathFactory, _tether: OrphanGuard) -> Iterator[S3Server]:
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
         _tether.hold(server.process.pid)
         yield server

@@ -40,11 +40,14 @@ class Sink(ListSink):
 
 
 def carry_out(
-    config: Any, folder: str, stop_after: int | None = None, tokens_at_once: int | None = None
+    config: Any,
+    folder: str,
+    stop_after: int | None = None,
+    max_tokens_per_microbatch: int | None = None,
 ) -> dict[str, Any]:
     """One run; `waits` are those of its last update."""
     tensors.operations.clear()
-    kdcore.device._TOKENS_AT_ONCE["cuda"] = tokens_at_once or 1 << 15
+    kdcore.device._TOKENS_AT_ONCE["cuda"] = max_tokens_per_microbatch or 1 << 15
     sink = Sink(stop_after)
     execute(
         RUN_CONFIG.validate_python(config),

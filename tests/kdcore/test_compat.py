@@ -14,8 +14,8 @@ from transformers import BertForMaskedLM, BertTokenizer
 
 from kdcore.config import (
     DistillConfig,
-    DistilLines,
-    DistilSchedule,
+    DistillLines,
+    DistillSchedule,
     FileCorpus,
     FolderCheckpoint,
     FolderTokenizer,
@@ -163,8 +163,8 @@ def results(
             teacher=wordpiece,
             student=pruned,
             corpus=corpus,
-            lines=DistilLines(min_tokens=5),
-            schedule=DistilSchedule(batch_size=4, max_steps=1),
+            lines=DistillLines(min_tokens=5),
+            schedule=DistillSchedule(batch_size=4, max_steps=1),
         ),
     )
     # An untied decoder whose bias has been trained.

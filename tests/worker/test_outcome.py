@@ -22,7 +22,7 @@ NAN = {"type": "failed", "code": "nan", "message": "the loss is NaN"}
 
 
 def judge(status: int, event: dict[str, Any] | None = None, **how: Any) -> Outcome:
-    defaults = {"asked_to_stop": False, "oom_killed": False, "last_words": "Traceback"}
+    defaults = {"asked_to_stop": False, "oom_killed": False, "stderr_tail": "Traceback"}
     return outcome_of(status, event, **(defaults | how))
 
 
@@ -74,7 +74,7 @@ def test_a_crash_without_words_is_internal_with_stderrs_end() -> None:
 )
 def test_a_crash_for_lack_of_memory_is_one_of_the_hosts(words: str) -> None:
     for status in (1, -signal.SIGABRT):
-        outcome = judge(status, last_words=words)
+        outcome = judge(status, stderr_tail=words)
         assert isinstance(outcome, Failed)
         assert outcome.code == "oom_host"
         assert words in outcome.message
@@ -86,20 +86,20 @@ def test_a_lost_device_is_a_loss_and_no_failure_of_the_run() -> None:
     told = judge(1, {"type": "failed", "code": "device_lost", "message": message})
     assert told == Lost(message, "device_lost")
     words = "terminate called after throwing an instance of 'c10::AcceleratorError'\n  what():  "
-    crashed = judge(-signal.SIGABRT, last_words=f"{words}CUDA error: unspecified launch failure")
+    crashed = judge(-signal.SIGABRT, stderr_tail=f"{words}CUDA error: unspecified launch failure")
     assert isinstance(crashed, Lost)
     assert crashed.code == "device_lost"
-    full = judge(-signal.SIGABRT, last_words=f"{words}CUDA error: out of memory")
+    full = judge(-signal.SIGABRT, stderr_tail=f"{words}CUDA error: out of memory")
     assert isinstance(full, Failed)
     assert full.code == "oom_device"
-    warned = judge(1, last_words="UserWarning: CUDA initialization: The NVIDIA driver is too old")
+    warned = judge(1, stderr_tail="UserWarning: CUDA initialization: The NVIDIA driver is too old")
     assert isinstance(warned, Failed)
     assert warned.code == "internal"
 
 
 def test_a_process_that_nccl_ended_has_lost_another_one() -> None:
     words = "[Rank 1] ProcessGroupNCCL's watchdog got stuck for 480 seconds"
-    assert isinstance(judge(-signal.SIGABRT, last_words=words), Lost)
+    assert isinstance(judge(-signal.SIGABRT, stderr_tail=words), Lost)
 
 
 def test_a_trainer_that_cannot_even_write_its_events() -> None:

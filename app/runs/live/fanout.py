@@ -21,7 +21,7 @@ Message = tuple[int, bytes]
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """What one look at the database found for one run."""
 
     version: int
@@ -63,7 +63,7 @@ class Channel:
     def ended(self) -> bool:
         return self.deleted or self.state in FINAL
 
-    def apply(self, look: Look | None) -> bool:
+    def apply(self, look: Snapshot | None) -> bool:
         """Take over what a look found, None for a run that is gone; whether that was new."""
         if look is None:
             self.deleted = True
@@ -97,7 +97,7 @@ class Channel:
                 if message[0] <= seq:
                     break
                 newer.appendleft(message)
-            self._latest = (seq, *glue(newer, self.last_seq))
+            self._latest = (seq, *concat(newer, self.last_seq))
         return self._latest[1:]
 
     # ------------------------------------------------------------------------------- the bell
@@ -128,7 +128,7 @@ class Channel:
                 future.set_result(None)
 
 
-def glue(messages: Iterable[Message], upto: int) -> tuple[bytes, int]:
+def concat(messages: Iterable[Message], upto: int) -> tuple[bytes, int]:
     """The first of the events, as many as make a chunk, and up to which number these are all.
 
     `messages` are all events up to `upto`.

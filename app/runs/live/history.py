@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db import Database
-from app.runs.live.fanout import Message, glue
+from app.runs.live.fanout import Message, concat
 from app.runs.live.sse import encode
 from app.runs.models import LogLine, MetricPoint
 from app.runs.schemas import LogEvent, MetricsEvent
@@ -42,7 +42,7 @@ class Pages:
         self._pages[key] = page
         # Shielded: one client that leaves must not take the page from the others.
         messages = await asyncio.shield(page)
-        return glue([message for message in messages if message[0] > seq], key[2])
+        return concat([message for message in messages if message[0] > seq], key[2])
 
     async def _read(self, key: Key) -> list[Message]:
         def read() -> list[Message]:

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from app.auth.service import live_ids
 from app.db import Database
 from app.errors import Unavailable
-from app.runs.live.fanout import WINDOW, Channel, Look, Message
+from app.runs.live.fanout import WINDOW, Channel, Message, Snapshot
 from app.runs.live.history import Pages, read_messages
 from app.runs.live.sse import SILENCE, EventStream, encode
 from app.runs.models import Run
@@ -50,7 +50,7 @@ class TooManyStreams(Unavailable):
 
 
 @dataclass
-class Holder:
+class Credential:
     """A credential with open streams."""
 
     clients: int = 0
@@ -64,7 +64,7 @@ class StreamHub:
         self._db = db
         self._patience_s = settings.stream_patience_s
         self._channels: dict[str, Channel] = {}
-        self._holders: dict[str, Holder] = {}
+        self._holders: dict[str, Credential] = {}
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._pages = Pages(db)
@@ -130,7 +130,7 @@ class StreamHub:
         self, run_id: str, after_seq: int, token_id: str
     ) -> AsyncGenerator[bytes, None]:
         channel = self._channels.setdefault(run_id, Channel())
-        holder = self._holders.setdefault(token_id, Holder())
+        holder = self._holders.setdefault(token_id, Credential())
         channel.clients += 1
         holder.clients += 1
         self._wanted.set()
@@ -150,7 +150,7 @@ class StreamHub:
                 self._holders.pop(token_id, None)
 
     async def _follow(
-        self, run_id: str, channel: Channel, holder: Holder, seq: int
+        self, run_id: str, channel: Channel, holder: Credential, seq: int
     ) -> AsyncGenerator[bytes, None]:
         shown_version = -1
         changed = channel.next_change()
@@ -218,8 +218,8 @@ class StreamHub:
 
     def _look(
         self, known: dict[str, tuple[int, int]], holders: set[str]
-    ) -> tuple[dict[str, Look], set[str]]:
-        looks: dict[str, Look] = {}
+    ) -> tuple[dict[str, Snapshot], set[str]]:
+        looks: dict[str, Snapshot] = {}
         ids = list(known)
         with self._db.read() as session:
             for start in range(0, len(ids), RUNS_AT_ONCE):
@@ -229,7 +229,7 @@ class StreamHub:
             return looks, live_ids(session, holders)
 
 
-def _look_at(session: Session, run: Run, version: int, last_seq: int) -> Look:
+def _look_at(session: Session, run: Run, version: int, last_seq: int) -> Snapshot:
     # What is older than the window is left to the clients' own reading. The first look fills it:
     # after a restart all clients come back at once, and want the same.
     window_start = max(last_seq, 0, run.event_seq - WINDOW)
@@ -239,7 +239,7 @@ def _look_at(session: Session, run: Run, version: int, last_seq: int) -> Look:
     detail = None
     if run.version != version or run.event_seq != last_seq:
         detail = encode("run", run_detail(session, run).model_dump_json())
-    return Look(
+    return Snapshot(
         version=run.version,
         state=RunState(run.state),
         last_seq=run.event_seq,

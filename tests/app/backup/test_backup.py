@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from app.auth.service import create_token
 from app.backup.create import create_backup
 from app.backup.manifest import BackupError, Manifest, read_manifest
-from app.backup.progress import Nobody, unwatched
+from app.backup.progress import NullProgress, noop
 from app.backup.restore import check_backup, contents_of, restore_backup
 from app.backup.rows import digest_of, tables_of
-from app.cli.main import main as cli
+from app.cli import main as cli
 from app.datasets.models import Dataset
 from app.db import Base, Database
 from app.local.stack import StackError, only_one
@@ -177,14 +177,14 @@ def add_checkpoint(work: Workspace, step: int) -> Path:
 
 def back_up(settings: Settings, tmp_path: Path) -> tuple[Path, Manifest]:
     folder = tmp_path / "backup"
-    return folder, create_backup(settings, folder, Nobody())
+    return folder, create_backup(settings, folder, NullProgress())
 
 
 def restore(settings: Settings, folder: Path) -> list[str]:
-    manifest = check_backup(folder, Nobody())
+    manifest = check_backup(folder, NullProgress())
     found = contents_of(settings, manifest)
     assert found.nothing
-    return restore_backup(settings, folder, manifest, found, Nobody())
+    return restore_backup(settings, folder, manifest, found, NullProgress())
 
 
 def run_of(settings: Settings, run_id: str) -> Run:
@@ -224,7 +224,7 @@ def test_what_is_restored_is_what_was_saved(
     with database.snapshot() as connection:
         for table in tables_of(connection, unchanged):
             wanted = saved[table.name]
-            found = digest_of(connection, table, wanted.columns, unwatched)
+            found = digest_of(connection, table, wanted.columns, noop)
             assert (table.name, found) == (table.name, wanted.digest)
     database.close()
     assert (target.uploads_dir / "dataset00000" / "data.txt").read_bytes() == TEXT
@@ -277,7 +277,7 @@ def test_a_backup_of_a_database_at_work_is_of_one_moment(source: Settings, tmp_p
         found = []
         for number in range(5):
             before = written
-            manifest = create_backup(source, tmp_path / f"backup-{number}", Nobody())
+            manifest = create_backup(source, tmp_path / f"backup-{number}", NullProgress())
             rows = {table.name: table.rows for table in manifest.tables}
             found.append(rows["runs"] - 4)
             assert rows["metric_points"] - 2 * POINTS == found[-1]
@@ -299,10 +299,10 @@ def test_a_flipped_bit_is_refused_by_name(small: Settings, fresh: Settings, tmp_
         broken[len(broken) // 2] ^= 4
         path.write_bytes(broken)
         with pytest.raises(BackupError, match="damaged") as refused:
-            check_backup(folder, Nobody())
+            check_backup(folder, NullProgress())
         assert name in str(refused.value)
         path.write_bytes(whole)
-    check_backup(folder, Nobody())
+    check_backup(folder, NullProgress())
 
 
 def test_half_a_backup_is_refused(small: Settings, tmp_path: Path) -> None:
@@ -311,13 +311,13 @@ def test_half_a_backup_is_refused(small: Settings, tmp_path: Path) -> None:
     path = folder / biggest.path
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BackupError, match=f"{biggest.path} has {biggest.size_bytes - 1} bytes"):
-        check_backup(folder, Nobody())
+        check_backup(folder, NullProgress())
     path.unlink()
     with pytest.raises(BackupError, match=f"{biggest.path} cannot be read"):
-        check_backup(folder, Nobody())
+        check_backup(folder, NullProgress())
     (folder / "manifest.json").unlink()
     with pytest.raises(BackupError, match="no finished backup"):
-        check_backup(folder, Nobody())
+        check_backup(folder, NullProgress())
 
 
 def test_what_is_gone_or_damaged_is_said(small: Settings, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_what_is_gone_or_damaged_is_said(small: Settings, tmp_path: Path) -> Non
         "artifacts/done00000000/1/model.safetensors": "it is gone",
         "uploads/dataset00000/data.txt": "it is damaged",
     }
-    check_backup(folder, Nobody())
+    check_backup(folder, NullProgress())
     assert not (folder / "uploads/dataset00000/data.txt").exists()
 
 
@@ -343,7 +343,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(small: Settings, tmp_p
 
 
 def test_nothing_is_left_of_a_backup_that_failed(small: Settings, tmp_path: Path) -> None:
-    class Breaks(Nobody):
+    class Breaks(NullProgress):
         def phase(self, what: str, total: int, unit: str):
             if what == "Files":
                 raise OSError(28, "No space left on device")
@@ -359,12 +359,12 @@ def test_nothing_is_left_of_a_backup_that_failed(small: Settings, tmp_path: Path
 def test_a_backup_never_replaces_anything(small: Settings, tmp_path: Path) -> None:
     folder, _ = back_up(small, tmp_path)
     with pytest.raises(BackupError, match="is there already"):
-        create_backup(small, folder, Nobody())
+        create_backup(small, folder, NullProgress())
 
 
 def test_nothing_to_save_makes_nothing(fresh: Settings, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="has no tables"):
-        create_backup(fresh, tmp_path / "backup", Nobody())
+        create_backup(fresh, tmp_path / "backup", NullProgress())
     assert not fresh.data_dir.exists()
 
 
@@ -383,7 +383,7 @@ def test_with_force_the_old_gives_way(source: Settings, tmp_path: Path) -> None:
     database.close()
     add_artifact(source, "later0000000", "file", b"later")
     found = contents_of(source, manifest)
-    restore_backup(source, folder, manifest, found, Nobody())
+    restore_backup(source, folder, manifest, found, NullProgress())
     assert sorted(contents_of(source, manifest).runs) == sorted(set(found.runs) - {"later0000000"})
     assert not (source.data_dir / "artifacts" / "later0000000").exists()
 
@@ -393,7 +393,7 @@ def test_a_restore_that_was_cut_short_can_be_repeated(
 ) -> None:
     folder, manifest = back_up(source, tmp_path)
 
-    class Cut(Nobody):
+    class Cut(NullProgress):
         def phase(self, what: str, total: int, unit: str):
             def advance(_amount: int) -> None:
                 if what == "Rows":
@@ -411,7 +411,7 @@ def test_a_newer_schema_is_refused(small: Settings, fresh: Settings, tmp_path: P
     _, manifest = back_up(small, tmp_path)
     newer = manifest.model_copy(update={"revision": "9999"})
     with pytest.raises(BackupError, match="does not know"):
-        restore_backup(fresh, tmp_path, newer, contents_of(fresh, newer), Nobody())
+        restore_backup(fresh, tmp_path, newer, contents_of(fresh, newer), NullProgress())
     assert manifest.revision == head_revision()
 
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.runs.states import RunState
-from app.workers.heartbeat_age import Beats
+from app.workers.heartbeat_age import HeartbeatAges
 from app.workers.models import Worker
 from tests.app.conftest import Api
 
@@ -99,7 +99,7 @@ def test_the_queue_and_the_states(busy: Api) -> None:
 
 def test_the_age_of_a_beat_is_by_our_own_clock() -> None:
     now_s = 100.0
-    beats = Beats(clock=lambda: now_s)
+    beats = HeartbeatAges(clock=lambda: now_s)
     assert beats.ages_s({"a": 7, "b": 1}) == {"a": 0, "b": 0}
     now_s = 130.0
     assert beats.ages_s({"a": 9, "b": 1}) == {"a": 0, "b": 30}

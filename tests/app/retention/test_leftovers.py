@@ -11,20 +11,20 @@ from s3fs import S3FileSystem
 from typer.testing import CliRunner
 
 import app.retention.leftovers
-from app.cli.main import main as cli
+from app.cli import main as cli
 from app.doctor import services
 from app.retention.leftovers import leftovers
 from app.runs.models import Artifact
 from app.runs.states import RunState
 from tests.app.conftest import Api
-from tests.fixtures.orphan_guard import Tether
+from tests.fixtures.orphan_guard import OrphanGuard
 from tests.fixtures.s3 import S3Server, running_s3
 
 TWO_HOURS_S = 7200
 
 
 @pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory, _tether: Tether) -> Iterator[S3Server]:
+def _server(tmp_path_factory: pytest.TempPathFactory, _tether: OrphanGuard) -> Iterator[S3Server]:
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
         _tether.hold(server.process.pid)
         yield server

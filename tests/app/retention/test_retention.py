@@ -7,7 +7,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from app.cli.main import main as cli
+from app.cli import main as cli
 from app.db import utc_now
 from app.runs.models import Artifact, RunInput
 from app.runs.states import RunState

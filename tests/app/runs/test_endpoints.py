@@ -22,7 +22,7 @@ def test_a_submitted_run_is_queued_and_its_bell_is_rung(api_everywhere: Api) -> 
     assert run["name"] == "first"
     assert run["state"] == "queued"
     assert run["config"] == TeacherConfig(layer_drop=0.1).model_dump(mode="json")
-    assert api.context.doorbell.length() == 1
+    assert api.context.job_queue.length() == 1
     assert api.get(f"/runs/{run['id']}").json() == run
 
 
@@ -43,7 +43,7 @@ def test_a_pipeline_is_three_linked_runs(api_everywhere: Api) -> None:
     assert [run["state"] for run in body["runs"]] == ["queued", "waiting", "waiting"]
     assert prune["inputs"] == [{"role": "teacher", "run_id": teacher["id"]}]
     assert {each["run_id"] for each in distill["inputs"]} == {teacher["id"], prune["id"]}
-    assert api.context.doorbell.length() == 1
+    assert api.context.job_queue.length() == 1
 
     def related(run_id: str, side: str) -> set[str]:
         lineage = api.get(f"/runs/{run_id}").json()["lineage"]

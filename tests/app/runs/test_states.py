@@ -160,10 +160,10 @@ def test_a_stale_attempt_can_write_nothing(database: Database) -> None:
     file = PublishedFile("config.json", 1, "0" * 64, "key")
     attempts = (
         lambda s: lifecycle.beat(s, run_id, old),
-        lambda s: lifecycle.look(s, run_id, old),
+        lambda s: lifecycle.check_lease(s, run_id, old),
         lambda s: lifecycle.fail(s, run_id, old, "internal", "late"),
-        lambda s: lifecycle.stopped(s, run_id, old),
-        lambda s: lifecycle.lose(s, run_id, old, 3, "late"),
+        lambda s: lifecycle.release(s, run_id, old),
+        lambda s: lifecycle.attempt_lost(s, run_id, old, 3, "late"),
         lambda s: lifecycle.succeed(s, run_id, old, result={}, shape=None, files=[file]),
     )
     for write in attempts:
@@ -201,7 +201,7 @@ def test_a_newer_checkpoint_makes_the_count_begin_anew(database: Database) -> No
         with database.write() as session:
             session.get_one(Run, run_id).checkpoint_step = step
         with database.write() as session:
-            assert lifecycle.lose(session, run_id, attempt, 3, "x") is RunState.QUEUED
+            assert lifecycle.attempt_lost(session, run_id, attempt, 3, "x") is RunState.QUEUED
     assert row(database, run_id).attempts_without_progress == 0
 
 
@@ -218,9 +218,9 @@ def test_a_cancelled_run_that_is_lost_or_stopped_is_cancelled(database: Database
                 case "recover":
                     state = lifecycle.recover(session, run_id, attempt, 1, 1)
                 case "stopped":
-                    state = lifecycle.stopped(session, run_id, attempt)
+                    state = lifecycle.release(session, run_id, attempt)
                 case _:
-                    state = lifecycle.lose(session, run_id, attempt, 1, "x")
+                    state = lifecycle.attempt_lost(session, run_id, attempt, 1, "x")
         assert state is RunState.CANCELLED
 
 

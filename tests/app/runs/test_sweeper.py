@@ -3,7 +3,7 @@
 import pytest
 
 from app.db import Database, utc_now
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.runs import lifecycle
 from app.runs.states import RunState
 from app.runs.sweeper import Sweeper
@@ -27,13 +27,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def doorbell(settings: Settings) -> Doorbell:
-    return Doorbell(settings)
+def job_queue(settings: Settings) -> JobQueue:
+    return JobQueue(settings)
 
 
 @pytest.fixture
-def sweeper(database: Database, doorbell: Doorbell, settings: Settings, clock: Clock) -> Sweeper:
-    return Sweeper(database, doorbell, settings, clock)
+def sweeper(database: Database, job_queue: JobQueue, settings: Settings, clock: Clock) -> Sweeper:
+    return Sweeper(database, job_queue, settings, clock)
 
 
 def watch(sweeper: Sweeper, clock: Clock, seconds: float) -> None:
@@ -43,7 +43,7 @@ def watch(sweeper: Sweeper, clock: Clock, seconds: float) -> None:
 
 
 def test_a_silent_run_is_taken_back_after_the_lease_and_rung(
-    sweeper: Sweeper, clock: Clock, database: Database, doorbell: Doorbell
+    sweeper: Sweeper, clock: Clock, database: Database, job_queue: JobQueue
 ) -> None:
     run_id = add_run(database)
     claim(database, run_id)
@@ -51,7 +51,7 @@ def test_a_silent_run_is_taken_back_after_the_lease_and_rung(
     assert row(database, run_id).state == RunState.RUNNING
     watch(sweeper, clock, 10)
     assert row(database, run_id).state == RunState.QUEUED
-    assert doorbell.length() == 1
+    assert job_queue.length() == 1
 
 
 def test_a_run_that_beats_is_left_alone(sweeper: Sweeper, clock: Clock, database: Database) -> None:
@@ -77,20 +77,20 @@ def test_time_in_which_nobody_could_look_does_not_count(
 
 
 def test_a_queued_run_is_rung_again_and_the_queue_never_floods(
-    sweeper: Sweeper, clock: Clock, database: Database, doorbell: Doorbell
+    sweeper: Sweeper, clock: Clock, database: Database, job_queue: JobQueue
 ) -> None:
     for _ in range(3):
         add_run(database, queued_at=utc_now())
     watch(sweeper, clock, 15)
-    assert doorbell.length() == 0
+    assert job_queue.length() == 0
     watch(sweeper, clock, 5)
-    assert doorbell.length() == 3
+    assert job_queue.length() == 3
     watch(sweeper, clock, 600)
-    assert doorbell.length() == 3
+    assert job_queue.length() == 3
 
 
 def test_a_run_whose_inputs_ended_unseen_is_settled(
-    sweeper: Sweeper, database: Database, doorbell: Doorbell
+    sweeper: Sweeper, database: Database, job_queue: JobQueue
 ) -> None:
     done = add_run(database, RunState.SUCCEEDED)
     failed = add_run(database, RunState.FAILED)
@@ -99,18 +99,18 @@ def test_a_run_whose_inputs_ended_unseen_is_settled(
     sweeper.sweep()
     assert row(database, ready).state == RunState.QUEUED
     assert row(database, hopeless).state == RunState.SKIPPED
-    assert doorbell.length() == 1
+    assert job_queue.length() == 1
 
 
 def test_without_a_broker_nothing_is_lost(
     clock: Clock, database: Database, settings: Settings
 ) -> None:
     away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
-    sweeper = Sweeper(database, Doorbell(away), away, clock)
+    sweeper = Sweeper(database, JobQueue(away), away, clock)
     run_id = add_run(database)
     watch(sweeper, clock, 30)
     assert row(database, run_id).state == RunState.QUEUED
-    back = Doorbell(settings)
+    back = JobQueue(settings)
     sweeper._doorbell = back
     watch(sweeper, clock, 5)
     assert back.length() == 1

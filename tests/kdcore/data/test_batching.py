@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdcore.config import DistilLines, FileCorpus, WordPieceTokenizer
+from kdcore.config import DistillLines, FileCorpus, WordPieceTokenizer
 from kdcore.data.batching import Lines, epoch_order, length_grouped_batches, lines, pack, pad_lines
 from kdcore.data.corpora import CorpusText, open_corpus
 from kdcore.data.masking import mask_uniform
@@ -192,7 +192,7 @@ def test_lines_are_filtered_split_and_wrapped_anew(tokens: Tokens) -> None:
     split = by_hand(
         [10, 11], [*range(20, 43)], [unk, unk, 12, 13], [unk, unk, unk, 12], [7] * 4, tokens=tokens
     )
-    options = DistilLines(min_tokens=6, max_tokens=12, max_unknown=0.5)
+    options = DistillLines(min_tokens=6, max_tokens=12, max_unknown=0.5)
     kept = lines(split, tokens, options, max_positions=512)
     cls, sep = tokens.cls_id, tokens.sep_id
     assert [kept.get(i).tolist() for i in range(len(kept))] == [
@@ -205,7 +205,7 @@ def test_lines_are_filtered_split_and_wrapped_anew(tokens: Tokens) -> None:
 
 
 def test_lines_hold_every_token_of_a_real_text(split: TokenisedSplit, tokens: Tokens) -> None:
-    kept = lines(split, tokens, DistilLines(min_tokens=3, max_unknown=1.0), max_positions=9)
+    kept = lines(split, tokens, DistillLines(min_tokens=3, max_unknown=1.0), max_positions=9)
     inner = np.concatenate([kept.get(i)[1:-1] for i in range(len(kept))])
     ordinary = np.isin(split.tokens, [tokens.cls_id, tokens.sep_id], invert=True)
     assert (inner == split.tokens[ordinary]).all()
@@ -213,14 +213,14 @@ def test_lines_hold_every_token_of_a_real_text(split: TokenisedSplit, tokens: To
 
 
 def test_unknown_shares_do_not_depend_on_the_stretch(split, tokens, monkeypatch) -> None:
-    whole = lines(split, tokens, DistilLines(max_unknown=0.1), 20)
+    whole = lines(split, tokens, DistillLines(max_unknown=0.1), 20)
     monkeypatch.setattr("kdcore.data.batching._CHUNK_TOKENS", 100)
-    assert (lines(split, tokens, DistilLines(max_unknown=0.1), 20).lengths == whole.lengths).all()
+    assert (lines(split, tokens, DistillLines(max_unknown=0.1), 20).lengths == whole.lengths).all()
 
 
 def test_no_line_left_is_refused(split: TokenisedSplit, tokens: Tokens) -> None:
     with pytest.raises(DataError, match="no line of the text has 400 to 512 tokens"):
-        lines(split, tokens, DistilLines(min_tokens=400), 512)
+        lines(split, tokens, DistillLines(min_tokens=400), 512)
 
 
 def test_padding_is_marked() -> None:
@@ -282,6 +282,6 @@ def test_random_numbers_are_the_same_on_every_machine() -> None:
 
 
 def test_lines_type_knows_its_length(split: TokenisedSplit, tokens: Tokens) -> None:
-    kept = lines(split, tokens, DistilLines(), 64)
+    kept = lines(split, tokens, DistillLines(), 64)
     assert isinstance(kept, Lines)
     assert len(kept) == len(kept.lengths)

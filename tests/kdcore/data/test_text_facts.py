@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from kdcore.config import DistilLines, FileCorpus, FolderTokenizer, TeacherConfig
+from kdcore.config import DistillLines, FileCorpus, FolderTokenizer, TeacherConfig
 from kdcore.data import token_cache as tokenised
 from kdcore.data.batching import lines
 from kdcore.data.corpora import open_corpus
@@ -162,7 +162,7 @@ def test_whatever_removes_characters_is_counted(
 def test_lines_are_counted_by_what_became_of_them(tokens: Tokens, tmp_path: Path) -> None:
     text = "the king\n" * 3 + "the\n" * 5 + "漢字漢 the\n" * 7 + "the king the king the king the\n"
     split = split_of(text, tmp_path, tokens)
-    kept = lines(split, tokens, DistilLines(min_tokens=5, max_unknown=0.5), max_positions=8)
+    kept = lines(split, tokens, DistillLines(min_tokens=5, max_unknown=0.5), max_positions=8)
     assert kept.figures() == {
         "lines": 5,
         "lines_split": 1,
@@ -171,7 +171,7 @@ def test_lines_are_counted_by_what_became_of_them(tokens: Tokens, tmp_path: Path
     }
     hopeless = split_of("the\n" * 8 + "漢字漢 the\n" * 7, tmp_path / "b", tokens)
     with pytest.raises(DataError, match=r"\(8 are too short, 7 hold too many unknown tokens\)"):
-        lines(hopeless, tokens, DistilLines(min_tokens=5), 512)
+        lines(hopeless, tokens, DistillLines(min_tokens=5), 512)
 
 
 def test_the_model_card_tells_what_was_lost(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from kdcore.distributed.process_group import Ranks, checksum, join
-from kdcore.distributed.torchrun import Seat, end_at_once
+from kdcore.distributed.torchrun import TorchrunEnv, end_at_once
 from kdcore.errors import RankLost, RanksDiffer
 
 
@@ -44,39 +44,37 @@ def refused(work: Any) -> str:
 
 
 def main(notes: Path) -> None:
-    ranks = join(Seat.taken(), "cpu")
-    found: dict[str, Any] = {"told": ranks.tell({"rank": ranks.rank, "word": "Öl"})}
-    found["any"] = [ranks.any(mine) for mine in (False, ranks.rank == 1, True)]
+    ranks = join(TorchrunEnv.taken(), "cpu")
+    found: dict[str, Any] = {"told": ranks.all_gather_json({"rank": ranks.rank, "word": "Öl"})}
+    found["any"] = [ranks.any_rank(mine) for mine in (False, ranks.rank == 1, True)]
     shares = torch.tensor([0.1 * (ranks.rank + 1), 2.0], dtype=torch.float64)
     found["sum"] = ranks.sum(shares).tolist()
 
     with_gradients = parameters(ranks, True, False, True)
     found["mine"] = gradients(with_gradients)
-    ranks.add_up(with_gradients)
+    ranks.all_reduce_gradients(with_gradients)
     found["added"] = gradients(with_gradients)
 
     idle = parameters(ranks, *([ranks.rank == 0] * 2), False)
-    ranks.add_up(idle)
+    ranks.all_reduce_gradients(idle)
     found["one idle"] = gradients(idle)
 
     different = parameters(ranks, True, ranks.rank == 0)
-    found["different layers"] = refused(lambda: ranks.add_up(different))
+    found["different layers"] = refused(lambda: ranks.all_reduce_gradients(different))
     found["same weights"] = refused(
-        lambda: ranks.refuse_difference("weights", checksum([torch.ones(2, 2)]))
+        lambda: ranks.check_equal("weights", checksum([torch.ones(2, 2)]))
     )
     flipped = torch.ones(2, 2)
     flipped.view(torch.int32)[1, 1] ^= ranks.rank
-    found["different weights"] = refused(
-        lambda: ranks.refuse_difference("weights", checksum([flipped]))
-    )
+    found["different weights"] = refused(lambda: ranks.check_equal("weights", checksum([flipped])))
 
     order = notes / "order"
-    with ranks.chief_first():
-        if ranks.chief:
+    with ranks.main_process_first():
+        if ranks.is_main_process:
             time.sleep(0.5)
         with order.open("a") as file:
             file.write(f"{ranks.rank} ")
-    found["first to fail"] = ranks.first_to_fail()
+    found["first to fail"] = ranks.claim_failure()
 
     # torchrun sends the other one away, who shall still write what it has noticed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -85,7 +83,7 @@ def main(notes: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     start_s = time.monotonic()
     try:
-        ranks.any(False)
+        ranks.any_rank(False)
     except RankLost:
         found["noticed after_s"] = time.monotonic() - start_s
     (notes / "0.json").write_text(json.dumps(found))

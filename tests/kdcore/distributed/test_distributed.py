@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 
 from kdcore.config import (
     DistillConfig,
-    DistilLines,
-    DistilOptimiser,
-    DistilSchedule,
+    DistillLines,
+    DistillOptimiser,
+    DistillSchedule,
     Evaluation,
     FileCorpus,
     FolderCheckpoint,
@@ -39,7 +39,7 @@ from kdcore.config import (
 )
 from kdcore.data.batching import Batch
 from kdcore.distributed.process_group import Ranks
-from kdcore.distributed.torchrun import Seat, process_count
+from kdcore.distributed.torchrun import TorchrunEnv, process_count
 from kdcore.errors import ConfigError
 from kdcore.events import Event, ListSink
 from kdcore.model.layerdrop import layers_active
@@ -197,9 +197,9 @@ def student(
         teacher=checkpoint,
         student=FolderCheckpoint(path=str(pruned / "model")),
         corpus=corpus,
-        lines=DistilLines(min_tokens=5),
-        schedule=DistilSchedule(batch_size=8, accumulation_steps=4, max_steps=12),
-        optimiser=DistilOptimiser(learning_rate=1e-3, weight_decay=0.01),
+        lines=DistillLines(min_tokens=5),
+        schedule=DistillSchedule(batch_size=8, accumulation_steps=4, max_steps=12),
+        optimiser=DistillOptimiser(learning_rate=1e-3, weight_decay=0.01),
         reporting=SAVE_ALWAYS,
         precision="fp32",
         seed=3,
@@ -419,29 +419,30 @@ def batch(*lengths: int) -> Batch:
     return Batch(mask * np.arange(1, len(lengths) + 1)[:, None], mask, mask)
 
 
-@pytest.mark.parametrize("tokens_at_once", [1, 7, 16, 1000])
+@pytest.mark.parametrize("max_tokens_per_microbatch", [1, 7, 16, 1000])
 @pytest.mark.parametrize("multiple_of", [2, 3, 4])
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
-def test_equal_parts(tokens_at_once: int, multiple_of: int, rows: int) -> None:
+def test_equal_microbatches(max_tokens_per_microbatch: int, multiple_of: int, rows: int) -> None:
     whole = batch(*([8] * rows))
-    parts = list(whole.parts(tokens_at_once, multiple_of))
+    parts = list(whole.microbatches(max_tokens_per_microbatch, multiple_of))
     assert np.array_equal(np.concatenate([part.ids for part in parts]), whole.ids)
     sizes = [len(part.ids) for part in parts]
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) > 0
     assert len(parts) % multiple_of == 0 or len(parts) == rows
-    assert all(part.tokens <= tokens_at_once or len(part.ids) == 1 for part in parts)
+    assert all(part.tokens <= max_tokens_per_microbatch or len(part.ids) == 1 for part in parts)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("batches", [1, 2, 3, 4, 6])
 def test_every_rank_gets_as_many_parts(world: int, batches: int) -> None:
-    cuts = Ranks(0, world).cuts(batches)
+    min_parts = Ranks(0, world).min_parts(batches)
     shares = [
-        sum(Ranks(r, world).owns(turn) for turn in range(cuts * batches)) for r in range(world)
+        sum(Ranks(r, world).is_mine(turn) for turn in range(min_parts * batches))
+        for r in range(world)
     ]
     assert len(set(shares)) == 1
-    assert cuts == 1 or batches % world
+    assert min_parts == 1 or batches % world
 
 
 def test_devices_are_named_or_counted() -> None:
@@ -452,9 +453,9 @@ def test_devices_are_named_or_counted() -> None:
     for device, devices in [("cuda:0", 2), ("cuda:0,cuda:0", None), ("cpu,cpu", 3)]:
         with pytest.raises(ConfigError):
             process_count(device, devices)
-    assert Seat(1, 2, 1).own("cuda:2, cuda:3") == "cuda:3"
-    assert Seat(1, 2, 1).own("cuda") == "cuda:1"
-    assert Seat(5, 8, 1).own("auto") == "auto:1"
-    assert Seat(1, 2, 1).own("cpu") == "cpu"
+    assert TorchrunEnv(1, 2, 1).own("cuda:2, cuda:3") == "cuda:3"
+    assert TorchrunEnv(1, 2, 1).own("cuda") == "cuda:1"
+    assert TorchrunEnv(5, 8, 1).own("auto") == "auto:1"
+    assert TorchrunEnv(1, 2, 1).own("cpu") == "cpu"
     with pytest.raises(ConfigError, match="start one each"):
-        Seat(2, 3, 2).own("cpu,cpu")
+        TorchrunEnv(2, 3, 2).own("cpu,cpu")

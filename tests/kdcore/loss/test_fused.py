@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import kdcore.loss.fused as fused_module
-from kdcore.loss.fused import Mix, fused_loss
+from kdcore.loss.fused import LossWeights, fused_loss
 from kdcore.loss.reference import mlm_loss, mse_loss, soft_target_loss
 from kdcore.model.encoder import Projection
 
@@ -31,7 +31,7 @@ def logits(of: Projection) -> Tensor:
 
 
 def plain(
-    student: Projection, teacher: Projection, labels: np.ndarray, mix: Mix
+    student: Projection, teacher: Projection, labels: np.ndarray, mix: LossWeights
 ) -> tuple[Tensor, dict[str, Tensor]]:
     ours, theirs = logits(student), logits(teacher).detach()
     at = torch.from_numpy(np.flatnonzero(labels >= 0))
@@ -61,7 +61,9 @@ def test_is_the_plain_loss_with_its_gradients(
     positions = 40
     student, teacher = (projection(positions, torch.float32, seed) for seed in (0, 1))
     labels = labels_of(positions, share)
-    mix = Mix(mlm / max(1, (labels >= 0).sum()), ce / positions, mse / positions, temperature=2.0)
+    mix = LossWeights(
+        mlm / max(1, (labels >= 0).sum()), ce / positions, mse / positions, temperature=2.0
+    )
     total, sums = fused_loss(student, teacher, labels, mix)
     expected, expected_sums = plain(student, teacher, labels, mix)
     assert sums.keys() == expected_sums.keys()
@@ -79,7 +81,7 @@ def test_in_place_adds_to_the_projectors_gradients() -> None:
     once, twice = (projection(40, torch.float32, 0) for _ in range(2))
     teacher = projection(40, torch.float32, 1)
     labels = labels_of(40, 0.3)
-    mix = Mix(mlm=0.1, ce=0.2, temperature=2.0)
+    mix = LossWeights(mlm=0.1, ce=0.2, temperature=2.0)
     fused_loss(once, teacher, labels, mix)[0].backward()
     for _ in range(2):
         fused_loss(twice, teacher, labels, mix, in_place=True)[0].backward()
@@ -96,7 +98,7 @@ def test_gradcheck(positions: int, temperature: float, monkeypatch: pytest.Monke
     teacher = Projection(*(part.detach() for part in vars(teacher).values()))
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        mix = Mix(mlm=0.7, ce=1.3, mse=0.2, temperature=temperature)
+        mix = LossWeights(mlm=0.7, ce=1.3, mse=0.2, temperature=temperature)
         return fused_loss(Projection(hidden, weight, bias), teacher, labels, mix)[0]
 
     assert torch.autograd.gradcheck(loss, (student.hidden, student.weight, student.bias))
@@ -106,7 +108,7 @@ def test_large_logits_neither_overflow_nor_vanish() -> None:
     student, teacher = (projection(9, torch.float32, seed) for seed in (0, 1))
     for side in (student, teacher):
         side.hidden.data.mul_(300.0)
-    mix = Mix(mlm=1.0, ce=1.0, temperature=1.0)
+    mix = LossWeights(mlm=1.0, ce=1.0, temperature=1.0)
     total, _ = fused_loss(student, teacher, labels_of(9, 0.5), mix)
     expected, _ = plain(student, teacher, labels_of(9, 0.5), mix)
     assert total.isfinite()
@@ -115,7 +117,7 @@ def test_large_logits_neither_overflow_nor_vanish() -> None:
 
 def test_without_positions_the_loss_is_zero() -> None:
     student, teacher = (projection(0, torch.float32, seed) for seed in (0, 1))
-    total, sums = fused_loss(student, teacher, labels_of(0, 1.0), Mix(mlm=1.0, ce=1.0))
+    total, sums = fused_loss(student, teacher, labels_of(0, 1.0), LossWeights(mlm=1.0, ce=1.0))
     total.backward()  # type: ignore[no-untyped-call]
     assert total.item() == sums["ce"].item() == sums["mlm"].item() == 0.0
     assert student.weight.grad is not None
@@ -127,7 +129,7 @@ def test_bf16_deviates_no_more_than_bf16_products_do() -> None:
     for side in (student, teacher):
         side.weight.data.mul_(0.2)
     labels = labels_of(64, 0.3)
-    mix = Mix(mlm=2.0 / 19, ce=5.0 / 64, temperature=2.0)
+    mix = LossWeights(mlm=2.0 / 19, ce=5.0 / 64, temperature=2.0)
     with torch.autocast("cpu", torch.bfloat16):
         total, _ = fused_loss(student, teacher, labels, mix)
     expected, _ = plain(student, teacher, labels, mix)
@@ -143,6 +145,6 @@ def test_without_gradients_none_are_made() -> None:
     student = projection(20, torch.float32, 0)
     labels = labels_of(20, 1.0)
     with torch.no_grad():
-        total, sums = fused_loss(student, None, labels, Mix(mlm=1.0))
+        total, sums = fused_loss(student, None, labels, LossWeights(mlm=1.0))
     assert not total.requires_grad
     torch.testing.assert_close(total.double(), sums["mlm"])

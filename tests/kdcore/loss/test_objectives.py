@@ -8,9 +8,9 @@ from torch import nn
 import kdcore.loss.objectives as objectives_module
 from kdcore.config import (
     DistillConfig,
-    DistilLoss,
-    DistilOptions,
-    DistilSchedule,
+    DistillLoss,
+    DistillOptions,
+    DistillSchedule,
     FileCorpus,
     FolderCheckpoint,
     FreshStudent,
@@ -26,7 +26,7 @@ from kdcore.data.masking import mask_smoothed, mask_uniform
 from kdcore.data.token_cache import token_counts, tokenise
 from kdcore.data.tokenizers import Tokens, load_tokenizer
 from kdcore.events import ListSink
-from kdcore.loss.objectives import DistilObjective, MlmObjective
+from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import MaskedLM, build_teacher
 from kdcore.model.prune import prune
 from kdcore.rng import rng
@@ -134,20 +134,20 @@ def test_distil_terms_and_gradients_are_the_recipes(  # type: ignore[no-untyped-
     config = DistillConfig(
         teacher=FolderCheckpoint(path="unused"),
         student=FreshStudent(),
-        loss=DistilLoss(
+        loss=DistillLoss(
             alpha_ce=ce, alpha_mlm=mlm, alpha_cos=cos, alpha_mse=mse, positions=positions
         ),
-        schedule=DistilSchedule(batch_size=4),
+        schedule=DistillSchedule(batch_size=4),
     )
     teacher = teacher_of(tokens).eval().requires_grad_(False)
     student, _ = prune(teacher, PruneOptions())
     student.train()
-    text_lines = lines(split, tokens, DistilOptions().lines, 64)
+    text_lines = lines(split, tokens, DistillOptions().lines, 64)
     counts = token_counts(split, tokens.vocab_size)
-    objective = DistilObjective(config, student, teacher, tokens, text_lines, counts)
+    objective = DistillObjective(config, student, teacher, tokens, text_lines, counts)
     batch = objective.batch(epoch=0, index=0)
     # In parts of two lines or so, the sums over which must be those of the batch.
-    parts = list(batch.parts(40)) if chunked else [batch]
+    parts = list(batch.microbatches(40)) if chunked else [batch]
     losses = [objective.losses(part, batch, step=0) for part in parts]
     expected = reference_terms(config, student, teacher, tokens, text_lines, counts)
     asked = dict(zip(("ce", "mlm", "cos", "mse"), weights, strict=True))
@@ -177,13 +177,13 @@ def test_without_soft_targets_no_teacher_runs(  # type: ignore[no-untyped-def]
     config = DistillConfig(
         teacher=FolderCheckpoint(path="unused"),
         student=FreshStudent(),
-        loss=DistilLoss(alpha_ce=0, alpha_mlm=1, alpha_cos=0, alpha_mse=0),
+        loss=DistillLoss(alpha_ce=0, alpha_mlm=1, alpha_cos=0, alpha_mse=0),
     )
     teacher = teacher_of(tokens).eval()
     student, _ = prune(teacher, PruneOptions())
-    text_lines = lines(split, tokens, DistilOptions().lines, 64)
+    text_lines = lines(split, tokens, DistillOptions().lines, 64)
     counts = token_counts(split, tokens.vocab_size)
-    objective = DistilObjective(config, student, teacher, tokens, text_lines, counts)
+    objective = DistillObjective(config, student, teacher, tokens, text_lines, counts)
     run, last_hidden = [], objectives_module.last_hidden
 
     def noted(model: MaskedLM, *arguments: object, **options: object) -> torch.Tensor:

@@ -7,7 +7,7 @@ from transformers import BertForMaskedLM
 
 from kdcore.config import PruneOptions, ScratchModel
 from kdcore.data.masking import IGNORED
-from kdcore.loss.fused import Mix, fused_loss
+from kdcore.loss.fused import LossWeights, fused_loss
 from kdcore.model.bert import MaskedLM, backbone, build_teacher
 from kdcore.model.encoder import Rows, last_hidden, projection
 from kdcore.model.prune import prune
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_of_transformers(model: MaskedLM) -> None:
     wanted = {name: each.grad for name, each in parameters.items()}
     model.zero_grad(set_to_none=True)
     hidden = last_hidden(model, Rows.of(ids, LENGTHS, CPU), in_place=True)
-    mix = Mix(mlm=1 / int((labels != IGNORED).sum()))
+    mix = LossWeights(mlm=1 / int((labels != IGNORED).sum()))
     total, _ = fused_loss(projection(model, hidden), None, labels, mix, in_place=True)
     total.backward()
     torch.testing.assert_close(total, theirs, rtol=1e-5, atol=1e-6)

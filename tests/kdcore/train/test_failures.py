@@ -19,7 +19,7 @@ from kdcore.errors import (
     KdcoreError,
     RankLost,
 )
-from kdcore.train.failures import typed_failures
+from kdcore.train.failures import map_machine_errors
 
 
 def numpy_asks_for_too_much() -> object:
@@ -34,7 +34,7 @@ def test_the_host_is_out_of_memory(tmp_path: Path) -> None:
     for ask in (numpy_asks_for_too_much, torch_asks_for_too_much):
         with (
             pytest.raises(HostOutOfMemory, match="use a smaller model") as caught,
-            typed_failures(tmp_path),
+            map_machine_errors(tmp_path),
         ):
             ask()
         assert caught.value.code == "oom_host"
@@ -53,7 +53,7 @@ def test_the_host_is_out_of_memory(tmp_path: Path) -> None:
 def test_libraries_say_in_their_own_words_that_the_host_is_full(
     tmp_path: Path, error: Exception
 ) -> None:
-    with pytest.raises(HostOutOfMemory), typed_failures(tmp_path):
+    with pytest.raises(HostOutOfMemory), map_machine_errors(tmp_path):
         raise error
 
 
@@ -71,7 +71,7 @@ def test_the_device_is_out_of_memory(tmp_path: Path, error: Exception) -> None:
     """As PyTorch words it; on a machine without a GPU nobody can make it say so."""
     with (
         pytest.raises(DeviceOutOfMemory, match="use a smaller model") as caught,
-        typed_failures(tmp_path),
+        map_machine_errors(tmp_path),
     ):
         raise error
     assert caught.value.code == "oom_device"
@@ -96,7 +96,7 @@ DEVICE_FAULTS = [
 
 @pytest.mark.parametrize("error", DEVICE_FAULTS, ids=str)
 def test_a_device_that_is_missing_busy_or_broken_is_lost(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(DeviceLost) as caught, typed_failures(tmp_path):
+    with pytest.raises(DeviceLost) as caught, map_machine_errors(tmp_path):
         raise error
     assert caught.value.code == "device_lost"
     assert str(error) in str(caught.value)
@@ -112,7 +112,7 @@ def test_mistakes_that_any_device_would_refuse_are_not_the_devices(
     tmp_path: Path, words: str
 ) -> None:
     error = torch.AcceleratorError(f"CUDA error: {words}")
-    with pytest.raises(torch.AcceleratorError) as caught, typed_failures(tmp_path):
+    with pytest.raises(torch.AcceleratorError) as caught, map_machine_errors(tmp_path):
         raise error
     assert caught.value is error
 
@@ -138,7 +138,7 @@ def test_what_goes_wrong_inside_a_collective_keeps_its_type(
         raise error
 
     monkeypatch.setattr(torch.distributed, "all_reduce", fail)
-    with pytest.raises(expected), typed_failures(tmp_path):
+    with pytest.raises(expected), map_machine_errors(tmp_path):
         Ranks(world=2).sum(torch.ones(1))
 
 
@@ -151,12 +151,12 @@ def test_what_goes_wrong_inside_a_collective_keeps_its_type(
     ],
 )
 def test_the_disk_is_full(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(DiskFull, match="bytes are free"), typed_failures(tmp_path):
+    with pytest.raises(DiskFull, match="bytes are free"), map_machine_errors(tmp_path):
         raise error
 
 
 @pytest.mark.parametrize("error", [DataError("no text"), ValueError("x"), RuntimeError("shape")])
 def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, typed_failures(tmp_path):
+    with pytest.raises(type(error)) as caught, map_machine_errors(tmp_path):
         raise error
     assert caught.value is error

@@ -113,7 +113,7 @@ def test_every_process_repeats_what_one_had_no_memory_for(
     class OtherLacksOnce(Ranks):
         asked = 0
 
-        def any(self, mine: bool) -> bool:
+        def any_rank(self, mine: bool) -> bool:
             OtherLacksOnce.asked += 1
             return mine or OtherLacksOnce.asked == 2  # first of all, whether to stop
 
@@ -139,7 +139,7 @@ def test_a_resumed_training_takes_what_still_fits(
         room = PARTS * (1.0 if first else share) * of_free / 0.5
         return 1 << (int(room).bit_length() - 1)
 
-    monkeypatch.setattr(kdcore.train.trainer, "pick_tokens_at_once", pick)
+    monkeypatch.setattr(kdcore.train.trainer, "pick_max_tokens_per_microbatch", pick)
     first, sink = True, ListSink()
     stop = iter([False, False, True])
     execute(config, tmp_path, sink, lambda: next(stop), cache_dir, "cpu")

@@ -4,7 +4,7 @@ import pytest
 
 import kdcore.train.metrics
 from kdcore.config import Reporting
-from kdcore.train.metrics import Clock
+from kdcore.train.metrics import TrainingTimer
 
 
 class Time:
@@ -25,7 +25,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 def test_pauses_count_neither_as_training_nor_in_the_throughput(time: Time) -> None:
-    clock = Clock(0, 10, 5.0, Reporting(), tokens_before=600)
+    clock = TrainingTimer(0, 10, 5.0, Reporting(), tokens_before=600)
     time.now_s += 2
     assert clock.tokens_per_s(1000) == 400 / 2, "of this attempt alone"
     with clock.paused():
@@ -36,7 +36,7 @@ def test_pauses_count_neither_as_training_nor_in_the_throughput(time: Time) -> N
 
 
 def test_checkpoints_take_at_most_a_hundredth_of_the_time(time: Time) -> None:
-    clock = Clock(0, 10, 0.0, Reporting(checkpoint_every_s=120))
+    clock = TrainingTimer(0, 10, 0.0, Reporting(checkpoint_every_s=120))
     time.now_s += 119
     assert not clock.checkpoint_due()
     time.now_s += 1
@@ -50,7 +50,7 @@ def test_checkpoints_take_at_most_a_hundredth_of_the_time(time: Time) -> None:
 
 
 def test_zero_saves_after_every_update_whatever_it_takes(time: Time) -> None:
-    clock = Clock(0, 10, 0.0, Reporting(checkpoint_every_s=0))
+    clock = TrainingTimer(0, 10, 0.0, Reporting(checkpoint_every_s=0))
     with clock.saving():
         time.now_s += 30
     assert clock.checkpoint_due()

@@ -7,7 +7,15 @@ import pytest
 
 from app.db import Database, new_id
 from app.runs.live import history as pages_module
-from app.runs.live.fanout import CHUNK_BYTES, WINDOW, WINDOW_BYTES, Channel, Look, Message, glue
+from app.runs.live.fanout import (
+    CHUNK_BYTES,
+    WINDOW,
+    WINDOW_BYTES,
+    Channel,
+    Message,
+    Snapshot,
+    concat,
+)
 from app.runs.live.history import PAGE, Pages
 from app.runs.live.sse import encode
 from app.runs.models import LogLine, Run
@@ -20,10 +28,10 @@ def messages(first: int, last: int, size_bytes: int = 10) -> list[Message]:
     return [(seq, b"%d;" % seq + b"x" * size_bytes) for seq in range(first, last + 1)]
 
 
-def look(start: int, last: int, version: int = 1, size_bytes: int = 10) -> Look:
+def look(start: int, last: int, version: int = 1, size_bytes: int = 10) -> Snapshot:
     """Of a run whose events after `start` were read."""
     found = messages(start + 1, last, size_bytes)
-    return Look(version, RunState.RUNNING, last, b"detail", found, start)
+    return Snapshot(version, RunState.RUNNING, last, b"detail", found, start)
 
 
 def test_events_come_in_chunks_without_gap_or_double() -> None:
@@ -62,8 +70,8 @@ def test_after_a_long_gap_the_window_starts_afresh() -> None:
 
 
 def test_one_event_greater_than_a_chunk_still_comes() -> None:
-    assert glue([(7, b"x" * CHUNK_BYTES * 2), (8, b"y")], 9) == (b"x" * CHUNK_BYTES * 2, 7)
-    assert glue([], 9) == (b"", 9)
+    assert concat([(7, b"x" * CHUNK_BYTES * 2), (8, b"y")], 9) == (b"x" * CHUNK_BYTES * 2, 7)
+    assert concat([], 9) == (b"", 9)
 
 
 def test_a_change_while_a_client_is_busy_is_not_slept_through() -> None:
