@@ -36,7 +36,7 @@ test: setup-dev setup-bench setup-compat frontend ## All tests (ARGS='tests/app 
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 faults: setup-dev ## Break an installation on purpose, count what is lost (ARGS='--short --only kills')
-	@$(PY) -m tests.faults $(ARGS)
+	@$(PY) -m faults $(ARGS)
 
 check: lint types contracts generated frontend-check docker-check deploy-check test ## What CI runs
 

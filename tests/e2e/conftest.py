@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.embedded_broker import BrokerMissing, free_port, valkey_binary
+from app.local.embedded_broker import BrokerMissing, free_port, valkey_binary
 from tests.fixtures.missing import skip_or_fail
 
 START_TIMEOUT_S = 120
