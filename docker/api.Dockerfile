@@ -1,4 +1,4 @@
-# The API with the built page; also runs migrations. It has no PyTorch: the API never imports it.
+# The API with the built page; also runs migrations. Without PyTorch, which the API never imports.
 
 FROM node:22-bookworm-slim AS frontend
 WORKDIR /src/frontend

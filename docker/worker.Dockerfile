@@ -1,4 +1,4 @@
-# A worker. By default with the CUDA build of PyTorch, which brings CUDA with it; for machines
+# A worker. By default with the CUDA build of PyTorch, which includes CUDA; for machines
 # without a GPU build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 FROM python:3.11-slim-bookworm
