@@ -5,7 +5,7 @@
     make faults ARGS='--seed 1 2 3 --jobs 2 --resume'
 
 What came of each scenario is kept below build/faults, so that `--resume` can go on after a stop.
-Prints the table for docs/operations.md and, last, one line of JSON.
+Prints the table for docs/fault-report.md and, last, one line of JSON.
 """
 
 import argparse
