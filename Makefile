@@ -36,7 +36,7 @@ test: setup-dev setup-bench setup-compat frontend ## Run all tests (ARGS='tests/
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 faults: setup-dev ## Inject faults into an installation, report data loss (ARGS='--short --only kills')
-	@$(PY) -m tests.faults $(ARGS)
+	@$(PY) -m faults $(ARGS)
 
 check: lint types contracts generated frontend-check docker-check deploy-check test ## Everything that CI runs
 

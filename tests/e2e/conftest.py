@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.embedded_broker import BrokerMissing, free_port, valkey_binary
+from app.local.embedded_broker import BrokerMissing, free_port, valkey_binary
 from tests.fixtures.missing import skip_or_fail
 
 START_TIMEOUT_S = 120
@@ -49,7 +49,7 @@ class Installation:
     def halflayer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs the command line against this installation."""
         return subprocess.run(
-            [sys.executable, "-m", "app.cli", *arguments],
+            [sys.executable, "-m", "app.cli.main", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -82,7 +82,7 @@ def start(data_dir: Path, *arguments: str) -> Installation:
     output = data_dir.parent / f"{data_dir.name}.out"
     with open(output, "wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "up", *arguments],
+            [sys.executable, "-m", "app.cli.main", "up", *arguments],
             env=environment,
             stdout=out,
             stderr=subprocess.STDOUT,

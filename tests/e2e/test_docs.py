@@ -22,7 +22,7 @@ import typer
 import yaml
 from markdown_it import MarkdownIt
 
-from app.cli import app
+from app.cli.main import app
 from app.settings import Settings
 from tests.e2e.conftest import Installation
 
