@@ -203,6 +203,13 @@ def test_every_link_within_the_documents_leads_to_a_file_and_a_heading() -> None
     assert broken == []
 
 
+def test_every_file_named_exists() -> None:
+    tops = "kdcore|app|worker|faults|tests|benchmarks|alembic|scripts|docs|deploy|docker|frontend"
+    named = {(where, code) for where, code in spans() if re.fullmatch(rf"({tops})/[\w./*-]*", code)}
+    assert len(named) > 40
+    assert {(where, code) for where, code in named if not list(ROOT.glob(code))} == set()
+
+
 def test_every_setting_named_exists() -> None:
     known = {f"HALFLAYER_{name.upper()}" for name in Settings.model_fields}
     known |= set(re.findall(r"HALFLAYER_[A-Z_]+", (ROOT / "docker-compose.yml").read_text()))
