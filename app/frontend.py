@@ -14,7 +14,7 @@ NOT_BUILT = "The page is not built: run `make up`, or `npm run build` in fronten
 
 def frontend_dir(settings: Settings) -> Path:
     """The folder of the built page."""
-    return settings.frontend_dir or Path(__file__).resolve().parent.parent / "frontend" / "dist"
+    return settings.frontend_dir or Path(__file__).parent / "web" / "page"
 
 
 class Frontend(StaticFiles):
