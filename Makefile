@@ -15,8 +15,8 @@ export npm_config_update_notifier := false
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo up wheel test faults check lint types contracts generated frontend-check docker-check deploy-check \
-	bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
+.PHONY: help demo up wheel test faults check lint types contracts generated frontend-check \
+	docker-check deploy-check bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
 	setup setup-dev setup-bench setup-compat frontend format openapi lock audit clean
 
 help: ## This list
@@ -42,7 +42,7 @@ test: setup-dev setup-bench setup-compat frontend ## All tests (ARGS='tests/app 
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 faults: setup-dev ## Break an installation on purpose, count what is lost (ARGS='--short --only kills')
-	@$(PY) -m tests.faults $(ARGS)
+	@$(PY) -m faults $(ARGS)
 
 check: lint types contracts generated frontend-check docker-check deploy-check test ## What CI runs
 

@@ -4,10 +4,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-import app.datasets.models
-import app.idempotency
-import app.runs.models
-import app.tokens  # noqa: F401 - the tables register themselves
+import app.auth.service  # noqa: F401 - the tables register themselves
 from alembic import context
 from app.db import Base, UtcDateTime, make_engine
 from app.settings import Settings

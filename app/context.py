@@ -1,20 +1,24 @@
 """What every endpoint may reach: settings, database, doorbell, store, seals, streams, figures."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from __future__ import annotations
 
-from anyio import CapacityLimiter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
 from fastapi import Depends, Request
 
-from app.beats import Beats
-from app.db import Database
-from app.limits import Budget
-from app.queue import Doorbell
-from app.runs.seals import Seals
-from app.runs.stream import StreamHub
-from app.settings import Settings
-from app.storage import Store
-from app.telemetry import Telemetry
+if TYPE_CHECKING:  # the parts know the context, so it does not import them
+    from anyio import CapacityLimiter
+
+    from app.db import Database
+    from app.monitoring.prometheus import Telemetry
+    from app.queue import JobQueue
+    from app.runs.live.hub import StreamHub
+    from app.runs.seals import Seals
+    from app.settings import Settings
+    from app.storage import Store
+    from app.web.limits import Budget
+    from app.workers.heartbeat_age import HeartbeatAges
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,12 @@ class Context:
 
     settings: Settings
     db: Database
-    doorbell: Doorbell
+    job_queue: JobQueue
     store: Store
     seals: Seals
     streams: StreamHub
     telemetry: Telemetry
-    beats: Beats
+    beats: HeartbeatAges
     bodies: Budget
     """Bytes of bodies in memory."""
     uploads: Budget

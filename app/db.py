@@ -3,6 +3,7 @@
 SQLite (WAL, busy timeout, IMMEDIATE writers) by default, Postgres by one URL.
 """
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -177,3 +178,12 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+ID_LENGTH = 12
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def new_id() -> str:
+    """A fresh id of 12 characters, about 62 bits."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH))

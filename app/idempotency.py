@@ -1,4 +1,4 @@
-"""What requests with an Idempotency-Key have created, and what they were answered; knows no HTTP.
+"""What requests with an Idempotency-Key have created, and what they were answered.
 
 A key is stored in the transaction of the rows that its request creates, so that neither is ever
 there without the other. A request that is refused stores nothing, and its key may be used again.
@@ -6,7 +6,9 @@ there without the other. A request that is refused stores nothing, and its key m
 
 import hashlib
 from datetime import datetime, timedelta
+from typing import Annotated
 
+from fastapi import Depends, Header, Request, Response
 from sqlalchemy import String, Text, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -15,6 +17,12 @@ from app.db import Base, Database, UtcDateTime, utc_now
 from app.errors import Invalid
 
 KEPT = timedelta(hours=24)
+KEY = Header(
+    max_length=255,
+    pattern=r"^[!-~]+$",
+    description="Any text of the client's own, one for each thing to create. The same request with "
+    "the same key creates nothing more within 24 hours: it gets the answer of the first one.",
+)
 
 
 class IdempotencyKey(Base):
@@ -93,3 +101,19 @@ def forget_expired_keys(db: Database) -> None:
             return
     with db.write() as session:
         session.execute(delete(IdempotencyKey).where(expired))
+
+
+def creation(request: Request, idempotency_key: Annotated[str | None, KEY] = None) -> Creation:
+    """What this request creates, under the key that it carries; for routes that need a scope."""
+    return Creation(request.url.path, request.state.principal.token_id, idempotency_key)
+
+
+Once = Annotated[Creation, Depends(creation)]
+"""The Idempotency-Key of a request, for endpoints that create."""
+
+
+async def answer_again(_request: Request, error: Exception) -> Response:
+    """The handler of Replayed."""
+    assert isinstance(error, Replayed)
+    media_type = "application/json" if error.status < 400 else "application/problem+json"
+    return Response(error.body, error.status, media_type=media_type)

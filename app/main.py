@@ -8,37 +8,42 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from app import access, health, once, presets, problems, schema_forms, workers
-from app.beats import Beats
-from app.bodies import BodyMiddleware
+from app.auth import endpoints as auth
 from app.context import Context
 from app.datasets import endpoints as datasets
-from app.datasets.check import CHECKS_AT_ONCE
+from app.datasets.inspection import CHECKS_AT_ONCE
 from app.db import Database
-from app.describe import PROBLEMS, describe
-from app.frontend import Frontend
-from app.idempotency import Replayed
-from app.limits import Budget
-from app.middleware import HeadMiddleware, HostMiddleware, OutermostMiddleware
-from app.queue import Doorbell
+from app.forms import presets
+from app.forms import schema as forms
+from app.idempotency import Replayed, answer_again
+from app.monitoring import health
+from app.monitoring.prometheus import Telemetry
+from app.openapi.document import PROBLEMS, describe
+from app.queue import JobQueue
+from app.retention import endpoints as retention
 from app.runs import endpoints as runs
-from app.runs import tidying
+from app.runs.live.hub import StreamHub
 from app.runs.seals import Seals
-from app.runs.stream import StreamHub
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
 from app.storage import Store
-from app.telemetry import Telemetry
+from app.web import error_handlers
+from app.web.bodies import BodyMiddleware
+from app.web.limits import Budget
+from app.web.middleware import HeadMiddleware, HostMiddleware, OutermostMiddleware
+from app.web.static import Frontend
+from app.workers import endpoints as workers
+from app.workers.heartbeat_age import HeartbeatAges
 from kdcore import __version__
 
 STOP_SWEEPER_S = 5.0
 API_ROUTERS = (
-    access.router,
+    auth.router,
     runs.router,
     runs.pipelines,
-    tidying.router,
+    retention.router,
     datasets.router,
-    schema_forms.router,
+    forms.router,
     presets.router,
     workers.router,
 )
@@ -51,12 +56,12 @@ def make_context(settings: Settings) -> Context:
     return Context(
         settings=settings,
         db=db,
-        doorbell=Doorbell(settings),
+        job_queue=JobQueue(settings),
         store=store,
         seals=Seals(store),
         streams=StreamHub(db, settings),
         telemetry=Telemetry(),
-        beats=Beats(),
+        beats=HeartbeatAges(),
         bodies=Budget(
             settings.max_held_body_bytes,
             max(settings.max_held_body_bytes // 4, settings.max_body_bytes),
@@ -74,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await context.streams.start()
-        sweeper = Sweeper(context.db, context.doorbell, context.settings)
+        sweeper = Sweeper(context.db, context.job_queue, context.settings)
         stop = threading.Event()
         # A daemon: a sweep that waits for a database that is away must not hold up the end.
         thread = threading.Thread(target=sweeper.run, args=(stop,), name="sweeper", daemon=True)
@@ -85,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             stop.set()
             await context.streams.stop()
             await to_thread.run_sync(thread.join, STOP_SWEEPER_S)
-            context.doorbell.close()
+            context.job_queue.close()
             context.db.close()
 
     app = FastAPI(
@@ -107,8 +112,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router, responses={400: PROBLEMS[400]})
     # Not a route: a route for everything would turn a wrong method (405) into "not found".
     app.router.default = Frontend(settings)
-    problems.install(app)
-    app.add_exception_handler(Replayed, once.answer_again)
+    error_handlers.install(app)
+    app.add_exception_handler(Replayed, answer_again)
     describe(app)
     # Added last, run first: body, then host, each inside the headers and the clock.
     # To all but the outermost a HEAD is a GET.

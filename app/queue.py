@@ -77,7 +77,7 @@ def make_celery(settings: Settings, *, patient: bool) -> Celery:
     return app
 
 
-class Doorbell:
+class JobQueue:
     """Rings for queued runs."""
 
     def __init__(self, settings: Settings) -> None:

@@ -4,7 +4,7 @@ A key is made by the server, never by a client. A file appears under its key who
 
 <run id>/<attempt>/<path>                     the results of runs
 uploads/<dataset id>/<file>                   uploads, where hosts share no data folder
-work/<run id>/<attempt>/<checkpoint>/<path>   copies of checkpoints, likewise (worker/mirror.py)
+work/<run id>/<attempt>/<checkpoint>/<path>   copies of checkpoints, likewise
 """
 
 import errno
@@ -21,6 +21,8 @@ import fsspec
 
 from app.settings import Settings
 
+MIN_FREE_BYTES = 256 * 1024**2
+"""With less free disk than this the server calls itself not ready."""
 UPLOADS = "uploads"
 """Below this key lie the uploads in a store that hosts share instead of a data folder."""
 WORK = "work"

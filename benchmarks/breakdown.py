@@ -25,8 +25,8 @@ from benchmarks.ours import make_training, prepare_process
 from benchmarks.progress import Steps, progress_line
 from benchmarks.shapes import BUILD, SHAPES, TIMING_DROPOUT, shape
 from benchmarks.work import Goal
-from kdcore.loop import make_optimiser, update
-from kdcore.schedule import Plan
+from kdcore.data.prefetch import TrainingPlan
+from kdcore.train.loop import make_optimiser, update
 
 GOALS: tuple[Goal, ...] = ("teacher", "distill")
 PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm"))
@@ -38,7 +38,7 @@ def break_down(
 ) -> dict[str, Any]:
     """Wall seconds of the profiled updates, seconds of each operation, tokens and FLOPs."""
     training = make_training(shape(shape_name), goal, work, "fp32", device, TIMING_DROPOUT)
-    plan = Plan.of(training.schedule, training.objective.batches_per_epoch)
+    plan = TrainingPlan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(training.model, training.optimiser)
     with steps.step(f"{goal}: counting"), flop_counter() as counter:
         first = update(training, plan, optimiser, 0)

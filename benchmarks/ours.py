@@ -8,15 +8,15 @@ import torch
 from benchmarks.channel import Channel
 from benchmarks.shapes import Shape
 from benchmarks.work import Goal, distil_objective, load_model, mlm_objective, read_text
-from kdcore import machine
-from kdcore.checkpoint import Checkpointer
+from kdcore import device as machine
 from kdcore.config import Reporting
+from kdcore.data.prefetch import TrainingPlan
+from kdcore.device import ResolvedPrecision
 from kdcore.events import ListSink
-from kdcore.loop import Training, make_optimiser, update
-from kdcore.machine import ResolvedPrecision
-from kdcore.models import MaskedLM, position_embeddings, shape_of
-from kdcore.objectives import Objective
-from kdcore.schedule import Plan
+from kdcore.loss.objectives import Objective
+from kdcore.model.bert import MaskedLM, position_embeddings, shape_of
+from kdcore.train.checkpoint import Checkpointer
+from kdcore.train.loop import Training, make_optimiser, update
 
 
 def make_training(
@@ -68,7 +68,9 @@ def training_of(
         sink=ListSink(),
         should_stop=lambda: False,
         evaluate=lambda _step: None,
-        tokens_at_once=machine.pick_tokens_at_once(shape_of(model), model.device),
+        max_tokens_per_microbatch=machine.pick_max_tokens_per_microbatch(
+            shape_of(model), model.device
+        ),
     )
 
 
@@ -88,7 +90,7 @@ def train(
 ) -> None:
     """One update of kdcore's loop whenever it is asked for; batches are made within its time."""
     training = make_training(of, goal, work, precision, device, dropout)
-    plan = Plan.of(training.schedule, training.objective.batches_per_epoch)
+    plan = TrainingPlan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(training.model, training.optimiser)
     same = training.objective.batch(0, 0)
     with np.load(work / f"{goal}-0.npz") as theirs:

@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import kdcore.checkpoint
+import kdcore.train.checkpoint
 from benchmarks.shapes import BUILD, CACHE, SHAPES, shape
 from kdcore.config import Evaluation, Reporting
 from kdcore.events import JsonlSink
 from kdcore.run import execute
-from kdcore.tally import CHECKPOINT_SHARE, PROGRESS_EVERY_S
+from kdcore.train.metrics import CHECKPOINT_SHARE, PROGRESS_EVERY_S
 
 GOAL = 0.01
 
@@ -68,7 +68,7 @@ def measure(shape_name: str, updates: int, device: str) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         sink = _TimedSink(Path(folder) / "events.jsonl")
-        save = kdcore.checkpoint.Checkpointer.save
+        save = kdcore.train.checkpoint.Checkpointer.save
 
         def timed_save(self: Any, *arguments: Any) -> Path:
             start_s = time.perf_counter()
@@ -76,11 +76,11 @@ def measure(shape_name: str, updates: int, device: str) -> dict[str, Any]:
             sink.add("save", time.perf_counter() - start_s)
             return path
 
-        kdcore.checkpoint.Checkpointer.save = timed_save  # type: ignore[assignment, method-assign]
+        kdcore.train.checkpoint.Checkpointer.save = timed_save  # type: ignore[assignment, method-assign]
         try:
             execute(config, Path(folder), sink, cache_dir=CACHE, device=device)
         finally:
-            kdcore.checkpoint.Checkpointer.save = save  # type: ignore[method-assign]
+            kdcore.train.checkpoint.Checkpointer.save = save  # type: ignore[method-assign]
     default = Reporting()
     update_s = median(sink.updates_s())
     metrics_s, progress_s, event_s, save_s = (

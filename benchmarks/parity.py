@@ -22,9 +22,9 @@ from benchmarks import ours, reference
 from benchmarks.recipes import read_batches, recipe_of
 from benchmarks.shapes import SHAPES, Shape, shape
 from benchmarks.work import Goal, load_model
-from kdcore.loop import gradients
-from kdcore.machine import ResolvedPrecision
-from kdcore.schedule import Plan
+from kdcore.data.prefetch import TrainingPlan
+from kdcore.device import ResolvedPrecision
+from kdcore.train.loop import gradients
 
 _KEY_BIASES = ("key.bias", "k_lin.bias")
 Side = tuple[dict[str, float], dict[str, Tensor]]
@@ -64,7 +64,7 @@ def kdcore_side(
 ) -> Side:
     """kdcore's losses and gradients of the same batch."""
     training = ours.make_training(of, goal, work, precision, device, dropout=0.0)
-    plan = Plan.of(training.schedule, training.objective.batches_per_epoch)
+    plan = TrainingPlan.of(training.schedule, training.objective.batches_per_epoch)
     done = gradients(training, plan, step)
     losses = {name.removeprefix("loss/"): value.item() for name, value in done.values.items()}
     return losses, _gradients_of(training.model)

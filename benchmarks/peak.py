@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import facts, gemm_gflops, matmul_setting, matmul_settings
-from kdcore.machine import pick_precision
+from kdcore.device import pick_precision
 
 _SIZES = ((2048, 2048, 2048), (4096, 3072, 768), (1024, 16_384, 768))
 _SMALL_SIZES = ((256, 256, 256),)

@@ -10,8 +10,8 @@ from pathlib import Path
 from kdcore.config import (
     Corpus,
     DistillConfig,
-    DistilOptions,
-    DistilSchedule,
+    DistillOptions,
+    DistillSchedule,
     FileCorpus,
     FolderCheckpoint,
     PruneOptions,
@@ -42,7 +42,7 @@ class Shape:
     """Rows of both models' embeddings."""
     teacher: TeacherConfig
     prune: PruneOptions
-    distil: DistilOptions
+    distil: DistillOptions
 
     @property
     def model(self) -> ScratchModel:
@@ -64,14 +64,14 @@ class Shape:
         )
         if not largest:
             return config
-        return config.model_copy(update={"schedule": DistilSchedule(batch_size=32)})
+        return config.model_copy(update={"schedule": DistillSchedule(batch_size=32)})
 
 
 def _shape(
     name: str,
     teacher: TeacherConfig,
     prune: PruneOptions,
-    distil: DistilOptions,
+    distil: DistillOptions,
     vocab_size: int,
     corpus: Corpus,
 ) -> Shape:
@@ -95,7 +95,9 @@ def shape(name: str) -> Shape:
             PUBLISHED.teacher,
             PUBLISHED.prune,
             # The preset accumulates 50 batches; what counts here is the cost of one.
-            DistilOptions(**dict(PUBLISHED.distill) | {"schedule": DistilSchedule(batch_size=32)}),
+            DistillOptions(
+                **dict(PUBLISHED.distill) | {"schedule": DistillSchedule(batch_size=32)}
+            ),
             30_522,
             SampleCorpus(),
         ),
@@ -112,7 +114,7 @@ def shape(name: str) -> Shape:
                 schedule=Schedule(batch_size=4),
             ),
             PruneOptions(),
-            DistilOptions(schedule=DistilSchedule(batch_size=4)),
+            DistillOptions(schedule=DistillSchedule(batch_size=4)),
             301,
             FileCorpus(path=str(EXCERPT)),
         ),

@@ -17,11 +17,11 @@ from typing import Any
 
 from benchmarks.shapes import BUILD, CACHE, ROOT, SHAPES, shape
 from kdcore.config import FileCorpus, SampleCorpus
-from kdcore.corpora import open_corpus
+from kdcore.data.corpora import open_corpus
+from kdcore.data.token_cache import tokenise
+from kdcore.data.tokenizers import load_tokenizer
 from kdcore.events import ListSink
-from kdcore.tokenised import tokenise
-from kdcore.tokenizers import load_tokenizer
-from worker.trainer import Standby, Trainer, trainer_command
+from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
 
 FIRST_UPDATE_GOAL_S, TOKENISING_GOAL_S = 5.0, 20.0
@@ -77,7 +77,7 @@ def first_update(shape_name: str, device: str, *, stood_by: bool) -> dict[str, f
 
 def import_times() -> dict[str, float]:
     """Seconds to import each of the big parts after the one before, in one fresh process."""
-    modules = ("kdcore.cli", "torch", "transformers", "kdcore.models", "kdcore.run")
+    modules = ("kdcore.cli", "torch", "transformers", "kdcore.model.bert", "kdcore.run")
     code = (
         "import importlib, json, time\n"
         "found, start = {}, time.perf_counter()\n"

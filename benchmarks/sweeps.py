@@ -22,14 +22,14 @@ from benchmarks.plots import Series, write_svg
 from benchmarks.progress import Steps, progress_line
 from benchmarks.shapes import BUILD, Shape, shape
 from benchmarks.work import Goal
-from kdcore.batches import Lines
-from kdcore.config import DistilSchedule, Schedule, ScratchModel
-from kdcore.loop import make_optimiser, update
-from kdcore.models import build_teacher
-from kdcore.objectives import DistilObjective, MlmObjective
-from kdcore.prune import prune
-from kdcore.schedule import Plan
-from kdcore.tokenizers import Tokens
+from kdcore.config import DistillSchedule, Schedule, ScratchModel
+from kdcore.data.batching import Lines
+from kdcore.data.prefetch import TrainingPlan
+from kdcore.data.tokenizers import Tokens
+from kdcore.loss.objectives import DistillObjective, MlmObjective
+from kdcore.model.bert import build_teacher
+from kdcore.model.prune import prune
+from kdcore.train.loop import make_optimiser, update
 
 GOALS: tuple[Goal, ...] = ("teacher", "distill")
 _SPECIAL = 5
@@ -84,9 +84,9 @@ def update_s(goal: Goal, point: Point, device: torch.device, repeats: int) -> fl
         text_lines = Lines(lengths, starts, flat.ravel(), tokens.cls_id, tokens.sep_id)
         config = of.distill_config(work, work, largest=False)
         counts = np.bincount(flat.ravel(), minlength=point.vocab)
-        objective = DistilObjective(config, student, teacher, tokens, text_lines, counts)
+        objective = DistillObjective(config, student, teacher, tokens, text_lines, counts)
         training = training_of(of, goal, work, student, objective, "fp32")
-    plan = Plan.of(training.schedule, training.objective.batches_per_epoch)
+    plan = TrainingPlan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(training.model, training.optimiser)
     times = []
     for step in range(updates):
@@ -117,7 +117,7 @@ def _shape(point: Point, rows: int) -> Shape:
                 "schedule": Schedule(batch_size=rows),
             }
         ),
-        distil=base.distil.model_copy(update={"schedule": DistilSchedule(batch_size=rows)}),
+        distil=base.distil.model_copy(update={"schedule": DistillSchedule(batch_size=rows)}),
     )
 
 

@@ -18,14 +18,15 @@ import torch
 from transformers import AutoConfig, BertForMaskedLM, DistilBertForMaskedLM
 
 from benchmarks.shapes import CACHE, EXCERPT, EXCERPT_DOCUMENTS, SHAPES, Shape, shape
-from kdcore.batches import Lines, TokenisedSplit, lines, pack, token_counts, tokenise
 from kdcore.config import SampleCorpus
-from kdcore.corpora import open_corpus
+from kdcore.data.batching import Lines, lines, pack
+from kdcore.data.corpora import open_corpus
+from kdcore.data.token_cache import TokenisedSplit, token_counts, tokenise
+from kdcore.data.tokenizers import Tokens, load_tokenizer
 from kdcore.events import ListSink
-from kdcore.models import MaskedLM, build_teacher
-from kdcore.objectives import DistilObjective, MlmObjective
-from kdcore.prune import prune
-from kdcore.tokenizers import Tokens, load_tokenizer
+from kdcore.loss.objectives import DistillObjective, MlmObjective
+from kdcore.model.bert import MaskedLM, build_teacher
+from kdcore.model.prune import prune
 
 Goal = Literal["teacher", "distill", "largest"]
 GOALS: tuple[Goal, ...] = ("teacher", "distill", "largest")
@@ -76,7 +77,7 @@ def mlm_objective(of: Shape, model: MaskedLM, text: BenchText) -> MlmObjective:
 
 def distil_objective(
     of: Shape, student: MaskedLM, teacher: MaskedLM, text: BenchText, goal: Goal
-) -> DistilObjective:
+) -> DistillObjective:
     """The distillation of `goal`: 'distill' on the text's lines, 'largest' on the longest batch."""
     config = of.distill_config(Path("teacher"), Path("student"), largest=goal == "largest")
     longest = of.model.max_positions
@@ -86,7 +87,7 @@ def distil_objective(
         else lines(text.train, text.tokens, config.lines, longest)
     )
     counts = token_counts(text.train, of.vocab_size)
-    return DistilObjective(config, student, teacher, text.tokens, read, counts)
+    return DistillObjective(config, student, teacher, text.tokens, read, counts)
 
 
 def _equally_long(text: BenchText, length: int) -> Lines:

@@ -25,17 +25,13 @@ printed.
 import faulthandler
 import json
 import os
-import select
-import signal
 import sys
-import threading
 import traceback
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -57,6 +53,14 @@ from kdcore.config import (
     TeacherConfig,
     field_error,
 )
+from kdcore.console import TerminalSink
+from kdcore.distributed.torchrun import (
+    TorchrunEnv,
+    die_with_launcher,
+    end_at_once,
+    launch,
+    process_count,
+)
 from kdcore.errors import (
     MEMORY_ADVICE,
     ConfigError,
@@ -66,18 +70,17 @@ from kdcore.errors import (
     is_disk_full,
     says_no_memory,
 )
-from kdcore.events import Event, FailureSink, Fanout, JsonlSink, Sink
-from kdcore.launch import (
+from kdcore.events import FailureSink, Fanout, JsonlSink, Sink
+from kdcore.process import (
+    EXIT_DISK_FULL,
+    EXIT_FAILED,
     EXIT_RANK_LOST,
-    Seat,
-    die_with_launcher,
-    end_at_once,
-    launch,
-    process_count,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    StoppedEarly,
+    StopRequest,
+    die_with_parent,
 )
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 _LIBRARIES_BARS = (
     "HF_HUB_DISABLE_PROGRESS_BARS",  # transformers' too
@@ -85,12 +88,6 @@ _LIBRARIES_BARS = (
     "TQDM_DISABLE",
 )
 """Progress is told by events; a library's own bar would be lines of the run's log."""
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_DISK_FULL = 73
-"""EX_CANTCREAT: the events cannot tell of this failure, since they cannot grow."""
-EXIT_STOPPED = 75
-"""EX_TEMPFAIL: run the same command again to go on."""
 
 
 def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
@@ -224,111 +221,12 @@ class _Help(RawDescriptionHelpFormatter):
         super().add_argument(action)
 
 
-class TerminalSink:
-    """Draws a progress bar with ETA, and prints what the run says."""
-
-    def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - the worker's trainers never draw
-        from rich.progress import (  # noqa: PLC0415
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-        )
-
-        self._console = Console(stderr=True)
-        self._progress: Progress = Progress(
-            TextColumn("{task.description:<12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[eta]}"),
-            TextColumn("{task.fields[note]}"),
-            console=self._console,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._note = ""
-        self._progress.start()
-
-    def emit(self, type: str, /, **fields: object) -> None:
-        event: Event = dict(fields)
-        if type == "progress":
-            self._draw(event)
-        elif type == "metrics":
-            losses = {k: v for k, v in event["values"].items() if "loss" in k and v is not None}
-            self._note = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            if "eval/loss" in losses:
-                self._console.print(f"update {event['step']}: {self._note}", highlight=False)
-        elif type == "log":
-            self._console.print(event["message"], highlight=False, markup=False)
-        elif type == "failed":
-            self._console.print(f"failed: {event['message']}", style="red", markup=False)
-
-    def _draw(self, event: Event) -> None:
-        phase = str(event["phase"])
-        eta_s = event.get("eta_s")
-        eta = "" if eta_s is None else f"{int(eta_s) // 60}:{int(eta_s) % 60:02d} left"
-        if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(phase, eta="", note="")
-        self._progress.update(
-            self._tasks[phase],
-            completed=event["done"],
-            total=event["total"],
-            eta=eta,
-            note=self._note if phase == "training" else "",
-        )
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
-class _StoppedEarly(BaseException):
-    """Asked to stop before there was anything to save; no library may take it for a failure."""
-
-
-class _StopRequest:
-    """Set by SIGTERM or Ctrl-C: the run saves a checkpoint and leaves. A second Ctrl-C kills.
-
-    Loading libraries and tokenising take long and save nothing that a signal could spoil: until
-    the training first asks, it raises _StoppedEarly where one process trains alone.
-    """
-
-    def __init__(self, *, alone: bool) -> None:
-        self._asked = threading.Event()
-        self._awaited = not alone
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked.is_set() and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        self._asked.set()
-        if not self._awaited:
-            raise _StoppedEarly
-
-    def __call__(self) -> bool:
-        self._awaited = True
-        return self._asked.is_set()
-
-
-def _die_with_parent() -> None:
-    """Leave at once when standard input ends: whoever held the other end is gone."""
-
-    def watch() -> None:
-        end = select.poll()
-        end.register(0, 0)  # nothing but the hang-up, which is always reported
-        end.poll()
-        os._exit(EXIT_FAILED)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Parse `arguments` (without the program's name) and carry out the run."""
     faulthandler.enable()
     for name in _LIBRARIES_BARS:  # read when the libraries are imported, so before that
         os.environ.setdefault(name, "1")
-    seat = Seat.taken()
+    seat = TorchrunEnv.taken()
     if seat is not None:
         die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -349,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
     if isinstance(command, _Run) and command.die_with_parent:
-        _die_with_parent()
+        die_with_parent()
     try:
         command.out.mkdir(parents=True, exist_ok=True)
         if seat is None and processes > 1 and not isinstance(config, PruneConfig):
@@ -388,18 +286,18 @@ def _error_line(problem: ErrorDetails, *, of_flags: bool) -> str:
 
 
 def _carry_out(
-    config: RunConfig, submitted: RunConfig | None, command: _Where, seat: Seat | None
+    config: RunConfig, submitted: RunConfig | None, command: _Where, seat: TorchrunEnv | None
 ) -> int:
-    server_run, chief = isinstance(command, _Run), seat is None or seat.rank == 0
+    server_run, is_main_process = isinstance(command, _Run), seat is None or seat.rank == 0
     events = command.events if isinstance(command, _Run) else None
     path = events or command.out / "events.jsonl"
-    jsonl = JsonlSink(path) if chief else FailureSink(path)
-    quiet = not chief or (isinstance(command, _Run) and command.quiet)
+    jsonl = JsonlSink(path) if is_main_process else FailureSink(path)
+    quiet = not is_main_process or (isinstance(command, _Run) and command.quiet)
     terminal = None if quiet else TerminalSink()
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
         return _execute(config, submitted, command, sink, seat, resumable_hint=not server_run)
-    except _StoppedEarly:
+    except StoppedEarly:
         if not server_run:
             message = "stopped before training began; the same command goes on"
             sink.emit("log", level="info", message=message)
@@ -412,7 +310,7 @@ def _carry_out(
 
 def _stand_by() -> list[str]:
     """The arguments to go on with; leaves when nobody needs this process any more."""
-    _die_with_parent()
+    die_with_parent()
     import kdcore.run  # noqa: F401, PLC0415 - this is what takes the time
 
     request = json.loads(sys.stdin.buffer.readline())
@@ -452,30 +350,30 @@ def _execute(
     submitted: RunConfig | None,
     where: _Where,
     sink: Sink,
-    seat: Seat | None,
+    seat: TorchrunEnv | None,
     *,
     resumable_hint: bool,
 ) -> int:
-    stop = None if seat else _StopRequest(alone=True)
+    stop = None if seat else StopRequest(alone=True)
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
-    from kdcore.place import typed_failures  # noqa: PLC0415
-    from kdcore.ranks import ALONE, join  # noqa: PLC0415
+    from kdcore.distributed.process_group import SINGLE_PROCESS, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
+    from kdcore.train.failures import map_machine_errors  # noqa: PLC0415
 
-    ranks = ALONE
+    ranks = SINGLE_PROCESS
     try:
-        with typed_failures(where.out):
+        with map_machine_errors(where.out):
             ranks = join(seat, where.device)
         # Who waits for the others can do nothing with a request to stop but die of it.
-        stop = stop or _StopRequest(alone=False)
+        stop = stop or StopRequest(alone=False)
         ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)
-        ranks.leave()
+        ranks.destroy()
     except RankLost as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_RANK_LOST
     except KdcoreError as error:
         field = list(error.field) if isinstance(error, ConfigError) else None
-        if ranks.first_to_fail():
+        if ranks.claim_failure():
             sink.emit("failed", code=error.code, message=str(error), field=field)
         return EXIT_FAILED
     except Exception as error:
@@ -484,7 +382,7 @@ def _execute(
         code = "oom_host" if no_memory else "internal"
         if no_memory:
             message = f"the machine has no memory left: {MEMORY_ADVICE}. {message}"
-        if ranks.first_to_fail():
+        if ranks.claim_failure():
             sink.emit("failed", code=code, message=message, field=None)
         raise
     if ended.summary is None:

@@ -317,7 +317,7 @@ class Optimiser(Settings):
     """Gradients longer than this are scaled down to it; empty means never."""
 
 
-class DistilOptimiser(Optimiser):
+class DistillOptimiser(Optimiser):
     """AdamW with DistilBERT's settings (Sanh et al. 2019)."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 5e-4
@@ -332,7 +332,7 @@ class DistilOptimiser(Optimiser):
     """Gradients longer than this are scaled down to it; empty means never."""
 
 
-class DistilSchedule(Schedule):
+class DistillSchedule(Schedule):
     """How long to distil, and how much text goes into one update."""
 
     batch_size: Annotated[int, Field(ge=1, le=65_536, json_schema_extra=_unit("lines"))] = 32
@@ -391,7 +391,9 @@ class TeacherConfig(Settings):
     """Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it."""
     seed: Seed = 0
     """Fixes the weights' start, data order, masks, dropout and dropped layers."""
-    distil_lines: "DistilLines | None" = Field(default=None, exclude_if=lambda lines: lines is None)
+    distil_lines: "DistillLines | None" = Field(
+        default=None, exclude_if=lambda lines: lines is None
+    )
     """Lines that a later distillation will want of the same text: without any such line the run is
     refused before it trains. Pipelines set this by themselves."""
 
@@ -506,7 +508,7 @@ class PruneConfig(PruneOptions):
 # ------------------------------------------------------------------------------------- distill
 
 
-class DistilLoss(Settings):
+class DistillLoss(Settings):
     """The weighted sum that the student minimises (Sanh et al. 2019)."""
 
     alpha_ce: NonNegativeFloat = 5.0
@@ -529,7 +531,7 @@ class DistilLoss(Settings):
         return self
 
 
-class DistilMasking(Settings):
+class DistillMasking(Settings):
     """Which tokens the student must predict: rarer ones more often (Lample & Conneau 2019)."""
 
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
@@ -538,7 +540,7 @@ class DistilMasking(Settings):
     """Tokens are drawn with probability proportional to count ** -smoothing; 0 is uniform."""
 
 
-class DistilLines(Settings):
+class DistillLines(Settings):
     """Which lines of text the student reads."""
 
     min_tokens: Annotated[int, Field(ge=3, json_schema_extra=_unit("tokens"))] = 12
@@ -559,16 +561,16 @@ class DistilLines(Settings):
         return self
 
 
-class DistilOptions(Settings):
+class DistillOptions(Settings):
     """How a student learns from its teacher."""
 
-    loss: DistilLoss = DistilLoss()
-    masking: DistilMasking = DistilMasking()
-    lines: DistilLines = DistilLines()
+    loss: DistillLoss = DistillLoss()
+    masking: DistillMasking = DistillMasking()
+    lines: DistillLines = DistillLines()
     freeze_positions: bool = True
     """Keep the student's position embeddings exactly as they start."""
-    schedule: DistilSchedule = DistilSchedule()
-    optimiser: DistilOptimiser = DistilOptimiser()
+    schedule: DistillSchedule = DistillSchedule()
+    optimiser: DistillOptimiser = DistillOptimiser()
     evaluation: Evaluation = Evaluation()
     reporting: Reporting = Reporting()
     precision: Precision = "auto"
@@ -577,7 +579,7 @@ class DistilOptions(Settings):
     """Fixes the data order, masks and dropout."""
 
 
-class DistillConfig(DistilOptions):
+class DistillConfig(DistillOptions):
     """Train a student on a teacher's soft targets (DistilBERT's triple loss)."""
 
     kind: Literal["distill"] = "distill"
@@ -603,7 +605,7 @@ class PipelineConfig(Settings):
 
     teacher: TeacherConfig = TeacherConfig()
     prune: PruneOptions = PruneOptions()
-    distill: DistilOptions = DistilOptions()
+    distill: DistillOptions = DistillOptions()
 
     def prune_config(self, teacher: RunCheckpoint | FolderCheckpoint) -> PruneConfig:
         """The prune run of this pipeline, once the teacher's place is known."""

@@ -5,10 +5,10 @@ from typing import Literal
 
 from kdcore.config import (
     DistillConfig,
-    DistilLines,
-    DistilMasking,
-    DistilOptions,
-    DistilSchedule,
+    DistillLines,
+    DistillMasking,
+    DistillOptions,
+    DistillSchedule,
     Evaluation,
     FreshStudent,
     HubCheckpoint,
@@ -57,7 +57,7 @@ PUBLISHED = PipelineConfig(
     # The published student's head was left random; Halflayer's own default copies it.
     prune=PruneOptions(copy_head_transform=False),
     # About 14 updates were published; WikiText-2 has some 17,500 lines of at least 12 tokens.
-    distill=DistilOptions(schedule=DistilSchedule(batch_size=25, accumulation_steps=50)),
+    distill=DistillOptions(schedule=DistillSchedule(batch_size=25, accumulation_steps=50)),
 )
 
 # Four layers learn more than word frequencies only after some hundred updates, and then quickly:
@@ -82,11 +82,11 @@ DEMO_TEACHER = TeacherConfig(
 )
 DEMO = PipelineConfig(
     teacher=DEMO_TEACHER,
-    distill=DistilOptions(
+    distill=DistillOptions(
         # Within so few updates a student that is asked for rare words more often learns little
         # but that they are frequent, and its held-out loss, of uniform masks, rises.
-        masking=DistilMasking(smoothing=0.0),
-        schedule=DistilSchedule(max_steps=80, batch_size=16),
+        masking=DistillMasking(smoothing=0.0),
+        schedule=DistillSchedule(max_steps=80, batch_size=16),
         evaluation=Evaluation(max_sequences=256),
     ),
 )
@@ -126,7 +126,7 @@ PRESETS: tuple[Preset, ...] = (
         config=DistillConfig(
             teacher=HubCheckpoint(name="bert-base-uncased"),
             student=FreshStudent(layers=2),
-            lines=DistilLines(max_tokens=128),
+            lines=DistillLines(max_tokens=128),
         ),
     ),
 )

@@ -10,21 +10,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdcore.batches import lines, pack, token_counts
 from kdcore.config import (
     DistillConfig,
-    DistilLines,
+    DistillLines,
     FreshStudent,
     PruneConfig,
     RunConfig,
     ScratchModel,
     TeacherConfig,
 )
-from kdcore.corpora import CorpusText
+from kdcore.data.batching import lines, pack
+from kdcore.data.corpora import CorpusText
+from kdcore.data.dataset import Text, read_text
+from kdcore.data.token_cache import token_counts
+from kdcore.data.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens_from_folder
+from kdcore.device import pick_device, prepare_process, use_device, why_no_gpu
+from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.errors import ConfigError, DataError
 from kdcore.events import Sink
-from kdcore.machine import pick_device, prepare_process, use_device, why_no_gpu
-from kdcore.models import (
+from kdcore.loss.objectives import DistillObjective, MlmObjective
+from kdcore.model.bert import (
     Loaded,
     MaskedLM,
     build_student,
@@ -37,15 +42,12 @@ from kdcore.models import (
     shape_of,
     start_at_unigram,
 )
-from kdcore.objectives import DistilObjective, MlmObjective
-from kdcore.place import Ended, Place, typed_failures
-from kdcore.prune import prune
-from kdcore.ranks import ALONE, Ranks
-from kdcore.result import Summary, publish_result, versions
+from kdcore.model.prune import prune
 from kdcore.shapes import check_distill, check_teacher, fresh_student_shape, scratch_shape
-from kdcore.text import Text, read_text
-from kdcore.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens_from_folder
-from kdcore.training import train, trained_summary
+from kdcore.train.context import RunContext, RunOutcome
+from kdcore.train.export import Summary, publish_result, versions
+from kdcore.train.failures import map_machine_errors
+from kdcore.train.trainer import train, trained_summary
 
 DEFAULT_EVAL_SEQ_LEN = 512
 
@@ -57,9 +59,9 @@ def execute(
     should_stop: Callable[[], bool] = lambda: False,
     cache_dir: Path | None = None,
     device: str = "auto",
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     submitted: RunConfig | None = None,
-) -> Ended:
+) -> RunOutcome:
     """Carry out `config` in `out_dir`, resuming from its newest checkpoint if it has one.
 
     Emits the events of `kdcore.events`; raises a KdcoreError that says what to do. Where several
@@ -69,9 +71,9 @@ def execute(
     prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     out_dir.mkdir(parents=True, exist_ok=True)
-    with typed_failures(out_dir):
+    with map_machine_errors(out_dir):
         use_device(own_device := pick_device(device))
-        place = Place(
+        context = RunContext(
             out_dir=out_dir,
             cache_dir=cache_dir or out_dir / "cache",
             device=own_device,
@@ -84,36 +86,38 @@ def execute(
             "started",
             config=config.model_dump(mode="json"),
             versions=versions(),
-            device=place.describe(),
+            device=context.describe(),
         )
         if device.startswith("auto") and (reason := why_no_gpu()):
             message = f"training on the CPU, since no GPU can be used: {reason}"
             sink.emit("log", level="warning", message=message)
         match config:
             case TeacherConfig():
-                return _teacher(config, place)
+                return _teacher(config, context)
             case PruneConfig():
-                return _prune(config, place)
+                return _prune(config, context)
             case DistillConfig():
-                return _distill(config, place)
+                return _distill(config, context)
 
 
 # ------------------------------------------------------------------------------------- teacher
 
 
-def _teacher(config: TeacherConfig, place: Place) -> Ended:
+def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
     check_teacher(config, scratch_shape(config))
     start_folder, start = None, None
     if not isinstance(config.model, ScratchModel):
         # Before the text, which may take long to read.
         start_folder = checkpoint_folder(config.model)
-        start = _load(start_folder, "model", place, head_seed=config.seed)
+        start = _load(start_folder, "model", context, head_seed=config.seed)
         check_teacher(config, shape_of(start.model))
 
     def load(corpus: CorpusText) -> Tokens:
-        tokens = load_tokenizer(config.tokenizer, corpus, place.cache_dir, place.sink, start_folder)
+        tokens = load_tokenizer(
+            config.tokenizer, corpus, context.cache_dir, context.sink, start_folder
+        )
         if start_folder is not None:
-            _check_start(tokens, start_folder, place)
+            _check_start(tokens, start_folder, context)
         return tokens
 
     text = read_text(
@@ -121,7 +125,9 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
         load,
         config.evaluation,
         config.evaluation.seq_len or config.seq_len,
-        place,
+        context.sink,
+        context.cache_dir,
+        context.ranks,
     )
     if start is not None:
         model = start.model
@@ -135,12 +141,12 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
             start_at_unigram(model, counts)
     if config.distil_lines is not None:
         _check_distil_lines(config.distil_lines, text, model.config.max_position_embeddings)
-    model.to(place.device)
+    model.to(context.device)
     packed = pack(text.train, config.seq_len)
     objective = MlmObjective(config, model, text.tokens, packed)
-    fitted, precision = train(config, model, objective, text, [start_folder], place)
+    fitted, precision = train(config, model, objective, text, [start_folder], context)
     if fitted.stopped:
-        return Ended(None, fitted.steps)
+        return RunOutcome(None, fitted.steps)
     summary = trained_summary("teacher", model, text, fitted) | {
         "layer_drop": config.layer_drop,
         "train_loss": fitted.means["loss"],
@@ -149,10 +155,10 @@ def _teacher(config: TeacherConfig, place: Place) -> Ended:
     if start is not None and start.fresh:
         summary["fresh_tensors"] = start.fresh
     notes = {"seq_len": config.seq_len, "layer_drop": config.layer_drop}
-    return _finish(config, model, text.tokens, summary, notes, fitted.steps, place)
+    return _finish(config, model, text.tokens, summary, notes, fitted.steps, context)
 
 
-def _check_start(tokens: Tokens, folder: Path, place: Place) -> None:
+def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
     """Raise ConfigError if the checkpoint in `folder` was trained with another tokenizer."""
     reason = "it has no tokenizer files"
     if has_tokenizer(folder):
@@ -169,7 +175,7 @@ def _check_start(tokens: Tokens, folder: Path, place: Place) -> None:
                 "every embedding would belong to another token. Choose 'model' to use the "
                 "checkpoint's own",
             )
-    place.sink.emit(
+    context.sink.emit(
         "log",
         level="warning",
         message="whether the tokenizer is the one that the checkpoint was trained with cannot be "
@@ -177,7 +183,7 @@ def _check_start(tokens: Tokens, folder: Path, place: Place) -> None:
     )
 
 
-def _check_distil_lines(options: DistilLines, text: Text, max_positions: int) -> None:
+def _check_distil_lines(options: DistillLines, text: Text, max_positions: int) -> None:
     """Raise DataError if a distillation would find no line in the text."""
     try:
         lines(text.train, text.tokens, options, max_positions)
@@ -196,17 +202,17 @@ def _check_vocabulary(model: MaskedLM, tokens: Tokens) -> None:
 # --------------------------------------------------------------------------------------- prune
 
 
-def _prune(config: PruneConfig, place: Place) -> Ended:
-    if not place.ranks.chief:
-        return Ended({}, 0)
+def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
+    if not context.ranks.is_main_process:
+        return RunOutcome({}, 0)
     folder = checkpoint_folder(config.teacher)
-    place.sink.emit("progress", phase="pruning", done=0, total=1, unit="models", eta_s=None)
-    teacher = _load(folder, "teacher", place).model
+    context.sink.emit("progress", phase="pruning", done=0, total=1, unit="models", eta_s=None)
+    teacher = _load(folder, "teacher", context).model
     student, report = prune(teacher, config)
     tokens = tokens_from_folder(folder)
     _check_vocabulary(teacher, tokens)
     if not config.copy_head_transform:
-        place.sink.emit(
+        context.sink.emit(
             "log",
             level="warning",
             message="the MLM head's transform and layer norm start at random, as in the published "
@@ -225,44 +231,52 @@ def _prune(config: PruneConfig, place: Place) -> Ended:
         "kept_layers": report.kept_layers,
         "fresh_tensors": report.fresh,
     }
-    place.sink.emit("progress", phase="pruning", done=1, total=1, unit="models", eta_s=0.0)
-    return _finish(config, student, tokens, summary, notes, 0, place)
+    context.sink.emit("progress", phase="pruning", done=1, total=1, unit="models", eta_s=0.0)
+    return _finish(config, student, tokens, summary, notes, 0, context)
 
 
 # ------------------------------------------------------------------------------------- distill
 
 
-def _distill(config: DistillConfig, place: Place) -> Ended:
+def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     teacher_folder = checkpoint_folder(config.teacher)
-    teacher = _load(teacher_folder, "teacher", place).model
+    teacher = _load(teacher_folder, "teacher", context).model
     tokens = tokens_from_folder(teacher_folder)
     _check_vocabulary(teacher, tokens)
-    student, student_folder = _load_student(config, teacher, tokens, place)
+    student, student_folder = _load_student(config, teacher, tokens, context)
     longest = min(teacher.config.max_position_embeddings, student.config.max_position_embeddings)
     noted = read_notes(teacher_folder).get("seq_len")
     default_seq_len = noted if isinstance(noted, int) else DEFAULT_EVAL_SEQ_LEN
     eval_seq_len = config.evaluation.seq_len or min(default_seq_len, longest)
-    text = read_text(config.corpus, lambda _: tokens, config.evaluation, eval_seq_len, place)
-    teacher.to(place.device).eval().requires_grad_(False)
-    student.to(place.device)
+    text = read_text(
+        config.corpus,
+        lambda _: tokens,
+        config.evaluation,
+        eval_seq_len,
+        context.sink,
+        context.cache_dir,
+        context.ranks,
+    )
+    teacher.to(context.device).eval().requires_grad_(False)
+    student.to(context.device)
     # Without a gradient the optimiser never sees them, so weight decay cannot move them either.
     position_embeddings(student).weight.requires_grad_(not config.freeze_positions)
     text_lines = lines(text.train, tokens, config.lines, longest)
-    place.sink.emit(
+    context.sink.emit(
         "log",
         level="info",
         message=f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
         f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split",
     )
-    objective = DistilObjective(
+    objective = DistillObjective(
         config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
     )
     start_eval: list[float] = []
     fitted, precision = train(
-        config, student, objective, text, [teacher_folder, student_folder], place, start_eval
+        config, student, objective, text, [teacher_folder, student_folder], context, start_eval
     )
     if fitted.stopped:
-        return Ended(None, fitted.steps)
+        return RunOutcome(None, fitted.steps)
     summary = trained_summary("student", student, text, fitted) | {
         "start_eval_loss": start_eval[0],
         "last_loss": fitted.last["loss"],
@@ -276,11 +290,13 @@ def _distill(config: DistillConfig, place: Place) -> Ended:
             if name.startswith("loss/")
         },
     }
-    return _finish(config, student, tokens, summary, {"seq_len": eval_seq_len}, fitted.steps, place)
+    return _finish(
+        config, student, tokens, summary, {"seq_len": eval_seq_len}, fitted.steps, context
+    )
 
 
 def _load_student(
-    config: DistillConfig, teacher: MaskedLM, tokens: Tokens, place: Place
+    config: DistillConfig, teacher: MaskedLM, tokens: Tokens, context: RunContext
 ) -> tuple[MaskedLM, Path | None]:
     teacher_shape = shape_of(teacher, tokens.fingerprint)
     if isinstance(config.student, FreshStudent):
@@ -288,7 +304,7 @@ def _load_student(
         check_distill(config, teacher_shape, shape)
         return build_student(shape, teacher, config.seed), None
     folder = checkpoint_folder(config.student)
-    student = _load(folder, "student", place).model
+    student = _load(folder, "student", context).model
     student_tokens = tokens_from_folder(folder)
     if student_tokens.fingerprint != tokens.fingerprint:
         raise ConfigError(("student",), "student and teacher were made with different tokenizers")
@@ -299,7 +315,7 @@ def _load_student(
 # -------------------------------------------------------------------------------------- shared
 
 
-def _load(folder: Path, field: str, place: Place, head_seed: int | None = None) -> Loaded:
+def _load(folder: Path, field: str, context: RunContext, head_seed: int | None = None) -> Loaded:
     """`load_model` of the checkpoint that `field` of the config names; logs what did not match."""
     try:
         loaded = load_model(folder, head_seed)
@@ -317,7 +333,7 @@ def _load(folder: Path, field: str, place: Place, head_seed: int | None = None) 
         ("info", loaded.unused, "holds tensors that are not used"),
     ):
         if names:
-            place.sink.emit(
+            context.sink.emit(
                 "log", level=level, message=f"{field}: {folder} {what}: {', '.join(names)}"
             )
     return loaded
@@ -330,13 +346,13 @@ def _finish(
     summary: Summary,
     notes: dict[str, Any],
     steps: int,
-    place: Place,
-) -> Ended:
-    if not place.ranks.chief:
-        return Ended(summary, steps)
-    place.sink.emit("progress", phase="saving", done=0, total=1, unit="models", eta_s=None)
+    context: RunContext,
+) -> RunOutcome:
+    if not context.ranks.is_main_process:
+        return RunOutcome(summary, steps)
+    context.sink.emit("progress", phase="saving", done=0, total=1, unit="models", eta_s=None)
     summary = publish_result(
-        place.out_dir, place.submitted or config, model, tokens, summary, notes
+        context.out_dir, context.submitted or config, model, tokens, summary, notes
     )
-    place.sink.emit("result", summary=summary, folder="model")
-    return Ended(summary, steps)
+    context.sink.emit("result", summary=summary, folder="model")
+    return RunOutcome(summary, steps)

@@ -23,15 +23,13 @@ from sqlalchemy import create_engine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
 
-import app.datasets.models
-import app.runs.models
-import app.tokens  # noqa: F401 - the tables register themselves
+import app.auth.service  # noqa: F401 - the tables register themselves
 from app.db import Base, Database
-from app.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
+from app.local.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
 from app.settings import Settings
 from tests.fixtures.missing import skip_or_fail
+from tests.fixtures.orphan_guard import OrphanGuard, orphan_guard
 from tests.fixtures.postgres import PostgresMissing, PostgresServer, running_postgres
-from tests.fixtures.tether import Tether, tether
 
 # Who is started in the background of a script ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -68,13 +66,13 @@ def _create_tables(url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def _tether() -> Iterator[Tether]:
-    with tether() as held:
+def _tether() -> Iterator[OrphanGuard]:
+    with orphan_guard() as held:
         yield held
 
 
 @pytest.fixture(scope="session")
-def postgres_server(_tether: Tether) -> Iterator[PostgresServer]:
+def postgres_server(_tether: OrphanGuard) -> Iterator[PostgresServer]:
     """A real Postgres for the whole session, with the template database `with_tables`."""
     try:
         with running_postgres() as server:
@@ -130,7 +128,9 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def _broker(tmp_path_factory: pytest.TempPathFactory, _tether: Tether) -> Iterator[EmbeddedBroker]:
+def _broker(
+    tmp_path_factory: pytest.TempPathFactory, _tether: OrphanGuard
+) -> Iterator[EmbeddedBroker]:
     try:
         valkey_binary()
     except BrokerMissing as error:

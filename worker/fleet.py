@@ -10,7 +10,7 @@ import threading
 import time
 from types import FrameType
 
-from app.children import python_module
+from app.local.processes import python_module
 from worker.devices import Device
 
 EXIT_NO_DEVICE = 69

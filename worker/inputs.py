@@ -18,7 +18,7 @@ from app.storage import Store, link_or_copy
 from kdcore.config import (
     RUN_CONFIG,
     DistillConfig,
-    DistilLines,
+    DistillLines,
     FileCorpus,
     FolderCheckpoint,
     FolderTokenizer,
@@ -27,8 +27,8 @@ from kdcore.config import (
     UploadCorpus,
     UploadTokenizer,
 )
-from kdcore.digest import sha256_of
 from kdcore.errors import DataError
+from kdcore.files import sha256_of
 from worker.workspace import Workspace
 
 
@@ -62,7 +62,7 @@ def resolve_references(
     return config.model_copy(update=changes)
 
 
-def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistilLines | None:
+def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistillLines | None:
     """What the distillation of the teacher's own pipeline will want of the same text."""
     with db.read() as session:
         pipeline_id = session.scalar(select(Run.pipeline_id).where(Run.id == run_id))

@@ -9,23 +9,23 @@ import threading
 
 from celery import signals
 
-from app import logs
 from app.db import Database
-from app.private import keep_private, make_files_private
-from app.queue import Doorbell
+from app.monitoring import logs
+from app.private_files import keep_private, make_files_private
+from app.queue import JobQueue
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
 from app.storage import Store
+from worker.cleanup import Tidy
 from worker.devices import Device, cpu, devices, problem_of
 from worker.fleet import EXIT_NO_DEVICE, leave_with_parent, run_fleet
-from worker.heart import Heart
-from worker.patience import DATABASE_AWAY, GaveUp, Patience
-from worker.roll import sign_in, sign_out
+from worker.heartbeat import Heartbeat
+from worker.registration import deregister, register
+from worker.resource_usage import Meter
+from worker.retry import DATABASE_AWAY, GaveUp, Patience
 from worker.supervisor import Supervisor, Tools
 from worker.tasks import make_worker_app
-from worker.tidy import Tidy
-from worker.trainer import Standby
-from worker.usage import Meter
+from worker.trainer_process import Standby
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +82,13 @@ def serve(settings: Settings, device: Device) -> int:
         os.kill(os.getpid(), signal.SIGTERM)  # as if told to leave
 
     db = Database(settings.resolved_database_url)
-    doorbell = Doorbell(settings)
+    job_queue = JobQueue(settings)
     try:
-        worker_id = Patience(leave, grace_s=0)(lambda: sign_in(db, device))
+        worker_id = Patience(leave, grace_s=0)(lambda: register(db, device))
     except GaveUp:
         return 1
     meter = Meter(device, settings.heartbeat_s)
-    heart = Heart(db, worker_id, settings, meter)
+    heart = Heartbeat(db, worker_id, settings, meter)
     standby = Standby() if settings.standby else None
     store = Store(settings)
     os.environ |= device.environment()  # for the trainers
@@ -96,7 +96,7 @@ def serve(settings: Settings, device: Device) -> int:
         settings,
         db,
         store,
-        doorbell,
+        job_queue,
         heart,
         worker_id,
         device.bound_id,
@@ -105,7 +105,7 @@ def serve(settings: Settings, device: Device) -> int:
         standby,
     )
     sweeper = threading.Thread(
-        target=Sweeper(db, doorbell, settings).run, args=(leave,), name="sweeper", daemon=True
+        target=Sweeper(db, job_queue, settings).run, args=(leave,), name="sweeper", daemon=True
     )
     tidy = threading.Thread(
         target=Tidy(settings, db, store).run, args=(leave,), name="tidy", daemon=True
@@ -127,7 +127,7 @@ def serve(settings: Settings, device: Device) -> int:
         meter.stop()
         sweeper.join()
         _sign_out(db, worker_id, gone[0] if gone else None)
-        doorbell.close()
+        job_queue.close()
         db.close()
     return EXIT_NO_DEVICE if gone else status
 
@@ -163,7 +163,7 @@ def _logs_are_set_up(**_: object) -> None:
 
 def _sign_out(db: Database, worker_id: str, reason: str | None) -> None:
     try:
-        sign_out(db, worker_id, reason)
+        deregister(db, worker_id, reason)
     except DATABASE_AWAY as error:
         logger.warning("left without signing out: %s", error)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from app.runs.lifecycle import PublishedFile
+from app.runs.models import PublishedFile
 from app.storage import BadKey, Store, checked_key
-from kdcore.digest import sha256_of
 from kdcore.errors import DiskFull, KdcoreError, is_disk_full
+from kdcore.files import sha256_of
 from worker.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,11 @@ from typing import TypeVar
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app import logs
 from app.db import Database
-from app.queue import Doorbell
+from app.monitoring import logs
+from app.queue import JobQueue
 from app.runs import lifecycle
-from app.runs.lifecycle import PublishedFile
-from app.runs.models import Run
+from app.runs.models import PublishedFile, Run
 from app.runs.states import FINAL, RunState
 from app.runs.transitions import StaleAttempt
 from app.runs.validation import SHAPE
@@ -28,15 +27,15 @@ from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG
 from kdcore.errors import ConfigError, DiskFull, KdcoreError
-from worker.exits import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
-from worker.heart import Heart, Pulse
+from worker.checkpoint_copies import Mirror, fetch_newest
+from worker.heartbeat import Heartbeat, LeaseState
+from worker.ingest import Recorder
 from worker.inputs import resolve_references
-from worker.mirror import Mirror, fetch_newest
-from worker.patience import DATABASE_AWAY, GaveUp, Patience
+from worker.outcome import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.publish import publish, withdraw
-from worker.recorder import Recorder
+from worker.retry import DATABASE_AWAY, GaveUp, Patience
 from worker.tail import last_lines
-from worker.trainer import Standby, Trainer, trainer_command
+from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.watchdog import Watchdog
 from worker.workspace import Workspace
 
@@ -56,8 +55,8 @@ class Tools:
     settings: Settings
     db: Database
     store: Store
-    doorbell: Doorbell
-    heart: Heart
+    job_queue: JobQueue
+    heart: Heartbeat
     worker_id: str
     device: str
     leave: threading.Event
@@ -80,7 +79,7 @@ class Supervisor:
         tools = self._tools
         if tools.leave.is_set():
             # The bell is answered for this worker; another one must hear it.
-            tools.doorbell.ring(run_id)
+            tools.job_queue.ring(run_id)
             return
         try:
             run = self._patiently(partial(self._claim, run_id))
@@ -92,7 +91,7 @@ class Supervisor:
             logger.warning("left without the database or the store; the sweeper finds the run")
             return
         for queued_id in ring:
-            tools.doorbell.ring(queued_id)
+            tools.job_queue.ring(queued_id)
 
     def _claim(self, run_id: str) -> Run | None:
         with self._tools.db.write() as session:
@@ -107,7 +106,7 @@ class Attempt:
         self._patiently = patiently
         self._run = run
         self._workspace = Workspace.of(tools.settings, run.id, run.attempt)
-        self._pulse: Pulse = tools.heart.watch(run.id, run.attempt)
+        self._pulse: LeaseState = tools.heart.watch(run.id, run.attempt)
         self._recorder = Recorder(tools.db, run, self._workspace)
         self._mirror = Mirror(tools.store, self._workspace, tools.settings.mirror_every_s)
 
@@ -194,7 +193,7 @@ class Attempt:
             self._recorder.ending,
             asked_to_stop=trainer.asked_to_stop,
             oom_killed=trainer.oom_killed(),
-            last_words=last_lines(self._workspace.stderr),
+            stderr_tail=last_lines(self._workspace.stderr),
             hung_s=watchdog.silent_s if watchdog.barked else None,
         )
 
@@ -250,11 +249,11 @@ class Attempt:
                 self._mirror.drop()
                 return []
             case Stopped():
-                state = self._change(lambda s: lifecycle.stopped(s, run_id, attempt))
+                state = self._change(lambda s: lifecycle.release(s, run_id, attempt))
             case Lost(reason, code):
                 limit = self._tools.settings.max_attempts_without_progress
                 state = self._change(
-                    lambda s: lifecycle.lose(s, run_id, attempt, limit, reason, code)
+                    lambda s: lifecycle.attempt_lost(s, run_id, attempt, limit, reason, code)
                 )
                 # Before the doorbell is rung, which this worker would answer itself.
                 self._tools.check_device()

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.runs.record import Position, problem_with
+from app.runs.ingest import Position, problem_with
 from kdcore.events import EVENT_TYPES, Event
 from worker.workspace import Workspace
 

@@ -16,9 +16,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import make_url
 
-import app.idempotency
-import app.runs.models
-import app.tokens  # noqa: F401 - the tables register themselves
+import app.auth.service  # noqa: F401 - the tables register themselves
 from app.backup.manifest import (
     FORMAT,
     BackupError,
@@ -29,14 +27,13 @@ from app.backup.manifest import (
     copy_hashed,
     write_manifest,
 )
+from app.backup.progress import Watcher
 from app.backup.rows import count_rows, save_table, tables_of
 from app.backup.work import remove_pins, save_copy, save_work
 from app.datasets.models import Dataset
 from app.datasets.service import dataset_path
-from app.db import Base, Database, utc_now
-from app.ids import new_id
+from app.db import Base, Database, new_id, utc_now
 from app.migrations import current_revision
-from app.progress import Watcher
 from app.runs.models import Artifact, Run
 from app.runs.states import FINAL
 from app.settings import Settings

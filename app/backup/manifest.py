@@ -18,7 +18,7 @@ from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.progress import Advance, unwatched
+from app.backup.progress import Advance, noop
 from app.storage import BadKey, checked_key, fsync_folder
 
 FORMAT = 1
@@ -86,7 +86,7 @@ class Manifest(_Model):
 def copy_hashed(
     source: IO[bytes],
     target: Path,
-    advance: Advance = unwatched,
+    advance: Advance = noop,
     limit_bytes: int | None = None,
 ) -> tuple[int, str]:
     """Write `source`, or its first bytes, to `target` durably; returns size and SHA-256."""

@@ -21,13 +21,13 @@ from app.backup.manifest import (
     read_manifest,
     verify,
 )
+from app.backup.progress import Watcher
 from app.backup.rows import digest_of, load_table, tables_of
 from app.datasets.models import Dataset
 from app.datasets.service import remove_files
 from app.db import Database
 from app.migrations import downgrade, revisions, upgrade
-from app.progress import Watcher
-from app.runs.lifecycle import stopped
+from app.runs.lifecycle import release
 from app.runs.models import Run
 from app.runs.states import ACTIVE, RunState
 from app.settings import Settings
@@ -193,6 +193,6 @@ def _queue_again(database: Database) -> list[str]:
     with database.write() as session:
         active = select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.created_at, Run.id)
         for run in session.scalars(active).all():
-            stopped(session, run.id, run.attempt)
+            release(session, run.id, run.attempt)
     with database.read() as session:
         return list(session.scalars(select(Run.id).where(Run.state == RunState.QUEUED)))

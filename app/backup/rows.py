@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import JSON, Connection, DateTime, MetaData, Table, func, insert, select
 
 from app.backup.manifest import BackupError, SavedFile, SavedTable, sync_file
+from app.backup.progress import Advance
 from app.db import UtcDateTime
-from app.progress import Advance
 
 BATCH = 1000
 """Rows in memory at a time."""

@@ -11,17 +11,16 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import TypeAdapter, ValidationError
 
+from app.auth.dependencies import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
 from app.context import Context, Ctx
 from app.datasets import service
-from app.datasets.check import Facts, check_file, reads_here
+from app.datasets.inspection import Facts, check_file, reads_here
+from app.datasets.multipart import Received, receive
 from app.datasets.schemas import DatasetFormat, DatasetInfo, DatasetKind, DatasetList
-from app.datasets.upload import Received, receive
+from app.db import new_id
 from app.errors import DiskFull, FieldProblem, Invalid, Unavailable
-from app.idempotency import Creation
-from app.ids import new_id
-from app.once import Once
+from app.idempotency import Creation, Once
 from app.schemas import DatasetIdPath, Name, display_name
-from app.security import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=GuardedRoute)
 READ = [Depends(needs_read)]

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.datasets.check import Facts
+from app.datasets.inspection import Facts
 from app.datasets.models import Dataset
+from app.datasets.multipart import Received
 from app.datasets.schemas import DatasetFormat, DatasetInfo, DatasetKind
-from app.datasets.upload import Received
 from app.db import utc_now
 from app.errors import Conflict, NotFound, Unsupported
 from app.runs.models import Run

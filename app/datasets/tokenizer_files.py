@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from app.errors import Invalid, TooLarge, Unsupported
+from kdcore.data.text_files import is_binary
+from kdcore.data.vocabulary import prepare, read_tokenizer_json, read_vocabulary
 from kdcore.errors import DataError
-from kdcore.textfiles import is_binary
-from kdcore.vocabulary import prepare, read_tokenizer_json, read_vocabulary
 
 MAX_TOKENIZER_BYTES = 64 * 1024**2
 """They are read whole; real ones have a few MiB."""

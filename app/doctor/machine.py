@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator
 
 from app.doctor.findings import Finding, failed, ok, size, warning
-from app.frontend import frontend_dir
-from app.health import MIN_FREE_BYTES
-from app.private import open_to_others
+from app.private_files import open_to_others
 from app.settings import Settings
+from app.storage import MIN_FREE_BYTES
+from app.web.static import frontend_dir
 from kdcore import __version__
 
 COMFORTABLE_BYTES = 5 * 1024**3

@@ -12,16 +12,16 @@ import redis
 from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import Database, WrongEncoding, utc_now
+from app.db import Database, WrongEncoding, new_id, utc_now
 from app.doctor.findings import Finding, failed, ok, size, skipped, warning
-from app.ids import new_id
-from app.leftovers import Leftover, leftovers
-from app.local import find_server
+from app.local.state import find_server
 from app.migrations import current_revision, head_revision, revisions
-from app.runs.models import Run, Worker
+from app.retention.leftovers import Leftover, leftovers
+from app.runs.models import Run
 from app.runs.states import FINAL, RunState
 from app.settings import Settings
 from app.storage import Store
+from app.workers.models import Worker
 from kdcore import __version__
 
 MAX_SKEW_S = 5.0
@@ -101,7 +101,7 @@ def api(settings: Settings) -> tuple[list[Finding], dict[str, str]]:
         response = httpx.get(f"{url}/readyz", timeout=15, trust_env=False)
         says = response.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        remedy = "halflayer up, or python -m app.serve; or name it in HALFLAYER_SERVER"
+        remedy = "halflayer up, or python -m app.server; or name it in HALFLAYER_SERVER"
         return [failed("api", f"no Halflayer answers at {url}: {_first_line(error)}", remedy)], {}
     if response.status_code == 400:
         remedy = "add that name to the API's HALFLAYER_ALLOWED_HOSTS"

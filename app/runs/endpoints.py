@@ -6,11 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app.auth.dependencies import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
 from app.context import Context, Ctx
 from app.errors import FieldProblem, Invalid
-from app.once import Once
+from app.idempotency import Once
 from app.runs import service
-from app.runs.files import (
+from app.runs.artifacts import (
     archive_response,
     artifact_file,
     disposition,
@@ -18,9 +19,7 @@ from app.runs.files import (
     find_row,
     list_rows,
 )
-from app.runs.metrics import DEFAULT_POINTS, MIN_POINTS, run_metrics
 from app.runs.models import Run
-from app.runs.present import run_detail, run_log, run_summary
 from app.runs.report import render_report
 from app.runs.schemas import (
     ArtifactList,
@@ -33,9 +32,10 @@ from app.runs.schemas import (
     SubmitPipeline,
     SubmitRun,
 )
+from app.runs.series import DEFAULT_POINTS, MIN_POINTS, run_metrics
 from app.runs.states import RunState
+from app.runs.views import run_detail, run_log, run_summary
 from app.schemas import RunIdPath
-from app.security import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
 from app.storage import remove_run_files
 from kdcore.config import Kind
 
@@ -276,7 +276,7 @@ def _ring(ctx: Context, runs: list[Run]) -> None:
     """Ring for the queued ones; a broker that is away delays them but loses nothing."""
     for run in runs:
         if run.state == RunState.QUEUED:
-            ctx.doorbell.ring(run.id)
+            ctx.job_queue.ring(run.id)
 
 
 def _below_config(error: Invalid) -> Invalid:

@@ -4,7 +4,7 @@ Functions flush and never commit. Where runs become queued, their ids are return
 after the commit.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select, update
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.errors import Conflict
-from app.runs.models import Artifact, LogLine, Run
+from app.runs.models import MAX_MESSAGE_CHARS, Artifact, LogLine, PublishedFile, Run
 from app.runs.states import ACTIVE, FINAL, RunState
 from app.runs.transitions import (
     Overtaken,
@@ -23,19 +23,6 @@ from app.runs.transitions import (
 )
 from kdcore.errors import FailureCode
 from kdcore.shapes import ModelShape
-
-MAX_MESSAGE_CHARS = 8_000
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """One file of a result that lies whole in the store."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    storage_key: str
-
 
 # ----------------------------------------------------------------------------- what people ask for
 
@@ -146,7 +133,7 @@ def resume_at(
         _note(session, run, note)
 
 
-def look(session: Session, run_id: str, attempt: int) -> RunState:
+def check_lease(session: Session, run_id: str, attempt: int) -> RunState:
     """As `beat`, but only reads."""
     state = session.scalars(
         select(Run.state).where(Run.id == run_id, Run.attempt == attempt, Run.state.in_(ACTIVE))
@@ -216,16 +203,16 @@ def fail(session: Session, run_id: str, attempt: int, code: FailureCode, message
     return settle_dependants(session, run_id)
 
 
-def stopped(session: Session, run_id: str, attempt: int) -> RunState:
+def release(session: Session, run_id: str, attempt: int) -> RunState:
     """The trainer stopped as it was told: cancelled if somebody asked for that, else queued again.
 
     Being sent away (a worker that shuts down) counts against no run.
     """
     run = _held(session, run_id, attempt)
-    return _give_back(session, run, run.attempts_without_progress)
+    return _requeue(session, run, run.attempts_without_progress)
 
 
-def lose(
+def attempt_lost(
     session: Session,
     run_id: str,
     attempt: int,
@@ -267,20 +254,20 @@ def _lose(
     advanced = run.checkpoint_step is not None and (
         run.claimed_checkpoint_step is None or run.checkpoint_step > run.claimed_checkpoint_step
     )
-    in_vain = 0 if advanced else run.attempts_without_progress + 1
-    if in_vain < max_attempts or RunState(run.state) is RunState.CANCELLING:
+    failed_attempts = 0 if advanced else run.attempts_without_progress + 1
+    if failed_attempts < max_attempts or RunState(run.state) is RunState.CANCELLING:
         _note(session, run, f"attempt {run.attempt} was lost: {reason}")
-        return _give_back(session, run, in_vain)
+        return _requeue(session, run, failed_attempts)
     transition(
         session,
         run.id,
         from_=RunState.RUNNING,
         to=RunState.FAILED,
         fence=run.attempt,
-        attempts_without_progress=in_vain,
+        attempts_without_progress=failed_attempts,
         error_code=code,
-        error_message=f"{in_vain} attempts in a row ended without a newer checkpoint; the last "
-        f"one: {reason}"[:MAX_MESSAGE_CHARS],
+        error_message=f"{failed_attempts} attempts in a row ended without a newer checkpoint; "
+        f"the last one: {reason}"[:MAX_MESSAGE_CHARS],
     )
     settle_dependants(session, run.id)
     return RunState.FAILED
@@ -307,7 +294,7 @@ def _note(session: Session, run: Run, message: str) -> None:
     )
 
 
-def _give_back(session: Session, run: Run, attempts_without_progress: int) -> RunState:
+def _requeue(session: Session, run: Run, attempts_without_progress: int) -> RunState:
     state = RunState(run.state)
     if state is RunState.CANCELLING:
         transition(session, run.id, from_=state, to=RunState.CANCELLED, fence=run.attempt)

@@ -1,5 +1,6 @@
 """Tables of runs: the runs, their inputs, metric points, log lines and artifacts."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -7,6 +8,8 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, UtcDateTime, utc_now
+
+MAX_MESSAGE_CHARS = 8_000
 
 
 class Run(Base):
@@ -134,25 +137,11 @@ class Artifact(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
-class Worker(Base):
-    """One worker process; one device."""
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a result that lies whole in the store."""
 
-    __tablename__ = "workers"
-
-    id: Mapped[str] = mapped_column(String(12), primary_key=True)
-    hostname: Mapped[str] = mapped_column(String(255))
-    pid: Mapped[int]
-    device: Mapped[str] = mapped_column(String(64))
-    """`cpu` or `cuda:0`, ..."""
-    device_name: Mapped[str] = mapped_column(String(255))
-    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    version: Mapped[str] = mapped_column(String(32))
-    beat: Mapped[int] = mapped_column(BigInteger, default=0)
-    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    """For people to read; no decision rests on it."""
-    stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    usage: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """What it uses of its machine, as of `seen_at`: see `worker.usage`."""
-    note: Mapped[str | None] = mapped_column(Text)
-    """For people to read: why it trains on the CPU, or why it left."""
+    path: str
+    size_bytes: int
+    sha256: str
+    storage_key: str

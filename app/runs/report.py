@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from sqlalchemy.orm import Session
 
-from app.runs.metrics import DEFAULT_POINTS, run_metrics
 from app.runs.models import Run
-from app.runs.present import run_detail
 from app.runs.schemas import LineageRun, RunDetail, RunWorker, Series
+from app.runs.series import DEFAULT_POINTS, run_metrics
+from app.runs.views import run_detail
 from kdcore import __version__
 
 STYLE = """

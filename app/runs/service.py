@@ -10,12 +10,11 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app.db import utc_now
+from app.db import new_id, utc_now
 from app.errors import Conflict, FieldProblem, Invalid
-from app.ids import new_id
 from app.runs.lifecycle import cancel
 from app.runs.models import Run, RunInput
-from app.runs.states import FINAL, HOPELESS, RunState
+from app.runs.states import FINAL, UNSUCCESSFUL, RunState
 from app.runs.transitions import RunNotFound
 from app.runs.validation import AnyConfig, Findings, check_shapes, validate
 from kdcore.config import (
@@ -204,7 +203,7 @@ def delete(session: Session, run_id: str) -> list[str]:
     dependant = session.scalars(
         select(Run)
         .join(RunInput, RunInput.run_id == Run.id)
-        .where(RunInput.input_run_id == run_id, Run.state.not_in(HOPELESS))
+        .where(RunInput.input_run_id == run_id, Run.state.not_in(UNSUCCESSFUL))
         .order_by(Run.created_at)
         .limit(1)
     ).one_or_none()

@@ -19,7 +19,7 @@ class RunState(StrEnum):
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED})
 ACTIVE = frozenset({RunState.RUNNING, RunState.CANCELLING})
 """A worker has the run in hand."""
-HOPELESS = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED})
+UNSUCCESSFUL = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED})
 """What starts from such a run can never start."""
 
 ALLOWED: dict[RunState, frozenset[RunState]] = {

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.idempotency import forget_expired_keys
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.runs.lifecycle import recover
 from app.runs.models import Run, RunInput
 from app.runs.states import ACTIVE, FINAL, RunState
@@ -45,12 +45,12 @@ class Sweeper:
     def __init__(
         self,
         db: Database,
-        doorbell: Doorbell,
+        job_queue: JobQueue,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
-        self._doorbell = doorbell
+        self._doorbell = job_queue
         self._settings = settings
         self._clock = clock
         self.interval_s = min(INTERVAL_S, settings.lease_s / 4, settings.ring_again_s / 2)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.db import utc_now
 from app.errors import Conflict, NotFound
 from app.runs.models import Run, RunInput
-from app.runs.states import ALLOWED, FINAL, HOPELESS, RunState
+from app.runs.states import ALLOWED, FINAL, UNSUCCESSFUL, RunState
 
 
 class RunNotFound(NotFound):
@@ -101,7 +101,7 @@ def settle(session: Session, run: Run) -> RunState:
         .order_by(RunInput.role)
     ).all()
     for role, input_id, name, state in inputs:
-        if RunState(state) in HOPELESS:
+        if RunState(state) in UNSUCCESSFUL:
             message = f"its {role}, run {input_id} ({name}), ended as {state}"
             transition(
                 session,

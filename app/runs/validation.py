@@ -75,7 +75,7 @@ class Findings:
     shape: ModelShape | None = None
     problems: list[FieldProblem] = field(default_factory=list)
 
-    def wrong(self, path: tuple[str | int, ...], detail: str) -> None:
+    def add_problem(self, path: tuple[str | int, ...], detail: str) -> None:
         """Add a problem with the field at `path`."""
         self.problems.append(FieldProblem(json_pointer(path), detail))
 
@@ -118,7 +118,7 @@ def check_shapes(
             case DistillConfig():
                 findings.shape = _distilled_shape(config, inputs)
     except ConfigError as error:
-        findings.wrong(error.field, error.message)
+        findings.add_problem(error.field, error.message)
 
 
 def _distilled_shape(
@@ -141,7 +141,7 @@ def _shape_of_run(run: Run) -> ModelShape | None:
 def _refuse_local_paths(config: AnyConfig, findings: Findings) -> None:
     for name in ("model", "teacher", "student", "corpus", "tokenizer"):
         if isinstance(getattr(config, name, None), FileCorpus | FolderTokenizer | FolderCheckpoint):
-            findings.wrong((name,), _LOCAL)
+            findings.add_problem((name,), _LOCAL)
 
 
 def _check_input(
@@ -155,17 +155,19 @@ def _check_input(
     ).one_or_none()
     pointer = (role, "run_id")
     if run is None:
-        findings.wrong(pointer, f"there is no run {run_id}; it may have been deleted")
+        findings.add_problem(pointer, f"there is no run {run_id}; it may have been deleted")
         return
     state = RunState(run.state)
     if state in (RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED):
-        findings.wrong(pointer, f"run {run_id} ended as {state}: it has no result to start from")
+        findings.add_problem(
+            pointer, f"run {run_id} ended as {state}: it has no result to start from"
+        )
     elif state is RunState.CANCELLING:
-        findings.wrong(pointer, f"run {run_id} is being cancelled: it will have no result")
+        findings.add_problem(pointer, f"run {run_id} is being cancelled: it will have no result")
     elif run.files_removed_at is not None:
-        findings.wrong(pointer, f"the files of run {run_id} were tidied up: train it anew")
+        findings.add_problem(pointer, f"the files of run {run_id} were tidied up: train it anew")
     elif isinstance(config, DistillConfig) and role == "teacher" and run.kind == "prune":
-        findings.wrong(
+        findings.add_problem(
             pointer,
             f"run {run_id} is a pruned student that has not been trained since: "
             "choose a teacher or a distilled student to learn from",
@@ -196,10 +198,10 @@ def _dataset(
 ) -> Dataset | None:
     dataset = session.get(Dataset, dataset_id)
     if dataset is None:
-        findings.wrong(path, f"there is no dataset {dataset_id}; it may have been deleted")
+        findings.add_problem(path, f"there is no dataset {dataset_id}; it may have been deleted")
         return None
     if dataset.kind != kind:
-        findings.wrong(path, f"dataset {dataset_id} is of kind {dataset.kind}, not {kind}")
+        findings.add_problem(path, f"dataset {dataset_id} is of kind {dataset.kind}, not {kind}")
         return None
     return dataset
 
@@ -207,7 +209,7 @@ def _dataset(
 def _check_column(corpus: UploadCorpus, dataset: Dataset, findings: Findings) -> None:
     columns = json.loads(dataset.columns) if dataset.columns else []
     if columns and corpus.column not in columns:
-        findings.wrong(
+        findings.add_problem(
             ("corpus", "column"),
             f"dataset {dataset.id} ({dataset.name}) has no text column {corpus.column!r}; "
             f"it has {', '.join(map(repr, columns))}",
@@ -224,7 +226,7 @@ def _check_amount(
     if documents is None:
         return
     if documents < 2 and corpus.validation_dataset_id is None:
-        findings.wrong(
+        findings.add_problem(
             path,
             f"'{dataset.name}' holds a single document (a line or row), so none can be held out to "
             "evaluate on: upload text with line breaks, or choose a dataset to evaluate on as well",
@@ -239,7 +241,7 @@ def _check_amount(
     # A token takes a byte at least; [CLS] and [SEP] are added to every document.
     tokens_at_most = dataset.size_bytes + 2 * documents
     if seq_len is not None and tokens_at_most < seq_len:
-        findings.wrong(
+        findings.add_problem(
             path,
             f"'{dataset.name}' has at most {tokens_at_most} tokens, fewer than one sequence of "
             f"{seq_len}: upload more text or shorten the sequences",

@@ -10,13 +10,14 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app.auth.models import Scope, TokenKind
+from app.auth.service import create_token
 from app.context import Context
-from app.ids import new_id
+from app.db import new_id
 from app.main import create_app
 from app.runs.models import Run
 from app.runs.states import RunState
 from app.settings import Settings
-from app.tokens import Scope, TokenKind, create_token
 from kdcore.config import TeacherConfig
 
 NOBODY_LISTENS = "redis://127.0.0.1:1/0"

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.client import Client, Unreachable
+from app.auth.models import ApiToken
+from app.cli.client import Client, Unreachable
 from app.datasets.models import Dataset
 from app.db import Database, utc_now
 from app.idempotency import Creation, IdempotencyKey, Replayed
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.runs.models import Run
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
-from app.tokens import ApiToken
 from tests.app.conftest import Api
 
 TEACHER = {"kind": "teacher", "layer_drop": 0.1}
@@ -172,7 +172,7 @@ def test_keys_are_forgotten_after_a_day(database: Database, settings: Settings) 
                     created_at=utc_now() - timedelta(hours=hours),
                 )
             )
-    Sweeper(database, Doorbell(settings), settings).sweep()
+    Sweeper(database, JobQueue(settings), settings).sweep()
     with database.read() as session:
         assert set(session.scalars(select(IdempotencyKey.key))) == {"1h", "23h"}
 

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from app.openapi import document
+from app.openapi.__main__ import document
 from tests.app.conftest import Api
 
 ROOT = Path(__file__).parents[2]

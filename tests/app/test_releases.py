@@ -9,17 +9,17 @@ import pytest
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from app.backup.manifest import Manifest, read_manifest
+from app.backup.progress import NullProgress
 from app.backup.restore import check_backup, contents_of, restore_backup
 from app.backup.rows import tables_of
 from app.db import Database
 from app.migrations import current_revision, head_revision, upgrade
-from app.progress import Nobody
 from app.runs.models import MetricPoint, Run
 from app.runs.states import FINAL, RunState
 from app.settings import Settings
+from faults.installation import wait_for
 from tests.app.conftest import serve
 from tests.conftest import DATABASES
-from tests.faults.stand import wait_for
 from tests.fixtures.postgres import PostgresServer
 from tests.worker.test_real_worker import worker_process
 
@@ -45,10 +45,10 @@ def in_place(release: Path, settings: Settings) -> None:
 
 def restored(release: Path, settings: Settings) -> None:
     """The release's backup, brought back by this one."""
-    manifest = check_backup(release / "backup", Nobody())
+    manifest = check_backup(release / "backup", NullProgress())
     found = contents_of(settings, manifest)
     assert found.nothing
-    restore_backup(settings, release / "backup", manifest, found, Nobody())
+    restore_backup(settings, release / "backup", manifest, found, NullProgress())
 
 
 @pytest.fixture(params=DATABASES)

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.embedded_broker import BrokerMissing, free_port, valkey_binary
+from app.local.embedded_broker import BrokerMissing, free_port, valkey_binary
 from tests.fixtures.missing import skip_or_fail
 
 START_TIMEOUT_S = 120
-MODULE = (sys.executable, "-m", "app.cli")
+MODULE = (sys.executable, "-m", "app.cli.main")
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/login#token=hl_login_\S+")
 
 

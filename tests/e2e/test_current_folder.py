@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app.client import Client
-from app.embedded_broker import BrokerMissing, free_port, valkey_binary
-from app.local import find_server, read_token
+from app.cli.client import Client
+from app.local.embedded_broker import BrokerMissing, free_port, valkey_binary
+from app.local.state import find_server, read_token
 from tests.e2e.configs import tiny_pipeline
 from tests.fixtures.missing import skip_or_fail
-from worker.trainer import trainer_command
+from worker.trainer_process import trainer_command
 from worker.workspace import Workspace
 
 HALFLAYER = str(Path(sys.executable).with_name("halflayer"))

@@ -21,7 +21,7 @@ import typer
 import yaml
 from markdown_it import MarkdownIt
 
-from app.cli import app
+from app.cli.main import app
 from tests.e2e.conftest import Installation
 
 ROOT = Path(__file__).parents[2]

@@ -64,7 +64,7 @@ def test_nobody_outlives_an_up_that_was_killed(started: Installation) -> None:
 
 
 def test_a_child_that_dies_comes_back(started: Installation) -> None:
-    api = next(each for each in started.processes() if "app.serve" in each.cmdline())
+    api = next(each for each in started.processes() if "app.server" in each.cmdline())
     api.kill()
     deadline = time.monotonic() + 30
     while True:
@@ -79,7 +79,7 @@ def test_a_child_that_dies_comes_back(started: Installation) -> None:
 
 def test_the_next_up_ends_what_one_killed_with_its_guardian_left(started: Installation) -> None:
     everybody = started.processes()
-    guardian = next(each for each in everybody if "app.guardian" in each.cmdline())
+    guardian = next(each for each in everybody if "app.local.reaper" in each.cmdline())
     left = [each for each in everybody[1:] if each != guardian]
     port = started.url.rpartition(":")[2]
     guardian.kill()
@@ -99,7 +99,7 @@ def test_an_up_whose_reader_is_gone_serves_on_and_ends_in_good_order(started: In
     """`halflayer up | head -1`, and a terminal that is closed."""
     stop(started)
     up = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "up"],
+        [sys.executable, "-m", "app.cli.main", "up"],
         env=started.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -111,7 +111,7 @@ def test_an_up_whose_reader_is_gone_serves_on_and_ends_in_good_order(started: In
     again = Installation(started.data_dir, up, started.output, started.environment)
     try:
         worker = next(each for each in again.processes() if "worker.main" in each.cmdline())
-        guardian = next(each for each in again.processes() if "app.guardian" in each.cmdline())
+        guardian = next(each for each in again.processes() if "app.local.reaper" in each.cmdline())
         log = started.data_dir / "logs" / "up.log"
         worker.kill()
         deadline = time.monotonic() + 60

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.local import read_token
+from app.local.state import read_token
 from kdcore import __version__
 from tests.e2e.configs import tiny_pipeline
 from tests.e2e.conftest import Installation, launch, stop

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scenarios import SCENARIOS, scenario
-from tests.faults.trial import Trial
+from faults.scenarios import SCENARIOS, scenario
+from faults.trial import Trial
 
 QUICK = (
     "kills",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.faults.figures import Figure, Outcome, Row, merged, table
+from faults.figures import Figure, Outcome, Row, merged, table
 
 
 def row(times: int, lost: int, p99_s: float, median_s: float) -> Row:

@@ -19,8 +19,8 @@ import torch
 if __name__ == "__main__":
     gpu.set_guard()
 
-import kdcore.loop
-import kdcore.machine
+import kdcore.device
+import kdcore.train.loop
 from kdcore.config import RUN_CONFIG
 from kdcore.events import ListSink
 from kdcore.run import execute
@@ -40,11 +40,14 @@ class Sink(ListSink):
 
 
 def carry_out(
-    config: Any, folder: str, stop_after: int | None = None, tokens_at_once: int | None = None
+    config: Any,
+    folder: str,
+    stop_after: int | None = None,
+    max_tokens_per_microbatch: int | None = None,
 ) -> dict[str, Any]:
     """One run; `waits` are those of its last update."""
     tensors.operations.clear()
-    kdcore.machine._TOKENS_AT_ONCE["cuda"] = tokens_at_once or 1 << 15
+    kdcore.device._TOKENS_AT_ONCE["cuda"] = max_tokens_per_microbatch or 1 << 15
     sink = Sink(stop_after)
     execute(
         RUN_CONFIG.validate_python(config),
@@ -62,7 +65,7 @@ def carry_out(
 
 
 waits: Counter[str] = Counter()
-plain_update = kdcore.loop.update
+plain_update = kdcore.train.loop.update
 
 
 def counted_update(*arguments: Any) -> Any:
@@ -74,7 +77,7 @@ def counted_update(*arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    kdcore.loop.update = counted_update
+    kdcore.train.loop.update = counted_update
     with tensors.pretended_gpu():
         for job in json.loads(sys.argv[2]):
             print(json.dumps(carry_out(**job)), flush=True)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from kdcore.config import (
     DistillConfig,
-    DistilLines,
-    DistilLoss,
-    DistilOptimiser,
-    DistilSchedule,
+    DistillLines,
+    DistillLoss,
+    DistillOptimiser,
+    DistillSchedule,
     Evaluation,
     FileCorpus,
     FolderCheckpoint,
@@ -92,7 +92,9 @@ class Both:
 
         bert = teacher_of(corpus)
         self._add("bert mlm", bert)
-        self._add("bert mlm, few labels", teacher_of(corpus, mask_rate=0.02), tokens_at_once=32)
+        self._add(
+            "bert mlm, few labels", teacher_of(corpus, mask_rate=0.02), max_tokens_per_microbatch=32
+        )
         for family in FAMILIES:
             pruned = PruneConfig(teacher=self._trained("bert mlm"), student_family=family)
             execute(pruned, folder / family, ListSink(), device="cpu")
@@ -115,12 +117,12 @@ class Both:
             teacher=self._trained(teacher),
             student=FolderCheckpoint(path=str(self.folder / student / "model")),
             corpus=self._corpus,
-            lines=DistilLines(min_tokens=5),
-            loss=DistilLoss(
+            lines=DistillLines(min_tokens=5),
+            loss=DistillLoss(
                 **({"alpha_ce": 5, "alpha_mlm": 2, "alpha_cos": 1, "alpha_mse": 0.5} | loss)
             ),
-            schedule=DistilSchedule(batch_size=4, max_steps=3),
-            optimiser=DistilOptimiser(learning_rate=1e-3, epsilon=EPSILON),
+            schedule=DistillSchedule(batch_size=4, max_steps=3),
+            optimiser=DistillOptimiser(learning_rate=1e-3, epsilon=EPSILON),
             precision="fp32",
             **COMMON,
         )

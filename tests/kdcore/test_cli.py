@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcore.cli import EXIT_STOPPED, _read_config, _StoppedEarly, _StopRequest
+from kdcore.cli import _read_config
 from kdcore.config import (
     Evaluation,
     FileCorpus,
@@ -22,6 +22,7 @@ from kdcore.config import (
     WordPieceTokenizer,
 )
 from kdcore.events import ListSink
+from kdcore.process import EXIT_STOPPED, StoppedEarly, StopRequest
 from kdcore.run import execute
 
 
@@ -29,11 +30,11 @@ from kdcore.run import execute
 def test_a_stop_is_waited_for_only_once_there_is_something_to_save(number: signal.Signals) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        stop = _StopRequest(alone=True)
-        with pytest.raises(_StoppedEarly):
+        stop = StopRequest(alone=True)
+        with pytest.raises(StoppedEarly):
             os.kill(os.getpid(), number)
         for alone in (True, False):
-            stop = _StopRequest(alone=alone)
+            stop = StopRequest(alone=alone)
             assert not stop()
             os.kill(os.getpid(), number)
             assert stop()

@@ -14,8 +14,8 @@ from transformers import BertForMaskedLM, BertTokenizer
 
 from kdcore.config import (
     DistillConfig,
-    DistilLines,
-    DistilSchedule,
+    DistillLines,
+    DistillSchedule,
     FileCorpus,
     FolderCheckpoint,
     FolderTokenizer,
@@ -29,9 +29,9 @@ from kdcore.config import (
     Tokenizer,
     WordPieceTokenizer,
 )
+from kdcore.data.tokenizers import SPECIAL_TOKENS
 from kdcore.events import ListSink
 from kdcore.run import execute
-from kdcore.tokenizers import SPECIAL_TOKENS
 from tests.fixtures.missing import skip_or_fail
 from tests.kdcore.conftest import TOPICS
 
@@ -163,8 +163,8 @@ def results(
             teacher=wordpiece,
             student=pruned,
             corpus=corpus,
-            lines=DistilLines(min_tokens=5),
-            schedule=DistilSchedule(batch_size=4, max_steps=1),
+            lines=DistillLines(min_tokens=5),
+            schedule=DistillSchedule(batch_size=4, max_steps=1),
         ),
     )
     # An untied decoder whose bias has been trained.

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from kdcore.config import DistilLines, DistilLoss, FreshStudent, ScratchModel, TeacherConfig
+from kdcore.config import DistillLines, DistillLoss, FreshStudent, ScratchModel, TeacherConfig
 from kdcore.shapes import ModelShape, fresh_student_shape
 
 HUB = {"source": "hub", "name": "bert-base-uncased"}
@@ -34,10 +34,10 @@ NONE_COUNTS = {"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0}
             {"model": SHORT, "seq_len": 256, "evaluation": {"seq_len": 257}},
             ("evaluation", "seq_len"),
         ),
-        (DistilLoss, NONE_COUNTS, ("alpha_mse",)),
-        (DistilLoss, {**NONE_COUNTS, "alpha_mse": 0}, ("alpha_mse",)),
-        (DistilLines, {"max_tokens": 11}, ("max_tokens",)),
-        (DistilLines, {"min_tokens": 30, "max_tokens": 29}, ("max_tokens",)),
+        (DistillLoss, NONE_COUNTS, ("alpha_mse",)),
+        (DistillLoss, {**NONE_COUNTS, "alpha_mse": 0}, ("alpha_mse",)),
+        (DistillLines, {"max_tokens": 11}, ("max_tokens",)),
+        (DistillLines, {"min_tokens": 30, "max_tokens": 29}, ("max_tokens",)),
     ],
 )
 def test_a_rule_between_fields_is_checked_and_names_its_field(
@@ -57,10 +57,10 @@ def test_a_rule_between_fields_is_checked_and_names_its_field(
         (TeacherConfig, {"model": HUB, "tokenizer": OWN}),
         (TeacherConfig, {"model": SHORT, "seq_len": 256, "evaluation": {"seq_len": 256}}),
         (TeacherConfig, {"model": HUB, "tokenizer": OWN, "seq_len": 600}),
-        (DistilLoss, {**NONE_COUNTS, "alpha_mse": 1}),
-        (DistilLoss, {"alpha_ce": 0}),
-        (DistilLines, {"min_tokens": 600}),
-        (DistilLines, {"min_tokens": 12, "max_tokens": 12}),
+        (DistillLoss, {**NONE_COUNTS, "alpha_mse": 1}),
+        (DistillLoss, {"alpha_ce": 0}),
+        (DistillLines, {"min_tokens": 600}),
+        (DistillLines, {"min_tokens": 12, "max_tokens": 12}),
     ],
 )
 def test_what_keeps_the_rules_is_accepted(model: type[BaseModel], given: dict[str, Any]) -> None:

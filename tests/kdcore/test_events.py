@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from faults.small_disk import MIB, small_disk
 from kdcore.errors import DiskFull
 from kdcore.events import JsonlSink
-from tests.faults.small_disk import MIB, small_disk
 
 
 def events(path: Path) -> list[str]:

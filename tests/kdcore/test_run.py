@@ -13,9 +13,9 @@ from transformers import AutoModelForMaskedLM, BertModel, pipeline
 
 from kdcore.config import (
     DistillConfig,
-    DistilLines,
-    DistilOptimiser,
-    DistilSchedule,
+    DistillLines,
+    DistillOptimiser,
+    DistillSchedule,
     Evaluation,
     FileCorpus,
     FolderCheckpoint,
@@ -31,11 +31,11 @@ from kdcore.config import (
     TeacherConfig,
     WordPieceTokenizer,
 )
-from kdcore.digest import sha256_of
+from kdcore.data.tokenizers import tokens_from_folder
 from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
 from kdcore.events import ListSink
+from kdcore.files import sha256_of
 from kdcore.run import execute
-from kdcore.tokenizers import tokens_from_folder
 
 EVERY_STEP = Reporting(log_every_steps=1, checkpoint_every_s=0)
 
@@ -96,9 +96,9 @@ def distill_config(teacher: Path, student: Path, corpus: FileCorpus) -> DistillC
         teacher=FolderCheckpoint(path=str(teacher / "model")),
         student=FolderCheckpoint(path=str(student / "model")),
         corpus=corpus,
-        lines=DistilLines(min_tokens=5),
-        schedule=DistilSchedule(batch_size=8, accumulation_steps=3, max_steps=6),
-        optimiser=DistilOptimiser(learning_rate=1e-3, weight_decay=0.01),
+        lines=DistillLines(min_tokens=5),
+        schedule=DistillSchedule(batch_size=8, accumulation_steps=3, max_steps=6),
+        optimiser=DistillOptimiser(learning_rate=1e-3, weight_decay=0.01),
         reporting=Reporting(log_every_steps=2),
         seed=3,
     )
@@ -165,7 +165,7 @@ def test_evaluation_is_the_same_for_every_model_and_drops_no_layer(
     execute(config, everything, ListSink(), device="cpu")
     sink = ListSink()
     one = distill_config(teacher[0], everything, corpus).model_copy(
-        update={"schedule": DistilSchedule(batch_size=8, max_steps=1)}
+        update={"schedule": DistillSchedule(batch_size=8, max_steps=1)}
     )
     execute(one, tmp_path / "distil", sink, cache_dir=cache_dir, device="cpu")
     start = sink.of_type("result")[0]["summary"]["start_eval_loss"]
@@ -309,7 +309,7 @@ def test_last_partial_accumulation_is_stepped(
 ) -> None:
     # 600 lines in batches of 70 are 9 batches: two updates of 4 and one of 1.
     config = distill_config(teacher[0], pruned, corpus).model_copy(
-        update={"schedule": DistilSchedule(batch_size=70, accumulation_steps=4)}
+        update={"schedule": DistillSchedule(batch_size=70, accumulation_steps=4)}
     )
     sink = ListSink()
     execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from app.datasets.models import Dataset
 from app.db import Database
 from app.errors import Invalid
+from app.forms.schema import FormKind, form_schema
 from app.runs import service
 from app.runs.models import Run
 from app.runs.schemas import SubmitPipeline, SubmitRun
 from app.runs.states import RunState
-from app.schema_forms import FormKind, form_schema
 from kdcore.config import (
     RUN_CONFIG,
     DistillConfig,
@@ -39,7 +39,7 @@ from kdcore.shapes import (
     pruned_shape,
     scratch_shape,
 )
-from tests.app.test_states import add_run
+from tests.app.runs.test_states import add_run
 from tests.kdcore.conftest import write_text
 
 SMALL = ModelShape("bert", 4, 64, 4, 128, 64, 1000, "fingerprint")

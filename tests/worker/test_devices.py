@@ -16,11 +16,11 @@ from sqlalchemy import select
 
 import worker.devices
 from app.db import Database
-from app.runs.models import Worker
+from app.workers.models import Worker
 from worker import fleet
 from worker.devices import Device, cpu, devices, has_nvidia_card, parse_list, problem_of
-from worker.roll import sign_in, sign_out
-from worker.usage import parse_nvidia_smi
+from worker.registration import deregister, register
+from worker.resource_usage import parse_nvidia_smi
 
 
 def test_the_processor_alone_and_together() -> None:
@@ -219,9 +219,9 @@ def test_a_fleet_starts_its_workers_by_uuid_and_leaves_a_lost_card_alone(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_roll_says_why_the_processor_and_why_a_worker_left(database: Database) -> None:
-    on_cpu, lost = sign_in(database, cpu("no GPU can be used")), sign_in(database, cpu())
-    sign_out(database, on_cpu)
-    sign_out(database, lost, "cuda:0 cannot be used any more")
+    on_cpu, lost = register(database, cpu("no GPU can be used")), register(database, cpu())
+    deregister(database, on_cpu)
+    deregister(database, lost, "cuda:0 cannot be used any more")
     with database.read() as session:
         notes = {row.id: row.note for row in session.scalars(select(Worker))}
     assert notes == {on_cpu: "no GPU can be used", lost: "cuda:0 cannot be used any more"}

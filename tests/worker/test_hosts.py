@@ -1,6 +1,6 @@
 """Hosts that share a store instead of a data folder: what one leaves there, another goes on from.
 
-With a real S3 server; whole hosts are lost in tests/faults/hosts.py.
+With a real S3 server; whole hosts are lost in faults/hosts.py.
 """
 
 import hashlib
@@ -14,21 +14,21 @@ from s3fs import S3FileSystem
 
 from app.datasets.models import Dataset
 from app.db import Database
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.runs.states import RunState
 from app.settings import Settings
 from app.storage import Store, StoreAway
 from kdcore.config import RUN_CONFIG
 from kdcore.errors import DataError
-from tests.app.test_states import add_run, row
+from tests.app.runs.test_states import add_run, row
+from tests.fixtures.orphan_guard import OrphanGuard
 from tests.fixtures.s3 import S3Server, running_s3
-from tests.fixtures.tether import Tether
 from tests.worker.test_supervisor import Script, messages, start, trainer, wait_for
-from worker.heart import Heart
+from worker.checkpoint_copies import Mirror, fetch_newest
+from worker.cleanup import Tidy
+from worker.heartbeat import Heartbeat
 from worker.inputs import resolve_references
-from worker.mirror import Mirror, fetch_newest
 from worker.supervisor import Supervisor, Tools
-from worker.tidy import Tidy
 from worker.workspace import Workspace
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -36,7 +36,7 @@ __all__ = ["trainer"]
 
 
 @pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory, _tether: Tether) -> Iterator[S3Server]:
+def _server(tmp_path_factory: pytest.TempPathFactory, _tether: OrphanGuard) -> Iterator[S3Server]:
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
         _tether.hold(server.process.pid)
         yield server
@@ -154,14 +154,14 @@ def make_tools(database: Database) -> Iterator[Callable[[Settings], Tools]]:
 
     def make(settings: Settings) -> Tools:
         changed = settings.model_copy(update={"heartbeat_s": 0.2, "stop_grace_s": 20.0})
-        heart = Heart(database, "w00000000001", changed)
+        heart = Heartbeat(database, "w00000000001", changed)
         heart.start()
         made.append(
             Tools(
                 settings=changed,
                 db=database,
                 store=Store(changed),
-                doorbell=Doorbell(changed),
+                job_queue=JobQueue(changed),
                 heart=heart,
                 worker_id="w00000000001",
                 device="cpu",
@@ -174,7 +174,7 @@ def make_tools(database: Database) -> Iterator[Callable[[Settings], Tools]]:
     yield make
     for tools in made:
         tools.heart.stop()
-        tools.doorbell.close()
+        tools.job_queue.close()
 
 
 SAVES = """

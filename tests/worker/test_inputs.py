@@ -12,7 +12,7 @@ from app.runs.models import Run
 from app.runs.states import RunState
 from app.settings import Settings
 from app.storage import Store
-from kdcore.config import RUN_CONFIG, DistilLines, FileCorpus, PipelineConfig, TeacherConfig
+from kdcore.config import RUN_CONFIG, DistillLines, FileCorpus, PipelineConfig, TeacherConfig
 from worker.inputs import resolve_references
 from worker.workspace import Workspace
 
@@ -31,7 +31,7 @@ def resolved(run: Run, database: Database, settings: Settings) -> TeacherConfig:
 def test_a_pipelines_teacher_knows_which_lines_will_be_wanted(
     database: Database, settings: Settings
 ) -> None:
-    wanted = DistilLines(min_tokens=20)
+    wanted = DistillLines(min_tokens=20)
     config = PipelineConfig.model_validate({"distill": {"lines": wanted}})
     with database.write() as session:
         teacher, _, distillation = service.submit_pipeline(session, config)

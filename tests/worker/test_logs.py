@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from app.db import Database
-from app.ids import new_id
-from app.queue import Doorbell
+from app.db import Database, new_id
+from app.queue import JobQueue
 from app.runs.models import Run
 from app.runs.states import RunState
 from app.settings import Settings
@@ -43,9 +42,9 @@ def test_every_line_is_json_and_those_of_a_run_carry_its_ids(
             stderr=stderr,
             stdout=subprocess.DEVNULL,
         )
-    doorbell = Doorbell(settings)
+    job_queue = JobQueue(settings)
     try:
-        assert doorbell.ring(run_id)
+        assert job_queue.ring(run_id)
         for _ in range(1200):
             with db.read() as session:
                 if session.get_one(Run, run_id).state == RunState.FAILED:
@@ -56,7 +55,7 @@ def test_every_line_is_json_and_those_of_a_run_carry_its_ids(
     finally:
         worker.kill()
         worker.wait()
-        doorbell.close()
+        job_queue.close()
         db.close()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["service"] for line in lines} == {"worker"}

@@ -17,13 +17,14 @@ import torch
 from sqlalchemy import func, select
 
 from app.db import Database
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.runs.lifecycle import cancel
-from app.runs.models import Artifact, LogLine, MetricPoint, Run, Worker
+from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.service import submit, submit_pipeline
 from app.runs.states import ACTIVE, FINAL, RunState
 from app.settings import Settings
 from app.storage import Store
+from app.workers.models import Worker
 from kdcore.config import RUN_CONFIG, PipelineConfig
 from worker.fleet import EXIT_NO_DEVICE
 
@@ -123,9 +124,9 @@ def run_row(database: Database, run_id: str) -> Run:
 def submit_and_ring(database: Database, settings: Settings, config: dict[str, Any]) -> str:
     with database.write() as session:
         run_id = submit(session, RUN_CONFIG.validate_python({"kind": "teacher"} | config)).id
-    doorbell = Doorbell(settings)
-    assert doorbell.ring(run_id)
-    doorbell.close()
+    job_queue = JobQueue(settings)
+    assert job_queue.ring(run_id)
+    job_queue.close()
     return run_id
 
 
@@ -156,8 +157,8 @@ def test_a_pipeline_runs_from_submit_to_published_files(
     with database.write() as session:
         ids = [run.id for run in submit_pipeline(session, config, "tiny")]
     assert [run_row(database, run_id).state for run_id in ids] == ["queued", "waiting", "waiting"]
-    doorbell = Doorbell(settings)
-    assert doorbell.ring(ids[0])
+    job_queue = JobQueue(settings)
+    assert job_queue.ring(ids[0])
 
     with worker_process(settings) as worker:
         wait_for(lambda: all(run_row(database, i).state in FINAL for i in ids), 240)
@@ -194,8 +195,8 @@ def test_a_pipeline_runs_from_submit_to_published_files(
         signed_in = session.scalars(select(Worker)).one()
         assert signed_in.stopped_at is not None
     assert not list(settings.work_dir.glob("*")), "work folders of succeeded runs are removed"
-    assert doorbell.length() == 0
-    doorbell.close()
+    assert job_queue.length() == 0
+    job_queue.close()
 
 
 @pytest.mark.parametrize(
@@ -265,9 +266,9 @@ def test_a_failure_is_typed_and_skips_what_waits(
     (settings.uploads_dir / "d00000000001").rename(settings.uploads_dir / "gone")
     with database.write() as session:
         ids = [run.id for run in submit_pipeline(session, config)]
-    doorbell = Doorbell(settings)
-    doorbell.ring(ids[0])
-    doorbell.close()
+    job_queue = JobQueue(settings)
+    job_queue.ring(ids[0])
+    job_queue.close()
     with worker_process(settings):
         wait_for(lambda: all(run_row(database, i).state in FINAL for i in ids))
     teacher, *rest = [run_row(database, run_id) for run_id in ids]

@@ -16,14 +16,14 @@ from sqlalchemy.orm import Session
 
 import worker.supervisor
 from app.db import Database
-from app.queue import Doorbell
+from app.queue import JobQueue
 from app.runs import lifecycle
 from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import RunState
 from app.settings import Settings
 from app.storage import Store
-from tests.app.test_states import add_run, row
-from worker.heart import Heart
+from tests.app.runs.test_states import add_run, row
+from worker.heartbeat import Heartbeat
 from worker.supervisor import Supervisor, Tools
 from worker.workspace import Workspace
 
@@ -63,14 +63,14 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Script:
 def tools(settings: Settings, database: Database) -> Iterator[Tools]:
     settings.heartbeat_s = 0.2
     settings.stop_grace_s = 1.5
-    heart = Heart(database, "w00000000001", settings)
+    heart = Heartbeat(database, "w00000000001", settings)
     heart.start()
-    doorbell = Doorbell(settings)
+    job_queue = JobQueue(settings)
     yield Tools(
         settings=settings,
         db=database,
         store=Store(settings),
-        doorbell=doorbell,
+        job_queue=job_queue,
         heart=heart,
         worker_id="w00000000001",
         device="cpu",
@@ -78,7 +78,7 @@ def tools(settings: Settings, database: Database) -> Iterator[Tools]:
         check_device=lambda: None,
     )
     heart.stop()
-    doorbell.close()
+    job_queue.close()
 
 
 def start(tools: Tools, run_id: str) -> threading.Thread:
@@ -191,7 +191,7 @@ def test_a_killed_trainer_is_tried_again_until_it_is_in_vain(
     assert (run.state, run.error_code) == (RunState.FAILED, "worker_lost")
     assert "SIGKILL" in (run.error_message or "")
     assert steps(database) == [1, 1, 1]
-    assert tools.doorbell.length() == 2
+    assert tools.job_queue.length() == 2
 
 
 def test_a_worker_without_its_device_leaves_the_run_to_others(
@@ -201,7 +201,7 @@ def test_a_worker_without_its_device_leaves_the_run_to_others(
     seen: list[tuple[str, int]] = []
 
     def gone() -> None:
-        seen.append((row(database, run_id).state, tools.doorbell.length()))
+        seen.append((row(database, run_id).state, tools.job_queue.length()))
         tools.leave.set()
 
     worker_without = replace(tools, check_device=gone)
@@ -211,7 +211,7 @@ def test_a_worker_without_its_device_leaves_the_run_to_others(
     assert "attempt 1 was lost: CUDA error: ECC" in messages(database)
     Supervisor(worker_without).answer(run_id)
     assert row(database, run_id).attempt == 1
-    assert tools.doorbell.length() == 2
+    assert tools.job_queue.length() == 2
 
 
 def test_a_run_that_finds_no_device_that_works_says_so(
@@ -336,10 +336,10 @@ time.sleep(600)
     run = row(database, run_id)
     assert (run.state, run.checkpoint_step) == (RunState.QUEUED, 5)
     assert run.attempts_without_progress == 0
-    assert tools.doorbell.length() == 1
+    assert tools.job_queue.length() == 1
     Supervisor(tools).answer(run_id)
     assert row(database, run_id).attempt == 1, "a worker that leaves takes nothing"
-    assert tools.doorbell.length() == 2, "and passes the doorbell on"
+    assert tools.job_queue.length() == 2, "and passes the doorbell on"
 
 
 def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.runs.record import Position
+from app.runs.ingest import Position
 from worker.tail import MAX_LINE_BYTES, MAX_LINES, Tail, last_lines, parse_event, read_lines
 from worker.workspace import Workspace
 

@@ -638,10 +638,116 @@ export interface components {
             total: number;
         };
         /**
-         * DistilLines
+         * DistillConfig
+         * @description Train a student on a teacher's soft targets (DistilBERT's triple loss).
+         */
+        DistillConfig: {
+            /**
+             * Corpus
+             * @description Text to distil and evaluate on.
+             * @default {
+             *       "source": "sample"
+             *     }
+             */
+            corpus: components["schemas"]["SampleCorpus"] | components["schemas"]["HubCorpus"] | components["schemas"]["UploadCorpus"] | components["schemas"]["FileCorpus"];
+            /**
+             * @default {
+             *       "mask_rate": 0.15
+             *     }
+             */
+            evaluation: components["schemas"]["Evaluation"];
+            /**
+             * Freeze Positions
+             * @description Keep the student's position embeddings exactly as they start.
+             * @default true
+             */
+            freeze_positions: boolean;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "distill";
+            /**
+             * @default {
+             *       "max_unknown": 0.5,
+             *       "min_tokens": 12
+             *     }
+             */
+            lines: components["schemas"]["DistillLines"];
+            /**
+             * @default {
+             *       "alpha_ce": 5,
+             *       "alpha_cos": 1,
+             *       "alpha_mlm": 2,
+             *       "alpha_mse": 0,
+             *       "positions": "all",
+             *       "temperature": 2
+             *     }
+             */
+            loss: components["schemas"]["DistillLoss"];
+            /**
+             * @default {
+             *       "mask_rate": 0.15,
+             *       "smoothing": 0.7
+             *     }
+             */
+            masking: components["schemas"]["DistillMasking"];
+            /**
+             * @default {
+             *       "beta1": 0.9,
+             *       "beta2": 0.98,
+             *       "clip_norm": 5,
+             *       "epsilon": 0.000001,
+             *       "learning_rate": 0.0005,
+             *       "warmup_fraction": 0.05,
+             *       "weight_decay": 0
+             *     }
+             */
+            optimiser: components["schemas"]["DistillOptimiser"];
+            /**
+             * Precision
+             * @description Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it.
+             * @default auto
+             * @enum {string}
+             */
+            precision: "auto" | "fp32" | "bf16";
+            /**
+             * @default {
+             *       "checkpoint_every_s": 120,
+             *       "log_every_steps": 10
+             *     }
+             */
+            reporting: components["schemas"]["Reporting"];
+            /**
+             * @default {
+             *       "accumulation_steps": 1,
+             *       "batch_size": 32,
+             *       "epochs": 1
+             *     }
+             */
+            schedule: components["schemas"]["DistillSchedule"];
+            /**
+             * Seed
+             * @description Fixes the data order, masks and dropout.
+             * @default 0
+             */
+            seed: number;
+            /**
+             * Student
+             * @description What the student starts from: usually a prune run of the same teacher.
+             */
+            student: components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"] | components["schemas"]["FreshStudent"];
+            /**
+             * Teacher
+             * @description The teacher whose predictions are the soft targets.
+             */
+            teacher: components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"];
+        };
+        /**
+         * DistillLines
          * @description Which lines of text the student reads.
          */
-        DistilLines: {
+        DistillLines: {
             /**
              * Max Tokens
              * @description Longer lines are split; empty means as long as the models can read.
@@ -661,10 +767,10 @@ export interface components {
             min_tokens: number;
         };
         /**
-         * DistilLoss
+         * DistillLoss
          * @description The weighted sum that the student minimises (Sanh et al. 2019).
          */
-        DistilLoss: {
+        DistillLoss: {
             /**
              * Alpha Ce
              * @description Weight of the soft-target term KL(teacher || student) at the temperature, times T squared.
@@ -704,10 +810,10 @@ export interface components {
             temperature: number;
         };
         /**
-         * DistilMasking
+         * DistillMasking
          * @description Which tokens the student must predict: rarer ones more often (Lample & Conneau 2019).
          */
-        DistilMasking: {
+        DistillMasking: {
             /**
              * Mask Rate
              * @description Share of tokens to predict; of these, 80 % are masked, 10 % replaced, 10 % kept.
@@ -722,10 +828,10 @@ export interface components {
             smoothing: number;
         };
         /**
-         * DistilOptimiser
+         * DistillOptimiser
          * @description AdamW with DistilBERT's settings (Sanh et al. 2019).
          */
-        DistilOptimiser: {
+        DistillOptimiser: {
             /**
              * Beta1
              * @description Decay of the first-moment estimate.
@@ -770,10 +876,10 @@ export interface components {
             weight_decay: number;
         };
         /**
-         * DistilOptions
+         * DistillOptions
          * @description How a student learns from its teacher.
          */
-        DistilOptions: {
+        DistillOptions: {
             /**
              * @default {
              *       "mask_rate": 0.15
@@ -792,7 +898,7 @@ export interface components {
              *       "min_tokens": 12
              *     }
              */
-            lines: components["schemas"]["DistilLines"];
+            lines: components["schemas"]["DistillLines"];
             /**
              * @default {
              *       "alpha_ce": 5,
@@ -803,14 +909,14 @@ export interface components {
              *       "temperature": 2
              *     }
              */
-            loss: components["schemas"]["DistilLoss"];
+            loss: components["schemas"]["DistillLoss"];
             /**
              * @default {
              *       "mask_rate": 0.15,
              *       "smoothing": 0.7
              *     }
              */
-            masking: components["schemas"]["DistilMasking"];
+            masking: components["schemas"]["DistillMasking"];
             /**
              * @default {
              *       "beta1": 0.9,
@@ -822,7 +928,7 @@ export interface components {
              *       "weight_decay": 0
              *     }
              */
-            optimiser: components["schemas"]["DistilOptimiser"];
+            optimiser: components["schemas"]["DistillOptimiser"];
             /**
              * Precision
              * @description Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it.
@@ -844,7 +950,7 @@ export interface components {
              *       "epochs": 1
              *     }
              */
-            schedule: components["schemas"]["DistilSchedule"];
+            schedule: components["schemas"]["DistillSchedule"];
             /**
              * Seed
              * @description Fixes the data order, masks and dropout.
@@ -853,10 +959,10 @@ export interface components {
             seed: number;
         };
         /**
-         * DistilSchedule
+         * DistillSchedule
          * @description How long to distil, and how much text goes into one update.
          */
-        DistilSchedule: {
+        DistillSchedule: {
             /**
              * Accumulation Steps
              * @description Batches whose gradients are summed into one update.
@@ -880,112 +986,6 @@ export interface components {
              * @description Stop after this many updates, even if the epochs are not over.
              */
             max_steps?: number | null;
-        };
-        /**
-         * DistillConfig
-         * @description Train a student on a teacher's soft targets (DistilBERT's triple loss).
-         */
-        DistillConfig: {
-            /**
-             * Corpus
-             * @description Text to distil and evaluate on.
-             * @default {
-             *       "source": "sample"
-             *     }
-             */
-            corpus: components["schemas"]["SampleCorpus"] | components["schemas"]["HubCorpus"] | components["schemas"]["UploadCorpus"] | components["schemas"]["FileCorpus"];
-            /**
-             * @default {
-             *       "mask_rate": 0.15
-             *     }
-             */
-            evaluation: components["schemas"]["Evaluation"];
-            /**
-             * Freeze Positions
-             * @description Keep the student's position embeddings exactly as they start.
-             * @default true
-             */
-            freeze_positions: boolean;
-            /**
-             * @description discriminator enum property added by openapi-typescript
-             * @enum {string}
-             */
-            kind: "distill";
-            /**
-             * @default {
-             *       "max_unknown": 0.5,
-             *       "min_tokens": 12
-             *     }
-             */
-            lines: components["schemas"]["DistilLines"];
-            /**
-             * @default {
-             *       "alpha_ce": 5,
-             *       "alpha_cos": 1,
-             *       "alpha_mlm": 2,
-             *       "alpha_mse": 0,
-             *       "positions": "all",
-             *       "temperature": 2
-             *     }
-             */
-            loss: components["schemas"]["DistilLoss"];
-            /**
-             * @default {
-             *       "mask_rate": 0.15,
-             *       "smoothing": 0.7
-             *     }
-             */
-            masking: components["schemas"]["DistilMasking"];
-            /**
-             * @default {
-             *       "beta1": 0.9,
-             *       "beta2": 0.98,
-             *       "clip_norm": 5,
-             *       "epsilon": 0.000001,
-             *       "learning_rate": 0.0005,
-             *       "warmup_fraction": 0.05,
-             *       "weight_decay": 0
-             *     }
-             */
-            optimiser: components["schemas"]["DistilOptimiser"];
-            /**
-             * Precision
-             * @description Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it.
-             * @default auto
-             * @enum {string}
-             */
-            precision: "auto" | "fp32" | "bf16";
-            /**
-             * @default {
-             *       "checkpoint_every_s": 120,
-             *       "log_every_steps": 10
-             *     }
-             */
-            reporting: components["schemas"]["Reporting"];
-            /**
-             * @default {
-             *       "accumulation_steps": 1,
-             *       "batch_size": 32,
-             *       "epochs": 1
-             *     }
-             */
-            schedule: components["schemas"]["DistilSchedule"];
-            /**
-             * Seed
-             * @description Fixes the data order, masks and dropout.
-             * @default 0
-             */
-            seed: number;
-            /**
-             * Student
-             * @description What the student starts from: usually a prune run of the same teacher.
-             */
-            student: components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"] | components["schemas"]["FreshStudent"];
-            /**
-             * Teacher
-             * @description The teacher whose predictions are the soft targets.
-             */
-            teacher: components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"];
         };
         /**
          * Evaluation
@@ -1476,7 +1476,7 @@ export interface components {
              *       "seed": 0
              *     }
              */
-            distill: components["schemas"]["DistilOptions"];
+            distill: components["schemas"]["DistillOptions"];
             /**
              * @default {
              *       "copy_head_transform": true,
@@ -2295,7 +2295,7 @@ export interface components {
              * @description Lines that a later distillation will want of the same text: without any such line the run is
              *     refused before it trains. Pipelines set this by themselves.
              */
-            distil_lines?: components["schemas"]["DistilLines"] | null;
+            distil_lines?: components["schemas"]["DistillLines"] | null;
             /**
              * @default {
              *       "mask_rate": 0.15

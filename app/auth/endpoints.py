@@ -1,0 +1,166 @@
+"""Signing in and out, and the tokens of tools."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field, StringConstraints
+
+from app.auth.dependencies import (
+    COOKIE,
+    CurrentPrincipal,
+    GuardedRoute,
+    needs_admin,
+    needs_read,
+    require_same_origin,
+)
+from app.auth.models import ApiToken, Scope
+from app.auth.service import create_token, list_tokens, redeem_login, revoke
+from app.context import Ctx
+from app.errors import Conflict, error_response
+from app.idempotency import Once
+from app.schemas import Name, Schema, TokenIdPath
+from kdcore import __version__
+
+router = APIRouter(tags=["access"], route_class=GuardedRoute)
+
+
+class SignIn(Schema):
+    """A one-time token from the link that the server printed."""
+
+    token: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    """The part of the link after `#token=`."""
+
+
+class SignedIn(Schema):
+    """A browser session has begun; its cookie is in the response's headers."""
+
+    scope: Scope
+    csrf: None = None
+    """Always null: writes are checked by their origin, not by a token."""
+
+
+class SessionInfo(Schema):
+    """Who is signed in, and where."""
+
+    scope: Scope
+    """`read`, `submit` or `admin`; each includes the ones before it."""
+    version: str
+    """Version of the server."""
+
+
+class NewToken(Schema):
+    """A token to create."""
+
+    name: Name
+    """What it is for."""
+    scope: Scope = "read"
+    """What it may do."""
+    kind: Literal["api", "login"] = "api"
+    """`api` for tools; `login` for a sign-in link that works once, and that replaces the unused
+    link of the same name."""
+    expires_days: Annotated[float, Field(gt=0, le=3650)] | None = None
+    """Days until it expires; empty means never (API tokens) or one day (sign-in links)."""
+
+
+class TokenInfo(Schema):
+    """A credential, without its secret."""
+
+    id: str
+    kind: Literal["api", "login", "session"]
+    name: str
+    scope: Scope
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    """Within a minute."""
+
+
+class CreatedToken(TokenInfo):
+    """A new credential with its secret, which is shown this once."""
+
+    token: str
+
+
+class TokenList(Schema):
+    """All credentials that still open something, newest first."""
+
+    items: list[TokenInfo]
+    total: int
+
+
+@router.post("/session", tags=["access"])
+def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> SignedIn:
+    """Exchange a one-time sign-in token for a browser session, set as an HttpOnly cookie."""
+    require_same_origin(request, allow_unknown=True)
+    lifetime = timedelta(days=ctx.settings.session_days)
+    with ctx.db.write() as session:
+        row, secret = redeem_login(session, body.token, lifetime)
+    response.set_cookie(
+        COOKIE,
+        secret,
+        max_age=int(lifetime.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=ctx.settings.secure_cookies,
+    )
+    return SignedIn.model_validate({"scope": row.scope})
+
+
+@router.get("/session", dependencies=[Depends(needs_read)])
+def get_session(principal: CurrentPrincipal) -> SessionInfo:
+    """Who is signed in; 401 if nobody is."""
+    return SessionInfo.model_validate({"scope": principal.scope, "version": __version__})
+
+
+@router.delete("/session", status_code=204, dependencies=[Depends(needs_read)])
+def sign_out(principal: CurrentPrincipal, response: Response, ctx: Ctx) -> None:
+    """End the browser session; an API token that asks for this stays good."""
+    if principal.kind == "session":
+        with ctx.db.write() as session:
+            revoke(session, principal.token_id)
+    response.delete_cookie(
+        COOKIE, httponly=True, samesite="strict", secure=ctx.settings.secure_cookies
+    )
+
+
+@router.get("/tokens", dependencies=[Depends(needs_admin)], operation_id="list_tokens")
+def get_tokens(ctx: Ctx) -> TokenList:
+    """All credentials that still open something, without their secrets."""
+    with ctx.db.read() as session:
+        items = [_info(row) for row in list_tokens(session)]
+    return TokenList(items=items, total=len(items))
+
+
+@router.post("/tokens", status_code=201, dependencies=[Depends(needs_admin)])
+def add_token(body: NewToken, ctx: Ctx, once: Once) -> CreatedToken:
+    """Create a token; its secret is in this response and nowhere else."""
+    expires = timedelta(days=body.expires_days) if body.expires_days else None
+    if expires is None and body.kind == "login":
+        expires = timedelta(days=1)
+    with ctx.db.write() as session:
+        once.begin(session, body.model_dump_json())
+        row, secret = create_token(session, body.kind, body.name, body.scope, expires)
+        once.end(*_already_created(row))
+        return CreatedToken(**_info(row).model_dump(), token=secret)
+
+
+@router.delete("/tokens/{token_id}", status_code=204, dependencies=[Depends(needs_admin)])
+def revoke_token(token_id: TokenIdPath, ctx: Ctx) -> None:
+    """Make a token useless at once."""
+    with ctx.db.write() as session:
+        revoke(session, token_id)
+
+
+def _already_created(row: ApiToken) -> tuple[str, int]:
+    """What the same request gets when it is sent again: the secret is stored nowhere."""
+    detail = (
+        f"This request has already created the token {row.id}. Its secret was in the first answer "
+        "only: if that was lost, revoke the token and create another with a new Idempotency-Key."
+    )
+    response = error_response(Conflict(detail))
+    return bytes(response.body).decode(), response.status_code
+
+
+def _info(row: ApiToken) -> TokenInfo:
+    return TokenInfo.model_validate({name: getattr(row, name) for name in TokenInfo.model_fields})

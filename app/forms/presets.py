@@ -1,0 +1,48 @@
+"""The presets over HTTP."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from app.auth.dependencies import GuardedRoute, needs_read
+from app.schemas import Schema
+from kdcore.presets import PRESETS, PresetKind
+
+router = APIRouter(
+    prefix="/presets", tags=["forms"], dependencies=[Depends(needs_read)], route_class=GuardedRoute
+)
+
+
+class PresetInfo(Schema):
+    """A config worth starting from."""
+
+    id: str
+    title: str
+    description: str
+    kind: PresetKind
+    """What the config submits."""
+    config: dict[str, Any]
+    """The whole config, ready to be submitted."""
+
+
+class PresetList(Schema):
+    """All presets."""
+
+    items: list[PresetInfo]
+
+
+@router.get("")
+def list_presets() -> PresetList:
+    """Configs worth starting from."""
+    return PresetList(
+        items=[
+            PresetInfo(
+                id=each.id,
+                title=each.title,
+                description=each.description,
+                kind=each.kind,
+                config=each.config.model_dump(mode="json"),
+            )
+            for each in PRESETS
+        ]
+    )

@@ -1,0 +1,82 @@
+"""The text of a run: its corpus cut into tokens, and what is held out of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcore.config import Corpus, Evaluation
+from kdcore.data.batching import Packed, pack
+from kdcore.data.corpora import CorpusText, open_corpus
+from kdcore.data.text_facts import TextFacts
+from kdcore.data.token_cache import TokenisedSplit, tokenise, unigram_entropy
+from kdcore.data.tokenizers import Tokens
+from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
+from kdcore.events import Sink
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What to evaluate on."""
+
+    packed: Packed
+    tokens: Tokens
+    mask_rate: float
+    max_sequences: int | None
+
+    def __len__(self) -> int:
+        return min(len(self.packed), self.max_sequences or len(self.packed))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus, cut into tokens."""
+
+    tokens: Tokens
+    train: TokenisedSplit
+    held_out: HeldOut
+    unigram_entropy: float
+    """Of the held-out text, in nats: what a model that knows only frequencies reaches."""
+    fingerprint: str
+    held_out_facts: TextFacts
+
+    def figures(self) -> dict[str, Any]:
+        """What the tokenizer made of the text, as figures of a result."""
+        facts = self.train.facts
+        counts = {"documents": facts.documents, "blank_documents": facts.blank_documents}
+        shares = facts.figures() | self.held_out_facts.figures("eval_")
+        notes = {"tokenizer_notes": list(self.tokens.remarks)} if self.tokens.remarks else {}
+        return counts | shares | notes
+
+
+def read_text(
+    corpus_config: Corpus,
+    load: Callable[[CorpusText], Tokens],
+    evaluation: Evaluation,
+    eval_seq_len: int,
+    sink: Sink,
+    cache_dir: Path,
+    ranks: Ranks = SINGLE_PROCESS,
+) -> Text:
+    with ranks.main_process_first():  # the others then find all of it in the cache
+        corpus = open_corpus(corpus_config)
+        tokens = load(corpus)
+        train = tokenise(corpus, tokens, "train", cache_dir, sink)
+        validation = tokenise(corpus, tokens, "validation", cache_dir, sink)
+    for name, split in (("the training text", train), ("the held-out text", validation)):
+        split.facts.say(name, sink)
+        split.facts.refuse_unknown(name)
+    held_out = HeldOut(
+        packed=pack(validation, eval_seq_len, "the held-out text"),
+        tokens=tokens,
+        mask_rate=evaluation.mask_rate,
+        max_sequences=evaluation.max_sequences,
+    )
+    entropy = unigram_entropy(validation, tokens.vocab_size, tokens.special_ids)
+    sink.emit(
+        "log",
+        level="info",
+        message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
+        f"the held-out text's unigram entropy is {entropy:.3f} nats",
+    )
+    return Text(tokens, train, held_out, entropy, corpus.fingerprint, validation.facts)

@@ -1,0 +1,18 @@
+"""LayerDrop (Fan et al. 2019, arXiv:1909.11556): whole encoder layers dropped during training."""
+
+import numpy as np
+
+from kdcore.rng import rng
+
+
+def layers_active(layers: int, drop_rate: float, seed: int, step: int) -> list[int]:
+    """Layers that work at this update, a function of (seed, step) only.
+
+    Each of the `layers` is dropped with probability `drop_rate`, independently of the others; it
+    may be that none is left, as in the paper's implementation. A dropped layer is not run: it costs
+    nothing, gets no gradient, and the optimiser leaves it as it is.
+    """
+    if drop_rate == 0.0:
+        return list(range(layers))
+    draws = rng(seed, "layerdrop", step).random(layers)
+    return [int(layer) for layer in np.flatnonzero(draws >= drop_rate)]

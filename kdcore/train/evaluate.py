@@ -1,0 +1,91 @@
+"""The held-out masked-language-model loss, the same for every model that reads the same text.
+
+Masks are uniform and fixed: they depend on the position of a sequence in the split and on nothing
+of the run, so teachers and students are measured on the very same predictions.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kdcore.data.batching import Batch
+from kdcore.data.dataset import HeldOut
+from kdcore.data.masking import IGNORED, mask_uniform
+from kdcore.device import ResolvedPrecision
+from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
+from kdcore.loss.fused import LossWeights, fused_loss
+from kdcore.model.bert import MaskedLM
+from kdcore.model.encoder import Rows, last_hidden, projection
+from kdcore.rng import rng
+
+_MASK_SEED = 20_191_108
+_CHUNK = 32
+"""Sequences masked together; fixed, so that the masks do not depend on a batch size."""
+_TOKENS_AT_ONCE = 1 << 12
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Mean loss in nats per masked token."""
+
+    loss: float
+    masked_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+@torch.no_grad()
+def heldout_loss(
+    model: MaskedLM,
+    held_out: HeldOut,
+    precision: ResolvedPrecision,
+    on_progress: Callable[[int], None] = lambda done: None,
+    ranks: Ranks = SINGLE_PROCESS,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> EvalResult | None:
+    """The mean loss over all masked positions of the split; no layer is dropped.
+
+    `on_progress` gets the number of sequences done so far. The work is shared among the ranks.
+    None as soon as `should_stop` says so to any of them.
+    """
+    was_training = model.training
+    model.eval()
+    device, tokens = model.device, held_out.tokens
+    total, count = 0.0, 0
+    turns = itertools.count()
+    try:
+        for start in range(0, len(held_out), _CHUNK):
+            if ranks.any_rank(should_stop()):
+                return None
+            rows = np.arange(start, min(start + _CHUNK, len(held_out)))
+            ids, labels = mask_uniform(
+                held_out.packed[rows].astype(np.int64),
+                special_ids=tokens.special_ids,
+                mask_id=tokens.mask_id,
+                vocab_size=tokens.vocab_size,
+                rate=held_out.mask_rate,
+                rng=rng(_MASK_SEED, "heldout", start),
+            )
+            whole = Batch(ids, np.ones_like(ids), labels)
+            for part in whole.microbatches(_TOKENS_AT_ONCE):
+                if not ranks.is_mine(next(turns)):
+                    continue
+                flat_ids, flat_labels = part.flat()
+                wanted = np.flatnonzero(flat_labels != IGNORED)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    sequences = Rows.of(flat_ids, part.lengths, device)
+                    student = projection(model, last_hidden(model, sequences, wanted=wanted))
+                    _, sums = fused_loss(student, None, flat_labels[wanted], LossWeights(mlm=1.0))
+                total += sums["mlm"].item()
+            count += whole.labelled
+            on_progress(len(rows) + start)
+    finally:
+        model.train(was_training)
+    total = ranks.sum(torch.tensor(total, dtype=torch.float64)).item()
+    return EvalResult(total / max(1, count), count)

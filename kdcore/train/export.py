@@ -1,0 +1,165 @@
+"""Publishes what a run made: the HuggingFace folder, its model card and its manifest."""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import kdcore
+from kdcore.config import RunConfig
+from kdcore.data.tokenizers import Tokens
+from kdcore.errors import disk_full, is_disk_full
+from kdcore.model.bert import NOTES_FILE, MaskedLM, shape_of, unite_biases
+from kdcore.train.checkpoint import (
+    drop_temporary,
+    manifest_of,
+    needed_bytes,
+    publish_folder,
+    sync_file,
+    sync_folder,
+    write_json,
+)
+
+Summary = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {
+        "halflayer": kdcore.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def publish_result(
+    out_dir: Path,
+    config: RunConfig,
+    model: MaskedLM,
+    tokens: Tokens,
+    summary: Summary,
+    notes: dict[str, Any],
+) -> Summary:
+    """Write `out_dir`/model and `out_dir`/manifest.json, each whole or not at all.
+
+    Returns the summary with the model's `shape` added. `notes` is what later runs must know of
+    this checkpoint (`kdcore.model.bert.read_notes`). Raises DiskFull.
+    """
+    summary = {**summary, "shape": asdict(shape_of(model, tokens.fingerprint))}
+    drop_temporary(out_dir)
+    try:
+        temporary = out_dir / f".tmp-model-{os.getpid()}"
+        _write_model(temporary, config, model, tokens, summary, notes)
+        publish_folder(temporary, out_dir / "model")
+        manifest = out_dir / f".tmp-manifest-{os.getpid()}"
+        write_json(manifest, manifest_of(out_dir / "model"))
+        sync_file(manifest)
+        manifest.replace(out_dir / "manifest.json")
+        sync_folder(out_dir)
+    except Exception as error:
+        drop_temporary(out_dir)
+        if is_disk_full(error):
+            raise disk_full(out_dir, needed_bytes(dict(model.named_parameters()))) from error
+        raise
+    return summary
+
+
+def _write_model(
+    folder: Path,
+    config: RunConfig,
+    model: MaskedLM,
+    tokens: Tokens,
+    summary: Summary,
+    notes: dict[str, Any],
+) -> None:
+    unite_biases(model)
+    model.eval().save_pretrained(folder)
+    # So that pipelines truncate what the model cannot read.
+    tokens.hf.model_max_length = model.config.max_position_embeddings
+    tokens.hf.save_pretrained(folder)
+    _rewrite_tokenizer_config(folder, model)
+    write_json(
+        folder / NOTES_FILE,
+        {
+            "format": 1,
+            "kind": config.kind,
+            "config": config.model_dump(mode="json"),
+            "summary": {key: value for key, value in summary.items() if key != "report"},
+            "versions": versions(),
+            **notes,
+        },
+    )
+    if "report" in summary:
+        write_json(folder / "prune_report.json", summary["report"])
+    (folder / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
+
+
+def _rewrite_tokenizer_config(folder: Path, model: MaskedLM) -> None:
+    """Make it one that transformers 4.57 reads as well, and that gives the model its inputs."""
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    core = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    # 4.57 takes it for false unless it is said here, and changes the pre-tokenizer to that.
+    prefixed = (core["pre_tokenizer"] or {}).get("add_prefix_space")
+    if prefixed is not None:
+        config["add_prefix_space"] = prefixed
+    # The one class that takes tokenizer.json as it is, under a name that both versions know.
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    types = ["token_type_ids"] if model.config.model_type == "bert" else []
+    config["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    # A list under this name is an error to 4.57; both versions read the other one.
+    extra = config.pop("extra_special_tokens", None)
+    if extra:
+        config["additional_special_tokens"] = extra
+    write_json(path, config)
+
+
+def _cell(value: Any) -> str:
+    words = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return ("; ".join(value) if words else str(value)).replace("|", "\\|")
+
+
+def _model_card(config: RunConfig, summary: Summary) -> str:
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {_cell(value)} |"
+        for name, value in summary.items()
+        if isinstance(value, int | float | str | list) and name != "fresh_tensors"
+    )
+    fresh = summary.get("fresh_tensors") or summary.get("report", {}).get("fresh", [])
+    names = ", ".join(f"`{name}`" for name in fresh)
+    random = f"\nRandomly initialised, not taken from a checkpoint: {names}.\n" if fresh else ""
+    settings = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    return f"""---
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [layerdrop, distillation, halflayer]
+---
+
+# {summary["role"].capitalize()} with {summary["layers"]} layers
+
+Made by Halflayer {kdcore.__version__} ({config.kind}).
+{random}
+```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", "path/to/this/folder")
+```
+
+| figure | value |
+|---|---|
+{rows}
+
+Losses are in nats a token; the held-out loss uses uniform masks that are the same for every model.
+
+## Configuration
+
+```json
+{settings}
+```
+"""

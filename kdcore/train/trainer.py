@@ -1,0 +1,217 @@
+"""A training with its surroundings: resumed from its checkpoint, evaluated, summed up."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from kdcore.config import DistillConfig, TeacherConfig
+from kdcore.data.dataset import Text
+from kdcore.device import (
+    ResolvedPrecision,
+    emulates_bf16,
+    pick_max_tokens_per_microbatch,
+    pick_precision,
+)
+from kdcore.errors import NonFiniteLoss
+from kdcore.events import Progress
+from kdcore.files import sha256_of
+from kdcore.loss.objectives import Objective
+from kdcore.model.bert import MaskedLM, parameter_count, shape_of
+from kdcore.train.checkpoint import Checkpoint, Checkpointer, write_json
+from kdcore.train.context import RunContext
+from kdcore.train.evaluate import EvalResult, heldout_loss
+from kdcore.train.export import Summary
+from kdcore.train.loop import FitResult, Training, fit
+
+
+def train(
+    config: TeacherConfig | DistillConfig,
+    model: MaskedLM,
+    objective: Objective,
+    text: Text,
+    inputs: list[Path | None],
+    context: RunContext,
+    start_eval: list[float] | None = None,
+) -> tuple[FitResult, ResolvedPrecision]:
+    """Fit `model`, resuming from the newest good checkpoint.
+
+    `start_eval`, if given, gets the held-out loss before the first update; a resumed run takes it
+    from its checkpoint's folder rather than measuring it again.
+    """
+    checkpointer = Checkpointer(context.out_dir / "checkpoints")
+    resume, ranks = _resume(checkpointer, context), context.ranks
+    identity = _identity(config, text, inputs)
+    ranks.check_equal("what they train", [identity, resume.step if resume else 0])
+    precision: ResolvedPrecision = (
+        resume.state["precision"]
+        if resume
+        else ranks.all_gather_json(pick_precision(config.precision, context.device))[0]
+    )
+    max_tokens_per_microbatch = _max_tokens_per_microbatch(model, context, resume)
+    if resume is None:
+        # A level to draw beside the curves from the first update on.
+        values = {"unigram_entropy": text.unigram_entropy}
+        context.sink.emit("metrics", step=0, values=values)
+    evaluation = _evaluator(model, text, precision, context)
+    if start_eval is not None and (measured := _start_eval(context, evaluation)) is not None:
+        start_eval.append(measured)
+    context.sink.emit(
+        "log", level="info", message=f"training on {context.describe()} in {precision}"
+    )
+    if precision == "bf16" and any(ranks.all_gather_json(emulates_bf16(context.device))):
+        message = "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
+        context.sink.emit("log", level="warning", message=message)
+
+    fitted = fit(
+        Training(
+            model=model,
+            objective=objective,
+            schedule=config.schedule,
+            optimiser=config.optimiser,
+            reporting=config.reporting,
+            seed=config.seed,
+            precision=precision,
+            max_tokens_per_microbatch=max_tokens_per_microbatch,
+            checkpointer=checkpointer,
+            identity=identity,
+            sink=context.sink,
+            should_stop=context.should_stop,
+            evaluate=evaluation,
+            eval_every_steps=config.evaluation.every_steps,
+            ranks=ranks,
+        ),
+        resume,
+    )
+    if fitted.stopped:
+        context.sink.emit("stopped", step=fitted.steps)
+    return fitted, precision
+
+
+_STILL_FITS = 0.75
+"""Share of the free memory up to which a resumed training keeps its parts of a batch: more than
+at its start, so that a little more or less of it changes no bit."""
+
+
+def _max_tokens_per_microbatch(
+    model: MaskedLM, context: RunContext, resume: Checkpoint | None
+) -> int:
+    """As many tokens as fit all devices; of a resumed training, no more than before."""
+    shape, device, ranks = shape_of(model), context.device, context.ranks
+    if resume is None:
+        return int(min(ranks.all_gather_json(pick_max_tokens_per_microbatch(shape, device))))
+    before = int(resume.state["tokens_at_once"])
+    fitting = int(
+        min(ranks.all_gather_json(pick_max_tokens_per_microbatch(shape, device, _STILL_FITS)))
+    )
+    if fitting < before:
+        message = (
+            f"{before:,} tokens went through the model at once so far, now {fitting:,}, since the "
+            "device has less free memory: what follows is as good as before, but not to the bit"
+        )
+        context.sink.emit("log", level="info", message=message)
+    return min(before, fitting)
+
+
+def _evaluator(
+    model: MaskedLM, text: Text, precision: ResolvedPrecision, context: RunContext
+) -> Callable[[int], EvalResult | None]:
+    """A function that evaluates, shows its progress, and emits the metrics of a step; its result
+    is None if the run shall stop."""
+
+    def evaluate(step: int) -> EvalResult | None:
+        progress = Progress(context.sink, "evaluating", len(text.held_out), "sequences")
+        result = heldout_loss(
+            model, text.held_out, precision, progress.update, context.ranks, context.should_stop
+        )
+        if result is None:
+            return None
+        context.sink.emit(
+            "metrics",
+            step=step,
+            values={"eval/loss": result.loss, "eval/perplexity": result.perplexity},
+        )
+        if not math.isfinite(result.loss):
+            raise NonFiniteLoss(
+                step,
+                f"the held-out loss is NaN or infinite after update {step}: the checkpoint it "
+                "started from is broken, or the learning rate or the weight decay is too high",
+            )
+        return result
+
+    return evaluate
+
+
+def _start_eval(
+    context: RunContext, evaluation: Callable[[int], EvalResult | None]
+) -> float | None:
+    path = context.out_dir / "start_eval.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["loss"] if path.is_file() else None
+    known = context.ranks.all_gather_json(known)[0]
+    if known is not None:
+        return float(known)
+    measured = evaluation(0)
+    if measured is None:
+        return None
+    if context.ranks.is_main_process:
+        temporary = path.with_suffix(f".tmp-{os.getpid()}")
+        write_json(temporary, {"loss": measured.loss})
+        temporary.replace(path)
+    return measured.loss
+
+
+def _resume(checkpointer: Checkpointer, context: RunContext) -> Checkpoint | None:
+    resume, refused = checkpointer.load_newest()
+    for reason in refused:
+        context.sink.emit("log", level="warning", message=f"checkpoint passed over: {reason}")
+    if resume is not None:
+        context.sink.emit("log", level="info", message=f"resuming after update {resume.step}")
+        world = resume.state.get("world", 1)
+        if world != context.ranks.world:
+            message = (
+                f"{world} devices trained so far, now {context.ranks.world}: "
+                "what follows is as good as before, but not to the bit"
+            )
+            context.sink.emit("log", level="info", message=message)
+    return resume
+
+
+def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Path | None]) -> str:
+    """Fingerprint of all that decides the weights; where files lie and how often is reported do
+    not."""
+    plain = config.model_dump(
+        mode="json",
+        exclude={"reporting", "evaluation", "corpus", "tokenizer", "teacher", "student"}
+        | {"distil_lines"}
+        | ({"model"} if inputs[0] is not None else set()),
+    )
+    parts = [plain, text.fingerprint, text.tokens.fingerprint]
+    parts += [_weights_fingerprint(folder) for folder in inputs if folder is not None]
+    if text.train.facts.special_tokens:
+        # Release 0.1 cut them into pieces: what it began on such text does not go on here.
+        parts.append("special tokens in the text are kept whole")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_fingerprint(folder: Path) -> str:
+    return " ".join(sha256_of(path) for path in sorted(folder.glob("*.safetensors")))
+
+
+def trained_summary(role: str, model: MaskedLM, text: Text, fitted: FitResult) -> Summary:
+    final = fitted.evaluated
+    assert final is not None
+    return {
+        "role": role,
+        "layers": model.config.num_hidden_layers,
+        "eval_loss": final.loss,
+        "eval_perplexity": final.perplexity,
+        "unigram_entropy": text.unigram_entropy,
+        "steps": fitted.steps,
+        "tokens": fitted.tokens,
+        "tokens_per_s": fitted.tokens / fitted.trained_s if fitted.trained_s > 0 else None,
+        "elapsed_s": fitted.trained_s,
+        "parameters": parameter_count(model),
+        **text.figures(),
+    }

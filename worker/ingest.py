@@ -1,0 +1,98 @@
+"""Stores what an attempt's trainer says, once and in order; the trainer waits for nobody."""
+
+from app.db import Database
+from app.runs import lifecycle
+from app.runs.ingest import Position, append_events, position_of
+from app.runs.models import Run
+from app.runs.transitions import StaleAttempt
+from kdcore.events import Event
+from worker.tail import Batch, Tail
+from worker.workspace import Workspace
+
+ENDINGS = ("result", "failed", "stopped")
+
+
+class Recorder:
+    """From the trainer's files into rows, for one attempt."""
+
+    def __init__(self, db: Database, run: Run, workspace: Workspace) -> None:
+        self._db = db
+        self._run = run
+        self._workspace = workspace
+        self._tail = Tail(workspace, position_of(run))
+        self.ending: Event | None = None
+        """The last event with which the trainer announced its end."""
+        self._said_checkpoint: str | None = None
+        self.checkpoint: str | None = None
+        """The newest checkpoint of this attempt before which everything has become rows."""
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the trainer has reported its result, so that nothing more is expected of it."""
+        return self.ending is not None and self.ending["type"] == "result"
+
+    def catch_up(self) -> None:
+        """Store what an earlier attempt said and nobody read: its trainer is not asked again.
+
+        Call it when the checkpoints are linked: all that led to them is in those files then.
+        """
+        while self._tail.position.attempt < self._run.attempt:
+            position = self._tail.position
+            self._tail.workspace = self._workspace.earlier(position.attempt)
+            batch = self._tail.read(final=True)
+            if batch.empty:
+                batch = Batch([], position, Position(position.attempt + 1))
+            self._store(batch)
+        self._tail.workspace = self._workspace
+
+    def record(self, *, final: bool = False) -> bool:
+        """Store the next batch; whether there was one. `final`: nobody writes any more."""
+        batch = self._tail.read(final=final)
+        if batch.empty:
+            return False
+        # Before the rows are stored: an answer lost at the commit must not lose the ending.
+        for event in batch.events:
+            if event["type"] in ENDINGS:
+                self.ending = event
+            if event["type"] == "checkpoint":
+                self._said_checkpoint = event.get("path")
+        self._store(batch)
+        if self._tail.position == batch.after:
+            self.checkpoint = self._said_checkpoint
+        return True
+
+    def record_rest(self) -> None:
+        """Store all that is left."""
+        while self.record(final=True):
+            continue
+
+    def _store(self, batch: Batch) -> None:
+        run = self._run
+        try:
+            with self._db.write() as session:
+                append_events(
+                    session,
+                    run.id,
+                    run.attempt,
+                    batch.events,
+                    before=batch.before,
+                    after=batch.after,
+                )
+        except StaleAttempt:
+            self._tail.position = self._position_in_database(batch)
+        else:
+            self._tail.position = batch.after
+
+    def _position_in_database(self, batch: Batch) -> Position:
+        """Where to go on after an earlier try that was committed although its answer was lost.
+
+        That try may have stored less than this batch, to which the trainer has added since.
+        Raises StaleAttempt if the run is really lost.
+        """
+        run = self._run
+        with self._db.read() as session:
+            lifecycle.check_lease(session, run.id, run.attempt)
+            position = position_of(session.get_one(Run, run.id))
+        if position == batch.before:
+            raise StaleAttempt(run.id, run.attempt)
+        return position

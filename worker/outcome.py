@@ -1,0 +1,187 @@
+"""What a trainer's end means: a result, a typed failure, a stop, or a loss that is tried again."""
+
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from kdcore.errors import (
+    MEMORY_ADVICE,
+    FailureCode,
+    says_device_lost,
+    says_no_device_memory,
+    says_no_memory,
+    says_rank_lost,
+)
+from kdcore.events import Event
+from kdcore.process import EXIT_DISK_FULL, EXIT_RANK_LOST, EXIT_STOPPED, EXIT_USAGE
+
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that somebody else sends; the others a process brings upon itself."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_WHOLE_MACHINE = Path("/proc/vmstat")
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The result lies in the attempt's folder."""
+
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run itself went wrong; trying again would not help."""
+
+    code: FailureCode
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The trainer left because we asked it to."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Something outside ended the trainer; the run can go on from its checkpoint."""
+
+    reason: str
+    code: FailureCode = "worker_lost"
+    """What the run fails with if this happens too often."""
+
+
+Outcome = Succeeded | Failed | Stopped | Lost
+
+
+class OomWatch:
+    """Notices whether the kernel's out-of-memory killer struck since the watch began."""
+
+    def __init__(self, counter: Path) -> None:
+        self._counter = counter
+        self._before = self._read()
+
+    def struck(self) -> bool:
+        """Whether the kernel's counter has risen."""
+        return self._read() > self._before
+
+    def _read(self) -> int:
+        try:
+            lines = self._counter.read_text().splitlines()
+        except OSError:
+            return 0
+        counts = (line.partition(" ")[2] for line in lines if line.startswith("oom_kill "))
+        return sum(int(count) for count in counts)
+
+
+def oom_counter(groups: Path, cgroups: Path = _CGROUPS) -> Path:
+    """The file whose `oom_kill` counts the kills nearest to a process; `groups`: its
+    /proc/PID/cgroup.
+
+    That of its own control group (cgroups(7)), in version 2 or 1, counts the group's members only,
+    whoever ran out of memory. The whole machine's counter, for processes without such a group,
+    takes somebody else's end for theirs.
+    """
+    with suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, kinds, place = line.split(":", 2)
+            if kinds == "":
+                root, name = cgroups, "memory.events"
+            elif "memory" in kinds.split(","):
+                root, name = cgroups / "memory", "memory.oom_control"
+            else:
+                continue
+            # A container sees its own group at the top, whatever its name outside.
+            for file in (root / place.lstrip("/") / name, root / name):
+                if file.is_file():
+                    return file
+    return _WHOLE_MACHINE
+
+
+def outcome_of(
+    status: int,
+    last_event: Event | None,
+    *,
+    asked_to_stop: bool,
+    oom_killed: bool,
+    stderr_tail: str,
+    hung_s: float | None = None,
+) -> Outcome:
+    """Judge a trainer's end by its exit status (negative: a signal) and its last event.
+
+    `hung_s`: after so long a silence the worker has killed it.
+    """
+    kind = last_event.get("type") if last_event is not None else None
+    if last_event is not None and kind == "result":
+        # It lies in its place. On its way out a process answers signals no more, and dies of them.
+        return Succeeded(dict(last_event.get("summary") or {}))
+    if status == 0:
+        return Failed("internal", "the trainer left without a result" + _words(stderr_tail))
+    hung = hung_s is not None and status < 0
+    if last_event is not None and kind == "failed" and (status > 0 or hung):
+        message = str(last_event.get("message") or "the trainer gave no reason")
+        code = _known_code(last_event.get("code"))
+        return Lost(message, code) if code == "device_lost" else Failed(code, message)
+    if status == EXIT_DISK_FULL:
+        return Failed(
+            "disk_full",
+            "the trainer's disk is so full that not even its events could be written: free some "
+            "space and submit the run again" + _words(stderr_tail),
+        )
+    if hung:
+        return Lost(f"the trainer said nothing for {hung_s:.0f} s and was ended")
+    if status < 0:
+        return _killed(-status, asked_to_stop, oom_killed, stderr_tail)
+    if asked_to_stop:
+        return Stopped()
+    if status == EXIT_STOPPED:
+        return Lost("somebody else stopped the trainer")
+    if status == EXIT_RANK_LOST:
+        return Lost("one of the run's processes did not answer any more" + _words(stderr_tail))
+    what = f"the trainer left with exit status {status}"
+    if status == EXIT_USAGE:
+        return Failed("config", what + _words(stderr_tail))
+    return _crashed(what, stderr_tail)
+
+
+def _known_code(code: object) -> FailureCode:
+    for known in get_args(FailureCode):
+        if code == known:
+            return cast("FailureCode", known)
+    return "internal"
+
+
+def _killed(number: int, asked_to_stop: bool, oom_killed: bool, stderr_tail: str) -> Outcome:
+    if number == signal.SIGKILL and oom_killed:
+        return Failed(
+            "oom_host",
+            f"the machine ran out of memory and its kernel killed the trainer: {MEMORY_ADVICE}",
+        )
+    if asked_to_stop:
+        return Stopped()
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number in _FROM_OUTSIDE:
+        return Lost(f"something outside killed the trainer ({name})")
+    return _crashed(f"the trainer crashed ({name})", stderr_tail)
+
+
+def _crashed(what: str, stderr_tail: str) -> Failed | Lost:
+    """Libraries in C++ and Rust end the process, and say why first."""
+    if says_no_device_memory(stderr_tail):
+        advice = f"the device has no memory left: {MEMORY_ADVICE}. In full: "
+        return Failed("oom_device", advice + what + _words(stderr_tail))
+    # Warnings at the start speak of GPUs that the run was never to have.
+    if says_device_lost("\n".join(x for x in stderr_tail.splitlines() if "Warning" not in x)):
+        return Lost(what + _words(stderr_tail), "device_lost")
+    if says_rank_lost(stderr_tail):
+        return Lost(what + _words(stderr_tail))
+    if says_no_memory(stderr_tail):
+        advice = f"the machine has no memory left: {MEMORY_ADVICE}. In full: "
+        return Failed("oom_host", advice + what + _words(stderr_tail))
+    return Failed("internal", what + _words(stderr_tail))
+
+
+def _words(stderr_tail: str) -> str:
+    return f"; its last words:\n{stderr_tail}" if stderr_tail else ""
