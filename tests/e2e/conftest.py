@@ -17,7 +17,7 @@ from app.local.embedded_broker import BrokerMissing, free_port, valkey_binary
 from tests.fixtures.missing import skip_or_fail
 
 START_TIMEOUT_S = 120
-MODULE = (sys.executable, "-m", "app.cli.main")
+MODULE = (sys.executable, "-m", "app.cli")
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/login#token=hl_login_\S+")
 
 
