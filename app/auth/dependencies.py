@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, cookie sessions, scopes, and the same-origin check of writes."""
+"""Authentication and authorization: bearer tokens, cookie sessions, scopes, same-origin checks."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ cookie_scheme = APIKeyCookie(
 
 @dataclass(frozen=True)
 class Principal:
-    """Whoever sends this request, as far as the server knows."""
+    """The authenticated sender of a request."""
 
     token_id: str
     kind: TokenKind
@@ -48,7 +48,7 @@ async def get_principal(
     _bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_scheme)],
     _cookie: Annotated[str | None, Depends(cookie_scheme)],
 ) -> Principal:
-    """Who `GuardedRoute` found the request to be from; the two schemes are for the document."""
+    """The sender as found by `GuardedRoute`; the two schemes are for the OpenAPI document."""
     principal: Principal = request.state.principal
     return principal
 
@@ -57,17 +57,17 @@ CurrentPrincipal = Annotated[Principal, Depends(get_principal)]
 
 
 async def needs_read(principal: CurrentPrincipal) -> Principal:
-    """Lets through whoever may read."""
+    """Requires the scope `read`."""
     return _require(principal, "read")
 
 
 async def needs_submit(principal: CurrentPrincipal) -> Principal:
-    """Lets through whoever may submit, cancel and upload."""
+    """Requires the scope `submit`."""
     return _require(principal, "submit")
 
 
 async def needs_admin(principal: CurrentPrincipal) -> Principal:
-    """Lets through whoever may hand out tokens."""
+    """Requires the scope `admin`."""
     return _require(principal, "admin")
 
 
@@ -75,10 +75,10 @@ NEEDED: dict[Any, Scope] = {needs_read: "read", needs_submit: "submit", needs_ad
 
 
 class GuardedRoute(APIRoute):
-    """Judges credential, scope and what the headers say of the body before any of it is read.
+    """Checks credential, scope and body headers before any of the body is read.
 
-    FastAPI reads a body first and solves dependencies afterwards. The scope is that of the route's
-    `needs_...` dependency; a route without one is open to everybody.
+    FastAPI reads the body before it solves dependencies. The scope is that of the `needs_...`
+    dependency of the route; a route without one is public.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -89,7 +89,7 @@ class GuardedRoute(APIRoute):
         ]
         is_upload = MULTIPART in str(self.openapi_extra)
 
-        async def judge_and_handle(request: Request) -> Response:
+        async def check_and_handle(request: Request) -> Response:
             ctx = get_context(request)
             client = f"address {request.client.host if request.client else ''}"
             if needed:
@@ -98,7 +98,7 @@ class GuardedRoute(APIRoute):
                     _require(principal, scope)
                 request.state.principal = principal
                 if connection := getattr(request.state, "connection", None):
-                    connection.sign_in()  # see `app.server`
+                    connection.mark_authenticated()  # see `app.server`
                 client = principal.token_id
             body: Body = request.state.body
             if body.announced and request.method in BODY_METHODS:
@@ -111,53 +111,50 @@ class GuardedRoute(APIRoute):
                     body.admit("application/json", limit_bytes, timeout_s, ctx.bodies, client)
             return await handle(request)
 
-        return judge_and_handle
+        return check_and_handle
 
 
 async def _authenticate(ctx: Context, request: Request) -> Principal:
-    """The holder of the request's credential; raises Unauthenticated, or Forbidden across sites."""
+    """Authenticate a request; raises Unauthenticated, or Forbidden for cross-site requests."""
     scheme, secret = get_authorization_scheme_param(request.headers.get("authorization"))
     if scheme.lower() == "bearer" and secret:
         return await run_in_threadpool(_check, ctx, secret, "api")
     if cookie := request.cookies.get(COOKIE):
         principal = await run_in_threadpool(_check, ctx, cookie, "session")
-        # A browser attaches the cookie by itself, so the request must also prove which page sent
-        # it; of a read it is enough that no other page did. (Another port of the same host is
-        # another page, but to SameSite the same site: a notebook server, say.) A bearer token is
-        # attached by its holder only and needs no such proof.
+        # A browser attaches the cookie by itself, so that writes must also prove their origin. For
+        # reads it is enough that no other origin is named. (SameSite does not distinguish ports
+        # of one host, such as that of a notebook server.) Bearer tokens need no such proof.
         require_same_origin(request, allow_unknown=request.method in SAFE_METHODS)
         return principal
-    raise Unauthenticated(
-        "Sign in with the link that the server printed, or send 'Authorization: Bearer hl_...'."
-    )
+    raise Unauthenticated("Sign in with a sign-in link, or send 'Authorization: Bearer hl_...'.")
 
 
 def require_same_origin(request: Request, *, allow_unknown: bool) -> None:
-    """Refuse what a page of another origin sent; raises Forbidden, BadRequest for no origin at all.
+    """Refuse requests of other origins; raises Forbidden, or BadRequest for a malformed origin.
 
-    `allow_unknown` lets requests pass that name no origin at all, as command-line tools send them.
+    `allow_unknown` accepts requests without an origin, as command-line tools send them.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
-        # "none": a person typed the address or opened a bookmark. No write comes about so.
+        # "none": the address bar or a bookmark, which never cause a write.
         if site != "same-origin" and (site != "none" or request.method not in SAFE_METHODS):
-            raise Forbidden("A page of another site may not do this.")
+            raise Forbidden("Cross-site requests are not allowed.")
         return
     origins = request.headers.getlist("origin")
     if not origins:
         if not allow_unknown:
             raise Forbidden(
-                "A write with a browser session must carry Sec-Fetch-Site or Origin; "
+                "A write with a browser session needs a Sec-Fetch-Site or Origin header; "
                 "tools use 'Authorization: Bearer hl_...' instead."
             )
         return
-    # Browsers send "null" for pages that have no origin to tell.
+    # Browsers send "null" for opaque origins.
     authority = parse_origin(origins[0])
     if len(origins) > 1 or (authority is None and origins[0] != "null"):
         raise BadRequest("The Origin header is malformed: send one, as SCHEME://HOST:PORT.")
-    # The scheme is left out: behind a TLS proxy this process sees http where the browser has https.
+    # The scheme is not compared: behind a TLS proxy this process sees http, the browser https.
     if authority is None or authority != parse_authority(request.headers.get("host", "")):
-        raise Forbidden("A page of another site may not do this.")
+        raise Forbidden("Cross-site requests are not allowed.")
 
 
 def _check(ctx: Context, secret: str, kind: TokenKind) -> Principal:
@@ -168,11 +165,11 @@ def _check(ctx: Context, secret: str, kind: TokenKind) -> Principal:
             with ctx.db.write() as session:
                 mark_used(session, row.id)
         except SQLAlchemyError:
-            pass  # the time of last use is for people to read; no request fails over it
+            pass  # the time of last use is for display only
     return Principal(token_id=row.id, kind=kind, name=row.name, scope=row.scope)
 
 
 def _require(principal: Principal, scope: Scope) -> Principal:
     if not includes(principal.scope, scope):
-        raise Forbidden(f"This needs the scope '{scope}'; yours is '{principal.scope}'.")
+        raise Forbidden(f"This requires the scope '{scope}'; the token has '{principal.scope}'.")
     return principal

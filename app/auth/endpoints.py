@@ -1,4 +1,4 @@
-"""Signing in and out, and the tokens of tools."""
+"""Sign-in, sign-out and API tokens over HTTP."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
@@ -19,33 +19,33 @@ from app.auth.service import create_token, list_tokens, redeem_login, revoke
 from app.context import Ctx
 from app.errors import Conflict, error_response
 from app.idempotency import Once
-from app.schemas import Name, Schema, TokenIdPath
+from app.schemas import Id, Name, Schema, TokenIdPath, fields_of
 from kdcore import __version__
 
 router = APIRouter(tags=["access"], route_class=GuardedRoute)
 
 
 class SignIn(Schema):
-    """A one-time token from the link that the server printed."""
+    """The one-time token of a sign-in link."""
 
-    token: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    token: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
+        examples=["hl_login_3q2-7wEXAMPLEonlyEXAMPLEonlyEXAMPLEonly"]
+    )
     """The part of the link after `#token=`."""
 
 
 class SignedIn(Schema):
-    """A browser session has begun; its cookie is in the response's headers."""
+    """A new browser session; the cookie is in the response headers."""
 
     scope: Scope
-    csrf: None = None
-    """Always null: writes are checked by their origin, not by a token."""
 
 
 class SessionInfo(Schema):
-    """Who is signed in, and where."""
+    """The current credential and the server version."""
 
     scope: Scope
-    """`read`, `submit` or `admin`; each includes the ones before it."""
-    version: str
+    """`read`, `submit` or `admin`; each scope includes the previous ones."""
+    version: str = Field(examples=["0.1.0"])
     """Version of the server."""
 
 
@@ -53,37 +53,37 @@ class NewToken(Schema):
     """A token to create."""
 
     name: Name
-    """What it is for."""
+    """Name of the token."""
     scope: Scope = "read"
-    """What it may do."""
+    """Permissions."""
     kind: Literal["api", "login"] = "api"
-    """`api` for tools; `login` for a sign-in link that works once, and that replaces the unused
-    link of the same name."""
-    expires_days: Annotated[float, Field(gt=0, le=3650)] | None = None
-    """Days until it expires; empty means never (API tokens) or one day (sign-in links)."""
+    """`api` for tools; `login` for a one-time sign-in link, which replaces the unused link of the
+    same name."""
+    expires_days: Annotated[float, Field(gt=0, le=3650, examples=[90])] | None = None
+    """Days until expiry; by default never (API tokens) or one day (sign-in links)."""
 
 
 class TokenInfo(Schema):
     """A credential, without its secret."""
 
-    id: str
+    id: Id
     kind: Literal["api", "login", "session"]
-    name: str
+    name: str = Field(examples=["notebook"])
     scope: Scope
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
-    """Within a minute."""
+    """Accurate to a minute."""
 
 
 class CreatedToken(TokenInfo):
-    """A new credential with its secret, which is shown this once."""
+    """A new credential with its secret, which is not shown again."""
 
-    token: str
+    token: str = Field(examples=["hl_3q2-7wEXAMPLEonlyEXAMPLEonlyEXAMPLEonlyEXA"])
 
 
 class TokenList(Schema):
-    """All credentials that still open something, newest first."""
+    """All valid credentials, newest first."""
 
     items: list[TokenInfo]
     total: int
@@ -109,13 +109,13 @@ def sign_in(body: SignIn, request: Request, response: Response, ctx: Ctx) -> Sig
 
 @router.get("/session", dependencies=[Depends(needs_read)])
 def get_session(principal: CurrentPrincipal) -> SessionInfo:
-    """Who is signed in; 401 if nobody is."""
+    """The current session; 401 without one."""
     return SessionInfo.model_validate({"scope": principal.scope, "version": __version__})
 
 
 @router.delete("/session", status_code=204, dependencies=[Depends(needs_read)])
 def sign_out(principal: CurrentPrincipal, response: Response, ctx: Ctx) -> None:
-    """End the browser session; an API token that asks for this stays good."""
+    """End the browser session; API tokens are not affected."""
     if principal.kind == "session":
         with ctx.db.write() as session:
             revoke(session, principal.token_id)
@@ -126,7 +126,7 @@ def sign_out(principal: CurrentPrincipal, response: Response, ctx: Ctx) -> None:
 
 @router.get("/tokens", dependencies=[Depends(needs_admin)], operation_id="list_tokens")
 def get_tokens(ctx: Ctx) -> TokenList:
-    """All credentials that still open something, without their secrets."""
+    """All valid credentials, without their secrets."""
     with ctx.db.read() as session:
         items = [_info(row) for row in list_tokens(session)]
     return TokenList(items=items, total=len(items))
@@ -134,7 +134,7 @@ def get_tokens(ctx: Ctx) -> TokenList:
 
 @router.post("/tokens", status_code=201, dependencies=[Depends(needs_admin)])
 def add_token(body: NewToken, ctx: Ctx, once: Once) -> CreatedToken:
-    """Create a token; its secret is in this response and nowhere else."""
+    """Create a token; its secret is only in this response."""
     expires = timedelta(days=body.expires_days) if body.expires_days else None
     if expires is None and body.kind == "login":
         expires = timedelta(days=1)
@@ -147,20 +147,21 @@ def add_token(body: NewToken, ctx: Ctx, once: Once) -> CreatedToken:
 
 @router.delete("/tokens/{token_id}", status_code=204, dependencies=[Depends(needs_admin)])
 def revoke_token(token_id: TokenIdPath, ctx: Ctx) -> None:
-    """Make a token useless at once."""
+    """Revoke a token, effective immediately."""
     with ctx.db.write() as session:
         revoke(session, token_id)
 
 
 def _already_created(row: ApiToken) -> tuple[str, int]:
-    """What the same request gets when it is sent again: the secret is stored nowhere."""
+    """The response to a repeated request, since the secret is not stored."""
     detail = (
-        f"This request has already created the token {row.id}. Its secret was in the first answer "
-        "only: if that was lost, revoke the token and create another with a new Idempotency-Key."
+        f"This request has already created the token {row.id}. Its secret was in the first "
+        "response only: if it is lost, revoke the token and create a new one with a new "
+        "Idempotency-Key."
     )
     response = error_response(Conflict(detail))
     return bytes(response.body).decode(), response.status_code
 
 
 def _info(row: ApiToken) -> TokenInfo:
-    return TokenInfo.model_validate({name: getattr(row, name) for name in TokenInfo.model_fields})
+    return TokenInfo(**fields_of(row, TokenInfo))

@@ -13,7 +13,7 @@ Scope = Literal["read", "submit", "admin"]
 
 
 class ApiToken(Base):
-    """One credential; the secret itself is shown once, at its creation, and stored nowhere."""
+    """One credential; its secret is shown once, at creation, and never stored."""
 
     __tablename__ = "api_tokens"
 
@@ -22,7 +22,7 @@ class ApiToken(Base):
     """`api`, `login` (works once) or `session` (a browser's cookie)."""
     name: Mapped[str] = mapped_column(String(200))
     scope: Mapped[str] = mapped_column(String(16))
-    """`read`, `submit` or `admin`; each includes the ones before it."""
+    """`read`, `submit` or `admin`; each scope includes the previous ones."""
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

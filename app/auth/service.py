@@ -14,14 +14,14 @@ from app.db import new_id, utc_now
 from app.errors import NotFound, Unauthenticated
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""Rising: each scope includes the ones before it."""
+"""In order: each scope includes the previous ones."""
 PREFIXES: dict[TokenKind, str] = {"api": "hl_", "login": "hl_login_", "session": "hl_session_"}
 LINK_NAME = "sign-in link"
 USED_PRECISION = timedelta(minutes=1)
 
 
 def includes(scope: str, needed: Scope) -> bool:
-    """Whether a credential of `scope` may do what needs `needed`."""
+    """Whether `scope` includes `needed`."""
     return scope in SCOPES and SCOPES.index(scope) >= SCOPES.index(needed)
 
 
@@ -34,7 +34,7 @@ def create_token(
 ) -> tuple[ApiToken, str]:
     """A new credential: its row, and the secret, which cannot be read again later.
 
-    A new sign-in link replaces the unused one of the same name: forgotten links add up otherwise.
+    A new sign-in link revokes the unused one of the same name, so that links do not accumulate.
     """
     if kind == "login":
         session.execute(
@@ -59,25 +59,25 @@ def create_token(
 
 
 def authenticate(session: Session, secret: str, kind: TokenKind) -> ApiToken:
-    """The live credential of this kind that `secret` opens; raises Unauthenticated."""
+    """The valid credential of this kind with this secret; raises Unauthenticated."""
     digest = _digest(secret)
     row = session.scalar(select(ApiToken).where(ApiToken.sha256 == digest, ApiToken.kind == kind))
     if row is None or not hmac.compare_digest(row.sha256, digest):
-        raise Unauthenticated("This token is not known here.")
+        raise Unauthenticated("Unknown token.")
     if row.revoked_at is not None:
-        raise Unauthenticated("This token was revoked, or it worked once and has been used.")
+        raise Unauthenticated("This token was revoked, or it is a sign-in link that has been used.")
     if row.expires_at is not None and row.expires_at <= utc_now():
         raise Unauthenticated("This token has expired.")
     return row
 
 
 def needs_use_mark(row: ApiToken) -> bool:
-    """Whether the time of last use is so old that it is worth a write."""
+    """Whether the time of last use is old enough to update."""
     return row.last_used_at is None or utc_now() - row.last_used_at > USED_PRECISION
 
 
 def mark_used(session: Session, token_id: str) -> None:
-    """Note that the credential was used now."""
+    """Update the time of last use."""
     session.execute(update(ApiToken).where(ApiToken.id == token_id).values(last_used_at=utc_now()))
 
 
@@ -90,7 +90,7 @@ def redeem_login(session: Session, secret: str, lifetime: timedelta) -> tuple[Ap
         .values(revoked_at=utc_now(), last_used_at=utc_now())
         .execution_options(synchronize_session=False)
     )
-    # Two browsers may race for one link: the row count says who was first.
+    # Two browsers may race for one link: the row count decides.
     if getattr(used, "rowcount", 0) != 1:
         raise Unauthenticated("This sign-in link has been used; ask for a new one.")
     scope: Scope = next(each for each in SCOPES if each == login.scope)
@@ -98,13 +98,13 @@ def redeem_login(session: Session, secret: str, lifetime: timedelta) -> tuple[Ap
 
 
 def list_tokens(session: Session) -> list[ApiToken]:
-    """All credentials that still open something, newest first."""
+    """All valid credentials, newest first."""
     rows = select(ApiToken).where(_live()).order_by(ApiToken.created_at.desc(), ApiToken.id)
     return list(session.scalars(rows))
 
 
 def live_ids(session: Session, token_ids: set[str]) -> set[str]:
-    """Those of `token_ids` that still open something."""
+    """The valid ones among `token_ids`."""
     found: set[str] = set()
     ordered = sorted(token_ids)
     for start in range(0, len(ordered), 500):  # databases limit the parameters of a statement
@@ -114,7 +114,7 @@ def live_ids(session: Session, token_ids: set[str]) -> set[str]:
 
 
 def revoke(session: Session, token_id: str) -> ApiToken:
-    """Make a credential useless at once; doing it twice is fine. Raises NotFound."""
+    """Revoke a credential; idempotent. Raises NotFound."""
     row = session.get(ApiToken, token_id)
     if row is None:
         raise NotFound(f"There is no token {token_id}.")

@@ -1,4 +1,4 @@
-"""Datasets over HTTP: streams uploads to disk, calls services, commits at the edge."""
+"""Datasets over HTTP: streams uploads to disk, calls services, commits."""
 
 import json
 import shutil
@@ -27,11 +27,11 @@ READ = [Depends(needs_read)]
 SUBMIT = [Depends(needs_submit)]
 NAME: TypeAdapter[str] = TypeAdapter(Name)
 SPARE_BYTES = 64 * 1024**2
-"""Free disk that an upload must leave for the database."""
+"""Free disk space reserved for the database."""
 
 
 class TooManyUploads(Unavailable):
-    """As many uploads are under way as this server takes."""
+    """The limit of concurrent uploads is reached."""
 
     retry_after_s = 10
 
@@ -54,13 +54,14 @@ MULTIPART: dict[str, Any] = {
                         "name": {
                             "type": "string",
                             "maxLength": 200,
-                            "description": "What to call it; else the file's own name.",
+                            "examples": ["letters"],
+                            "description": "Name; by default that of the file.",
                         },
                         "kind": {
                             "type": "string",
                             "enum": ["text", "tokenizer"],
                             "default": "text",
-                            "description": "What the file holds.",
+                            "description": "Content of the file.",
                         },
                     },
                 }
@@ -74,8 +75,8 @@ MULTIPART: dict[str, Any] = {
 async def upload_dataset(
     request: Request, ctx: Ctx, principal: CurrentPrincipal, once: Once
 ) -> DatasetInfo:
-    """Upload a text or a tokenizer; refused, in words, if no run could use it."""
-    with _place(ctx, principal.token_id):
+    """Upload a text or a tokenizer; refused if no run could use it."""
+    with _slot(ctx, principal.token_id):
         return await _upload(request, ctx, once)
 
 
@@ -108,10 +109,10 @@ def delete_dataset(dataset_id: DatasetIdPath, ctx: Ctx) -> None:
 
 
 @contextmanager
-def _place(ctx: Context, token_id: str) -> Iterator[None]:
-    """One of the places for uploads; raises TooManyUploads."""
+def _slot(ctx: Context, token_id: str) -> Iterator[None]:
+    """One of the upload slots; raises TooManyUploads."""
     if not ctx.uploads.take(token_id):
-        raise TooManyUploads("As many uploads are under way as this server takes; try again soon.")
+        raise TooManyUploads("This server has reached its limit of uploads; try again soon.")
     try:
         yield
     finally:
@@ -119,14 +120,14 @@ def _place(ctx: Context, token_id: str) -> Iterator[None]:
 
 
 async def _upload(request: Request, ctx: Context, creation: Creation) -> DatasetInfo:
-    """Receive the file, check it, and keep it; nothing of it stays if that fails."""
+    """Receive, check and store the file; on errors nothing is kept."""
     dataset_id = new_id()
     incoming = ctx.settings.uploads_dir / f".incoming-{dataset_id}"
     await to_thread.run_sync(_prepare, incoming, request.headers.get("content-length"))
     try:
         received = await receive(request, incoming / "upload", ctx.settings.max_upload_bytes)
         named = _named(received)
-        # Whatever waits for a check must not hold a thread that answers requests.
+        # Waiting for a check must not occupy a request thread.
         limiter = None if reads_here(received.path, named.format) else ctx.checks
         facts = await to_thread.run_sync(check_file, received.path, named.format, limiter=limiter)
         return await to_thread.run_sync(
@@ -142,12 +143,14 @@ def _prepare(incoming: Path, content_length: str | None) -> None:
     free_bytes = shutil.disk_usage(incoming).free - SPARE_BYTES
     if declared > free_bytes:
         shutil.rmtree(incoming, ignore_errors=True)
-        upload = f"The upload has {declared:,} bytes" if declared else "No upload has room"
-        raise DiskFull(f"{upload}; the server has room for {max(0, free_bytes):,} bytes.")
+        upload = (
+            f"The upload has {declared:,} bytes" if declared else "There is no room for uploads"
+        )
+        raise DiskFull(f"{upload}; the server has {max(0, free_bytes):,} bytes free.")
 
 
 class Named(NamedTuple):
-    """What the fields of an upload say."""
+    """The form fields of an upload."""
 
     name: str
     kind: DatasetKind
@@ -170,7 +173,7 @@ def _keep(
     named: Named,
     facts: Facts,
 ) -> DatasetInfo:
-    """Move the checked file into its place, and only then write its row."""
+    """Store the checked file, then write its row."""
     received.path.rename(incoming / service.FILE_NAMES[named.format])
     committing = False
     try:
@@ -184,8 +187,8 @@ def _keep(
             committing = True
             return dataset
     except BaseException:
-        if not committing:  # else the row may be there, whatever became of the connection
-            with suppress(OSError):  # the first error is the one to tell of
+        if not committing:  # else the row may exist
+            with suppress(OSError):  # the first error is raised
                 service.remove_files(ctx.settings, ctx.store, dataset_id)
         raise
 
@@ -195,7 +198,7 @@ def _kind(text: str) -> DatasetKind:
         return "text"
     if text == "tokenizer":
         return "tokenizer"
-    raise Invalid("The kind is unknown.", [FieldProblem("/kind", "must be 'text' or 'tokenizer'")])
+    raise Invalid("Unknown kind.", [FieldProblem("/kind", "must be 'text' or 'tokenizer'")])
 
 
 def _name(given: str, filename: str) -> str:
@@ -204,5 +207,5 @@ def _name(given: str, filename: str) -> str:
     try:
         return NAME.validate_python(given)
     except ValidationError as error:
-        words = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise Invalid("The name does not work.", [FieldProblem("/name", words)]) from error
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise Invalid("Invalid name.", [FieldProblem("/name", message)]) from error

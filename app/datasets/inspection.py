@@ -1,7 +1,7 @@
-"""Checks an uploaded file before it is kept; knows no table.
+"""Checks uploaded files before they are stored; knows no table.
 
-Whatever a hostile file does to its reader (memory without end, time without end, a crash of native
-code), it does to a process of its own, which has limits. Only small plain text is read right here.
+Files are read in a child process with limits, since a hostile file may take endless memory or time,
+or crash native code. Only small plain text is read in this process.
 """
 
 import json
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 PLAIN: tuple[DatasetFormat, ...] = ("txt", "jsonl", "csv")
 READ_HERE_BYTES = 2 * 1024**2
-"""Plain text up to this size is read sooner than a process starts."""
+"""Plain text up to this size is read faster than a process starts."""
 MEMORY_BYTES = 768 * 1024**2
 BASE_CPU_S = 60
 BYTES_PER_CPU_S = 1_000_000
-"""The slowest that a machine may be before an honest file takes too long."""
+"""Minimum speed of reading a valid file."""
 CHECKS_AT_ONCE = 2
 
 Facts = tuple[int | None, list[str]]
@@ -37,17 +37,17 @@ Facts = tuple[int | None, list[str]]
 
 
 def check_file(path: Path, format: DatasetFormat) -> Facts:
-    """Documents and text columns of a file; raises Invalid, TooLarge or Unsupported, in words."""
+    """Documents and text columns of a file; raises Invalid, TooLarge or Unsupported."""
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise Invalid("The file is empty.", [FieldProblem("/file", "the file is empty")])
     if reads_here(path, format):
         return _read(path, format)
-    return _read_apart(path, format, size_bytes)
+    return _read_in_child(path, format, size_bytes)
 
 
 def reads_here(path: Path, format: DatasetFormat) -> bool:
-    """Whether the check takes milliseconds, since it needs no process of its own."""
+    """Whether the check takes milliseconds and needs no child process."""
     return format in PLAIN and path.stat().st_size <= READ_HERE_BYTES
 
 
@@ -63,19 +63,16 @@ def _read(path: Path, format: DatasetFormat) -> Facts:
     try:
         facts = inspect_file(path, format)
     except DataError as error:
-        # The file has our own name on disk; people know it by theirs.
+        # The name on disk is not that of the user.
         raise _invalid(str(error).replace(path.name, "the file")) from error
     return facts.documents, facts.columns
 
 
-def _invalid(words: str) -> Invalid:
-    return Invalid(words, [FieldProblem("/file", words)])
+def _invalid(message: str) -> Invalid:
+    return Invalid(message, [FieldProblem("/file", message)])
 
 
-# ------------------------------------------------------------------------ in a process of its own
-
-
-def _read_apart(path: Path, format: DatasetFormat, size_bytes: int) -> Facts:
+def _read_in_child(path: Path, format: DatasetFormat, size_bytes: int) -> Facts:
     cpu_s = BASE_CPU_S + size_bytes // BYTES_PER_CPU_S
     done = subprocess.run(
         [sys.executable, "-P", "-m", "app.datasets.inspection", str(path), format, str(cpu_s)],
@@ -86,11 +83,12 @@ def _read_apart(path: Path, format: DatasetFormat, size_bytes: int) -> Facts:
     if done.returncode == -signal.SIGXCPU:
         raise _invalid("the file takes too long to read for its size")
     if done.returncode != 0:
-        # Rust and C++ end the process where there is no memory left.
+        # Rust and C++ abort when out of memory.
         logger.warning(
-            "a file could not be checked: %s", done.stderr[-2000:].decode("utf-8", "replace")
+            "an uploaded file could not be checked: %s",
+            done.stderr[-2000:].decode("utf-8", "replace"),
         )
-        raise _invalid("the file cannot be read within this server's limits of memory")
+        raise _invalid("the file cannot be read within the memory limits of this server")
     answer = json.loads(done.stdout)
     if "error" in answer:
         raise _error(answer)
@@ -106,7 +104,7 @@ def _error(answer: dict[str, Any]) -> AppError:
 
 
 def main() -> None:
-    """Print what the file named on the command line holds, or why it is refused, as JSON."""
+    """Print content or refusal of the file on the command line, as JSON."""
     path, format, cpu_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))

@@ -13,7 +13,7 @@ class Dataset(Base):
 
     id: Mapped[str] = mapped_column(String(12), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
-    """The name that the uploader gave; text, never a path."""
+    """The name given by the user; text, never a path."""
     kind: Mapped[str] = mapped_column(String(16))
     """`text` or `tokenizer`."""
     format: Mapped[str] = mapped_column(String(16))

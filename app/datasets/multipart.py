@@ -1,8 +1,7 @@
 """Reads a multipart upload to disk while it arrives; knows no table.
 
-Nothing of the file is held in memory, and no temporary copy is made elsewhere: the bytes go
-straight to a folder inside the uploads, which becomes the dataset's own by a rename once they are
-checked.
+The file is neither held in memory nor copied: its bytes go directly to a folder inside the uploads,
+which is renamed to that of the dataset once it is checked.
 """
 
 import hashlib
@@ -27,18 +26,18 @@ MAX_PARTS = 8
 
 @dataclass
 class Received:
-    """What an upload brought: its small fields, and the file's whereabouts."""
+    """A received upload: path of the file and form fields."""
 
     path: Path
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
-    """As the client named it; only its ending means anything."""
+    """As sent by the client; only its suffix is used."""
     size_bytes: int = 0
     sha256: str = ""
 
 
 class _Parts:
-    """Callbacks of the parser; collects what one chunk of the body brought."""
+    """Callbacks of the parser; collects the parts of one chunk."""
 
     def __init__(self) -> None:
         self.fields: dict[str, bytearray] = {}
@@ -111,14 +110,14 @@ async def receive(request: Request, target: Path, max_bytes: int) -> Received:
     digest = hashlib.sha256()
     try:
         parser = MultipartParser(options[b"boundary"], parts.callbacks())
-        # Unbuffered: what a full disk did not take must not be tried once more at the closing.
+        # Unbuffered: failed writes of a full disk must not be retried at closing.
         with open(target, "xb", buffering=0) as file:
             async for chunk in request.stream():
                 parser.write(chunk)
                 if parts.file_bytes:
                     received.size_bytes += len(parts.file_bytes)
                     if received.size_bytes > max_bytes:
-                        # The rest is read and dropped; the middleware hangs up a little later.
+                        # The middleware discards the rest and closes the connection.
                         raise TooLarge(f"The file is larger than {max_bytes:,} bytes.")
                     await anyio.to_thread.run_sync(_store, file, digest, bytes(parts.file_bytes))
                     parts.file_bytes.clear()
@@ -128,9 +127,8 @@ async def receive(request: Request, target: Path, max_bytes: int) -> Received:
         if not is_disk_full(error):
             raise
         raise DiskFull(
-            f"There is no room for this upload: {received.size_bytes:,} bytes of it have arrived, "
-            f"and {shutil.disk_usage(target.parent).free:,} are free beside them. Delete something "
-            "first."
+            f"No disk space for this upload: {received.size_bytes:,} bytes have arrived, and "
+            f"{shutil.disk_usage(target.parent).free:,} are free. Delete runs or datasets first."
         ) from error
     except FormParserError as error:
         raise HTTPException(400, f"The multipart body is malformed: {error}") from error

@@ -3,7 +3,9 @@
 from datetime import datetime
 from typing import Literal
 
-from app.schemas import Schema
+from pydantic import Field
+
+from app.schemas import Id, Schema, Sha256
 
 DatasetKind = Literal["text", "tokenizer"]
 DatasetFormat = Literal["txt", "jsonl", "csv", "parquet", "tokenizer_json", "vocab_txt"]
@@ -12,16 +14,16 @@ DatasetFormat = Literal["txt", "jsonl", "csv", "parquet", "tokenizer_json", "voc
 class DatasetInfo(Schema):
     """An uploaded text or tokenizer."""
 
-    id: str
-    name: str
+    id: Id
+    name: str = Field(examples=["letters.txt"])
     kind: DatasetKind
     format: DatasetFormat
-    columns: list[str]
+    columns: list[str] = Field(examples=[[]])
     """Columns or JSON keys that hold text; empty for plain text and tokenizers."""
-    size_bytes: int
-    documents: int | None
+    size_bytes: int = Field(examples=[1_048_576])
+    documents: int | None = Field(examples=[12_034])
     """Non-empty lines or rows; null for tokenizers."""
-    sha256: str
+    sha256: Sha256
     created_at: datetime
 
 

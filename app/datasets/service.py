@@ -1,4 +1,4 @@
-"""Uploaded texts and tokenizers: keeps, lists and deletes them; knows no HTTP."""
+"""Stores, lists and deletes uploaded texts and tokenizers; knows no HTTP."""
 
 import json
 import shutil
@@ -16,6 +16,7 @@ from app.db import utc_now
 from app.errors import Conflict, NotFound, Unsupported
 from app.runs.models import Run
 from app.runs.states import FINAL
+from app.schemas import fields_of
 from app.settings import Settings
 from app.storage import UPLOADS, Store, fsync_folder
 
@@ -47,17 +48,17 @@ def dataset_path(settings: Settings, dataset: Dataset) -> Path:
 
 
 def dataset_key(dataset: Dataset) -> str:
-    """Where that file is in a store that hosts share instead of a data folder."""
+    """The key of that file in a remote store."""
     return f"{UPLOADS}/{dataset.id}/{file_name(dataset)}"
 
 
 def file_name(dataset: Dataset) -> str:
-    """What we call the file; the uploader's name for it is text, never a path."""
+    """The name of the file on disk; the name given by the user is never used as a path."""
     return FILE_NAMES[next(known for known in FILE_NAMES if known == dataset.format)]
 
 
 def format_of_upload(kind: DatasetKind, filename: str) -> DatasetFormat:
-    """The format that the file's ending promises; raises Unsupported."""
+    """The format by file suffix; raises Unsupported."""
     suffix = PurePosixPath(filename.replace("\\", "/")).suffix.lower()
     known = FORMATS[kind]
     if suffix not in known:
@@ -76,7 +77,7 @@ def add_dataset(
     received: Received,
     facts: Facts,
 ) -> Dataset:
-    """The row of a dataset whose file is checked and in its place."""
+    """The row of a dataset whose file is stored."""
     documents, columns = facts
     while len(json.dumps(columns)) > MAX_COLUMNS_CHARS:
         columns = columns[:-1]
@@ -107,7 +108,7 @@ def get_dataset(session: Session, dataset_id: str) -> Dataset:
 def list_datasets(
     session: Session, kind: DatasetKind | None, limit: int, offset: int
 ) -> tuple[list[Dataset], int]:
-    """Datasets, newest first, and how many there are on all pages."""
+    """Datasets, newest first, and their number on all pages."""
     chosen = select(Dataset)
     if kind is not None:
         chosen = chosen.where(Dataset.kind == kind)
@@ -117,7 +118,7 @@ def list_datasets(
 
 
 def delete_dataset(session: Session, dataset_id: str) -> None:
-    """Forget the dataset; raises Conflict while a run that has not ended uses it."""
+    """Delete the row; raises Conflict while an unfinished run uses the dataset."""
     dataset = get_dataset(session, dataset_id)
     for run_id, config in session.execute(
         select(Run.id, Run.config).where(Run.state.not_in(FINAL)).order_by(Run.created_at)
@@ -129,7 +130,7 @@ def delete_dataset(session: Session, dataset_id: str) -> None:
 
 
 def keep_files(settings: Settings, store: Store, dataset_id: str, incoming: Path) -> None:
-    """Bring a checked upload to where every worker finds it, durably; call it before the row."""
+    """Store a checked upload durably for all workers; call it before adding the row."""
     if store.is_local:
         fsync_folder(incoming)
         incoming.rename(settings.uploads_dir / dataset_id)
@@ -139,7 +140,7 @@ def keep_files(settings: Settings, store: Store, dataset_id: str, incoming: Path
 
 
 def remove_files(settings: Settings, store: Store, dataset_id: str) -> None:
-    """Remove a deleted dataset's files; call it after the commit."""
+    """Remove the files of a deleted dataset; call it after the commit."""
     shutil.rmtree(settings.uploads_dir / dataset_id, ignore_errors=True)
     if not store.is_local:
         store.delete_prefix(f"{UPLOADS}/{dataset_id}")
@@ -147,10 +148,8 @@ def remove_files(settings: Settings, store: Store, dataset_id: str) -> None:
 
 def present(dataset: Dataset) -> DatasetInfo:
     """The dataset as clients see it."""
-    return DatasetInfo.model_validate(
-        {name: getattr(dataset, name) for name in DatasetInfo.model_fields}
-        | {"columns": json.loads(dataset.columns or "[]")}
-    )
+    columns = json.loads(dataset.columns or "[]")
+    return DatasetInfo(**fields_of(dataset, DatasetInfo) | {"columns": columns})
 
 
 def _mentions(node: Any, dataset_id: str) -> bool:

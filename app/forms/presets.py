@@ -3,25 +3,29 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from pydantic import Field
 
 from app.auth.dependencies import GuardedRoute, needs_read
 from app.schemas import Schema
-from kdcore.presets import PRESETS, PresetKind
+from kdcore.presets import PRESETS, PresetKind, preset
 
 router = APIRouter(
     prefix="/presets", tags=["forms"], dependencies=[Depends(needs_read)], route_class=GuardedRoute
 )
 
 
+EXAMPLE = preset("small-teacher").config.model_dump(mode="json")
+
+
 class PresetInfo(Schema):
     """A config worth starting from."""
 
-    id: str
-    title: str
-    description: str
+    id: str = Field(examples=["demo"])
+    title: str = Field(examples=["The same at demo scale"])
+    description: str = Field(examples=["Minutes on two CPU cores, no hub."])
     kind: PresetKind
     """What the config submits."""
-    config: dict[str, Any]
+    config: dict[str, Any] = Field(examples=[EXAMPLE])
     """The whole config, ready to be submitted."""
 
 

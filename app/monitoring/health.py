@@ -1,4 +1,4 @@
-"""Is the server alive, is it ready, and figures for Prometheus; changes nothing."""
+"""Liveness, readiness and Prometheus metrics; changes nothing."""
 
 import logging
 import shutil
@@ -25,19 +25,20 @@ logger = logging.getLogger(__name__)
 router = APIRouter(tags=["health"], route_class=GuardedRoute)
 
 Check = Literal["ok", "failed"]
+EXAMPLE = 'halflayer_runs{state="queued"} 0.0\n'
 
 
 class Health(Schema):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["ok"]
 
 
 class Readiness(Schema):
-    """Whether the server can do its work."""
+    """Whether the server is ready."""
 
     status: Literal["ready", "degraded", "unready"]
-    """`degraded`: without the broker runs are accepted and start once it is back."""
+    """`degraded`: without the broker, runs are accepted and start once it is back."""
     database: Check
     broker: Check
     disk: Check
@@ -45,13 +46,13 @@ class Readiness(Schema):
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """Whether the process is alive; touches nothing else."""
+    """Whether the process is alive; checks nothing else."""
     return Health(status="ok")
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready"}})
 def readyz(ctx: Ctx, response: Response) -> Readiness:
-    """Whether database, broker and disk are there; 503 if the server cannot do its work."""
+    """Whether database, broker and disk are available; 503 if the server is not ready."""
     database = _check_database(ctx)
     broker: Check = "ok" if ctx.job_queue.ping() else "failed"
     disk = _check_disk(ctx)
@@ -70,23 +71,23 @@ def readyz(ctx: Ctx, response: Response) -> Readiness:
     dependencies=[Depends(needs_read)],
     response_class=Response,
     responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/plain": {"schema": {"type": "string", "examples": [EXAMPLE]}}}},
         **{status: PROBLEMS[status] for status in (401, 403, 503)},
     },
 )
 def prometheus_metrics(ctx: Ctx) -> Response:
-    """Figures for Prometheus: runs, queue, workers and their devices, streams, request times."""
+    """Prometheus metrics: runs, queue, workers and devices, streams, request times."""
     return Response(
-        ctx.telemetry.render(_read_now(ctx)), headers={"content-type": CONTENT_TYPE_LATEST}
+        ctx.telemetry.render(_current_metrics(ctx)), headers={"content-type": CONTENT_TYPE_LATEST}
     )
 
 
-def _read_now(ctx: Context) -> list[Metric]:
+def _current_metrics(ctx: Context) -> list[Metric]:
     with ctx.db.read() as session:
         counted = session.execute(select(Run.state, func.count()).group_by(Run.state)).all()
         oldest = session.scalar(select(func.min(Run.queued_at)).where(Run.state == RunState.QUEUED))
         workers = count_by_state(session, ctx.settings.lease_s)
-        of_workers = worker_metrics(session, ctx.beats)
+        of_workers = worker_metrics(session, ctx.heartbeat_ages)
     runs: dict[tuple[str, ...], float] = {(state.value,): 0.0 for state in RunState}
     runs |= {(state,): float(count) for state, count in counted}
     waited_s = max(0.0, (utc_now() - oldest).total_seconds()) if oldest else 0.0
@@ -97,16 +98,24 @@ def _read_now(ctx: Context) -> list[Metric]:
             "halflayer_info", "Version of this API.", ["version"], {(__version__,): 1.0}
         ),
         labelled_gauge("halflayer_runs", "Runs by state.", ["state"], runs),
-        gauge("halflayer_queue_oldest_seconds", "Wait of the run queued longest.", waited_s),
+        gauge(
+            "halflayer_queue_oldest_seconds",
+            "Time that the oldest queued run has waited.",
+            waited_s,
+        ),
         labelled_gauge("halflayer_workers", "Workers by state.", ["state"], workers),
         *of_workers,
-        gauge("halflayer_broker_up", "Whether the broker answers.", float(queued is not None)),
+        gauge("halflayer_broker_up", "Whether the broker is reachable.", float(queued is not None)),
         gauge("halflayer_streams", "Open event streams.", float(streams.clients)),
-        gauge("halflayer_streams_limit", "Streams this API takes.", float(streams.max_clients)),
+        gauge(
+            "halflayer_streams_limit",
+            "Maximum event streams of this API.",
+            float(streams.max_clients),
+        ),
         counter("halflayer_streams_refused", "Streams refused at the limit.", streams.refused),
     ]
     if queued is not None:
-        found.append(gauge("halflayer_doorbells", "Doorbells not yet answered.", float(queued)))
+        found.append(gauge("halflayer_queue_length", "Jobs waiting in the broker.", float(queued)))
     free_bytes = ctx.store.free_bytes()
     if free_bytes is not None:
         found.append(gauge("halflayer_store_free_bytes", "Free store space.", float(free_bytes)))
@@ -116,7 +125,7 @@ def _read_now(ctx: Context) -> list[Metric]:
 def _check_database(ctx: Context) -> Check:
     try:
         with ctx.db.read() as session:
-            # A table of ours, not just `SELECT 1`: an unmigrated database is not ready either.
+            # Not `SELECT 1`: an unmigrated database is not ready either.
             session.execute(select(Run.id).limit(1)).all()
     except SQLAlchemyError as error:
         logger.warning("database not ready: %s", error)

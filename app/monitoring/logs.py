@@ -1,7 +1,7 @@
-"""How our processes log: text for a person, or JSON lines for a machine; decides nothing else.
+"""Log formats: text for people, JSON lines for machines.
 
-Whatever is in hand, a request or an attempt of a run, is bound once, and every line that is
-written meanwhile carries its ids, also the lines of libraries.
+The ids of a request or attempt are bound once, and added to every line logged meanwhile, including
+those of libraries.
 """
 
 import json
@@ -20,8 +20,8 @@ from typing import Any, TextIO
 from app.settings import LogFormat
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; all else was given as `extra`."""
-# uvicorn gives its messages a second time, in colour.
+"""Attributes of every record; others were given as `extra`."""
+# uvicorn repeats its messages in colour.
 _IGNORED = _STANDARD | {"color_message"}
 
 LINES_PER_INTERVAL = 60
@@ -32,7 +32,7 @@ _bound: ContextVar[Mapping[str, Any]] = ContextVar("log_fields", default=Mapping
 
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
-    """Every line written in this block, by this thread or task, carries these fields."""
+    """Add these fields to every line logged in this block by this thread or task."""
     token = _bound.set({**_bound.get(), **fields})
     try:
         yield
@@ -41,7 +41,7 @@ def bound(**fields: Any) -> Iterator[None]:
 
 
 def configure(log_format: LogFormat, service: str) -> None:
-    """Send all logs of this process, libraries' and warnings too, to stderr in one format."""
+    """Send all logs, including warnings and those of libraries, to stderr in one format."""
     handler = LimitedHandler()
     handler.setFormatter(JsonLines(service) if log_format == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -53,69 +53,69 @@ def configure(log_format: LogFormat, service: str) -> None:
 
 
 class LimitedHandler(logging.StreamHandler[TextIO]):
-    """Writes to stderr; of one cause only so many lines a minute, so that no attack fills the disk.
+    """Writes to stderr with a rate limit, so that an attack does not fill the disk.
 
-    Limited are warnings, errors, and the lines of refused requests, by where they are logged and
-    the status. How many were left out is said with the first line of the next minute.
+    Limits warnings, errors and refused requests, by log statement and status. The number of
+    suppressed lines is logged in the next minute.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
         self._counts: Counter[tuple[str, str, int, int]] = Counter()
-        self._left_out: dict[tuple[str, str, int, int], str] = {}
-        """The last message of each cause that was not written."""
+        self._suppressed: dict[tuple[str, str, int, int], str] = {}
+        """The last suppressed message of each cause."""
         self._since_s = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging, under the handler's lock."""
         if time.monotonic() - self._since_s >= INTERVAL_S:
-            self._say_what_was_left_out()
-        status = getattr(record, "status", 200)  # 200 stands for a line of no request, too
+            self._log_suppressed()
+        status = getattr(record, "status", 200)  # also for lines without a request
         if record.levelno >= logging.WARNING or not 0 < status < 400:
             cause = (record.name, record.pathname, record.lineno, status)
             self._counts[cause] += 1
             if self._counts[cause] > LINES_PER_INTERVAL:
-                self._left_out[cause] = record.getMessage()
+                self._suppressed[cause] = record.getMessage()
                 return
         super().emit(record)
 
-    def _say_what_was_left_out(self) -> None:
-        none = _bound.set({})  # the request at hand is not the one that was left out
-        for cause, message in self._left_out.items():
+    def _log_suppressed(self) -> None:
+        none = _bound.set({})  # not fields of the current request
+        for cause, message in self._suppressed.items():
             name, path, line, status = cause
             more = self._counts[cause] - LINES_PER_INTERVAL
-            words = f"{more} more lines like this one were left out: {message}"
-            left_out = logging.LogRecord(name, logging.WARNING, path, line, words, (), None)
+            text = f"{more} more lines like this one were suppressed: {message}"
+            summary = logging.LogRecord(name, logging.WARNING, path, line, text, (), None)
             if status != 200:
-                left_out.status = status
-            super().emit(left_out)
+                summary.status = status
+            super().emit(summary)
         _bound.reset(none)
-        self._left_out.clear()
+        self._suppressed.clear()
         self._counts.clear()
         self._since_s = time.monotonic()
 
 
 class TextLines(logging.Formatter):
-    """For people: the message, then the fields as `name=value`."""
+    """Text: the message, then the fields as `name=value`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base's name
-        """One line; a traceback, if any, follows below it."""
+        """One line, followed by the traceback if any."""
         fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
         return super().formatMessage(record) + fields
 
 
 class JsonLines(logging.Formatter):
-    """For machines: one object a line, tracebacks included."""
+    """One JSON object per line, tracebacks included."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON in ASCII, so that no text from outside can break the line."""
+        """The record as ASCII JSON, so that no text can break the line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -1,4 +1,4 @@
-"""Figures that the API process keeps about itself and its runs, for Prometheus."""
+"""Prometheus metrics of an API process."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,7 +16,7 @@ BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Telemetry:
-    """Request times of one API process; own registry, so that two applications do not mix."""
+    """Request times of one API process; has its own registry, so that applications do not mix."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -31,16 +31,16 @@ class Telemetry:
         ProcessCollector(registry=self._registry)
 
     def observe(self, method: str, route: str | None, status: int, elapsed_s: float) -> None:
-        """Count one request under its operation's name, never under the path as sent."""
+        """Count a request under the name of its operation, never under its path."""
         known = method if method in {"GET", "HEAD", "POST", "PATCH", "DELETE"} else "other"
-        # A path that matches no route is the client's invention: it must not become a label.
+        # Unknown paths must not become labels, since clients can invent any number of them.
         labels = self._requests.labels(known, route or "none", str(status))
         labels.observe(elapsed_s)
 
-    def render(self, read_now: list[Metric]) -> bytes:
-        """All figures as Prometheus text, with those that were read for this very scrape."""
+    def render(self, current: list[Metric]) -> bytes:
+        """All metrics as Prometheus text, with those collected for this scrape."""
         once = CollectorRegistry()
-        once.register(_Once(read_now))
+        once.register(_Once(current))
         return generate_latest(self._registry) + generate_latest(once)
 
 
@@ -53,19 +53,19 @@ class _Once(Collector):
 
 
 def gauge(name: str, help_text: str, value: float) -> Metric:
-    """One figure without labels."""
+    """A gauge without labels."""
     return GaugeMetricFamily(name, help_text, value=value)
 
 
 def counter(name: str, help_text: str, value: float) -> Metric:
-    """One figure that only rises; Prometheus sees it as `name`_total."""
+    """A counter, exported as `name`_total."""
     return CounterMetricFamily(name, help_text, value=value)
 
 
 def labelled_gauge(
     name: str, help_text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
 ) -> Metric:
-    """One figure for each combination of the labels' values."""
+    """A gauge with a value for each combination of labels."""
     family = GaugeMetricFamily(name, help_text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -1,4 +1,7 @@
-"""Finishes the OpenAPI document: problems as problem+json, an example for every operation."""
+"""Finishes the OpenAPI document: problems as problem+json, an example for every operation.
+
+Examples are put together from those of the fields (`Field(examples=[...])`) and their types.
+"""
 
 from functools import cache
 from typing import Any
@@ -7,41 +10,40 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
-from app.openapi.examples import PARAMETERS, PROBLEM, REQUESTS, RESPONSES
 from app.schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
+EXAMPLE_TIME = "2026-01-15T09:30:00Z"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Malformed: host, origin, path, body or its length"},
+    400: {"model": Problem, "description": "Malformed host, origin, path, body or length"},
     401: {"model": Problem, "description": "Not signed in"},
-    403: {"model": Problem, "description": "The scope, or the page it came from, forbids it"},
+    403: {"model": Problem, "description": "Scope or origin do not allow it"},
     404: {"model": Problem, "description": "Not found"},
     408: {"model": Problem, "description": "The body did not arrive in time"},
-    409: {"model": Problem, "description": "Not possible in the present state"},
+    409: {"model": Problem, "description": "Conflict with the current state"},
     413: {"model": Problem, "description": "Too large"},
     415: {"model": Problem, "description": "Unsupported format"},
-    422: {"model": Problem, "description": "A field is wrong; `errors` names it"},
+    422: {"model": Problem, "description": "Invalid fields, listed in `errors`"},
     503: {
         "model": Problem,
-        "description": "Temporarily unavailable, or as much as this server takes at a time",
+        "description": "Temporarily unavailable or overloaded",
         "headers": {
             "Retry-After": {
-                "description": "Seconds after which it may work.",
+                "description": "Seconds until a retry.",
                 "schema": {"type": "integer"},
             }
         },
     },
     507: {"model": Problem, "description": "The server's disk is full"},
 }
-# What cannot happen to an operation is not documented for it.
+# Not documented for operations without a body.
 BODY_ONLY = ("408", "413", "415", "507")
 DESCRIPTION = """
-Submit runs, watch them train, download what comes out.
+Submit runs, watch them train, download the results.
 
 Tools send `Authorization: Bearer hl_...`; browsers hold a session cookie. Errors are
-`application/problem+json` (RFC 9457), with a JSON pointer to each wrong field. A method that a
-path does not have gets 405, and `Allow` names those that it has. HEAD answers as GET does,
-without the body.
+`application/problem+json` (RFC 9457), with a JSON pointer to each invalid field. Unsupported
+methods get 405 with an `Allow` header. HEAD is answered like GET, without the body.
 """.strip()
 
 
@@ -58,14 +60,14 @@ def describe(app: FastAPI) -> None:
             )
             for path in document["paths"].values():
                 for method, operation in path.items():
-                    _finish(method, operation)
+                    _finish(method, operation, document["components"]["schemas"])
             app.openapi_schema = document
         return app.openapi_schema
 
     # FastAPI's documented way to customise the document is to replace the method.
     app.openapi = openapi  # type: ignore[method-assign]
 
-    # Its own route for the document would serialise it at each request, which needs no credential.
+    # Serialised once: the route needs no credential, and would be expensive otherwise.
     answer = cache(lambda: bytes(JSONResponse(openapi()).body))
 
     async def serve(_request: Request) -> Response:
@@ -74,28 +76,47 @@ def describe(app: FastAPI) -> None:
     app.add_route(DOCUMENT_URL, serve, include_in_schema=False)
 
 
-def _finish(method: str, operation: dict[str, Any]) -> None:
-    name = operation["operationId"]
+def _finish(method: str, operation: dict[str, Any], models: dict[str, Any]) -> None:
     responses = operation["responses"]
     if method in ("get", "delete"):
         for status in BODY_ONLY:
             responses.pop(status, None)
-    for status, response in responses.items():
+    for response in responses.values():
         content = response.get("content", {})
-        if status.startswith(("4", "5")) and (name, status) != ("readyz", "503"):
-            schema = content.pop("application/json", {}).get("schema")
-            if schema is not None:
-                content[PROBLEM_JSON] = {"schema": schema, "example": PROBLEM}
-        else:
-            for media in content.values():
-                if name in RESPONSES:
-                    media["example"] = RESPONSES[name]
+        model = content.get("application/json", {}).get("schema", {}).get("$ref", "")
+        if model.endswith("/Problem"):
+            content[PROBLEM_JSON] = content.pop("application/json")
+        for media in content.values():
+            media.setdefault("example", _example(media["schema"], models))
     for media in operation.get("requestBody", {}).get("content", {}).values():
-        media["example"] = REQUESTS[name]
+        media["example"] = _example(media["schema"], models)
     for parameter in operation.get("parameters", []):
-        if parameter["name"] in PARAMETERS:
-            parameter["example"] = PARAMETERS[parameter["name"]]
-    if name == "list_datasets":
-        for parameter in operation["parameters"]:
-            if parameter["name"] == "kind":
-                parameter["example"] = "text"
+        parameter["example"] = _example(parameter["schema"], models)
+
+
+def _example(schema: dict[str, Any], models: dict[str, Any]) -> Any:
+    """An instance of a schema: its own example, default or first choice, else one of its parts."""
+    if "examples" in schema:
+        return schema["examples"][0]
+    if schema.get("default") is not None:
+        return schema["default"]
+    if "$ref" in schema:
+        return _example(models[schema["$ref"].rpartition("/")[2]], models)
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0], models)
+    if "enum" in schema:
+        return schema["enum"][0]
+    match schema.get("const", schema.get("type")):
+        case "object":
+            fields = schema.get("properties", {})
+            return {name: _example(field, models) for name, field in fields.items()}
+        case "array":
+            return [_example(schema["items"], models)]
+        case "boolean":
+            return False
+        case "integer" | "number":
+            return 1
+        case "string":
+            return EXAMPLE_TIME if schema.get("format") == "date-time" else "text"
+        case constant:
+            return constant

@@ -1,4 +1,4 @@
-"""Sends the files of a run: one with ranges and validators, or all as a streamed archive."""
+"""Serves the files of a run: one file with range requests, or all as a streamed zip."""
 
 import re
 from pathlib import PurePosixPath
@@ -13,31 +13,27 @@ from zipstream import ZIP_STORED, ZipStream
 from app.errors import NotFound, problem_response
 from app.runs.models import Artifact, Run
 from app.runs.schemas import ArtifactFile
-from app.runs.seals import Seals
+from app.runs.verified_reader import VerifiedReader
+from app.schemas import fields_of
 
 CONTENT_TYPES = {
     ".json": "application/json",
     ".md": "text/markdown; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
 }
-# A file that a run made is data for the person who asked, never a page of this site.
+# Files of runs must never be rendered as pages of this site.
 INERT = "sandbox; default-src 'none'"
 RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 
 
 def content_type(path: str) -> str:
-    """What a file of a checkpoint is served as."""
+    """The media type of a checkpoint file."""
     return CONTENT_TYPES.get(PurePosixPath(path).suffix, "application/octet-stream")
 
 
 def artifact_file(row: Artifact) -> ArtifactFile:
     """The file as lists show it."""
-    return ArtifactFile(
-        path=row.path,
-        size_bytes=row.size_bytes,
-        sha256=row.sha256,
-        content_type=content_type(row.path),
-    )
+    return ArtifactFile(**fields_of(row, ArtifactFile), content_type=content_type(row.path))
 
 
 def list_rows(session: Session, run_id: str) -> list[Artifact]:
@@ -47,15 +43,15 @@ def list_rows(session: Session, run_id: str) -> list[Artifact]:
 
 
 def find_row(session: Session, run_id: str, path: str) -> Artifact:
-    """The published file of this run under exactly this path; raises NotFound."""
+    """The published file at this path; raises NotFound."""
     row = session.get(Artifact, (run_id, path)) if "\0" not in path else None
     if row is None:
         raise NotFound(f"Run {run_id} has no such file.")
     return row
 
 
-def file_response(request: Request, seals: Seals, row: Artifact) -> Response:
-    """The file, or the part that the request's Range names, or 304 if the client has it."""
+def file_response(request: Request, reader: VerifiedReader, row: Artifact) -> Response:
+    """The file, the requested range of it, or 304 if it is not modified."""
     etag = f'"{row.sha256}"'
     headers = {
         "ETag": etag,
@@ -73,29 +69,29 @@ def file_response(request: Request, seals: Seals, row: Artifact) -> Response:
         if part is not None and part[0] >= part[1]:
             return problem_response(
                 416,
-                f"The file has {row.size_bytes} bytes; none of them is in that range.",
+                f"The range is outside of the file, which has {row.size_bytes} bytes.",
                 headers={"Content-Range": f"bytes */{row.size_bytes}"},
             )
         if part is not None:
             (start, end), status = part, 206
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{row.size_bytes}"
     headers["Content-Length"] = str(end - start)
-    seals.check(row)
-    body = seals.read(row, start, end)
+    reader.check(row)
+    body = reader.read(row, start, end)
     return StreamingResponse(
         body, status_code=status, headers=headers, media_type=content_type(row.path)
     )
 
 
-def archive_response(seals: Seals, run: Run, rows: list[Artifact]) -> Response:
-    """All files in one folder of a zip that is made while it is sent; nothing is held in memory."""
+def archive_response(reader: VerifiedReader, run: Run, rows: list[Artifact]) -> Response:
+    """All files in one folder of a zip, created while it is sent."""
     if not rows:
-        raise NotFound(f"Run {run.id} has no files: only a run that succeeded has.")
+        raise NotFound(f"Run {run.id} has no files: it has not succeeded, or cleanup removed them.")
     folder = f"halflayer-{run.id}"
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
     for row in rows:
-        seals.check(row)
-        part = seals.read(row, 0, row.size_bytes)
+        reader.check(row)
+        part = reader.read(row, 0, row.size_bytes)
         archive.add(part, f"{folder}/{row.path}", size=row.size_bytes)
     headers = {
         "Content-Disposition": disposition(f"{folder}.zip"),
@@ -106,16 +102,16 @@ def archive_response(seals: Seals, run: Run, rows: list[Artifact]) -> Response:
 
 
 def disposition(name: str) -> str:
-    """A Content-Disposition that saves under `name`, whatever characters it has (RFC 6266)."""
+    """A Content-Disposition that saves as `name`, with any characters (RFC 6266)."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_. ") else "_" for c in name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def parse_range(header: str, size_bytes: int) -> tuple[int, int] | None:
-    """(start, end) of a single byte range, empty if none of it exists; None: to be ignored."""
+    """(start, end) of a single byte range, empty if out of bounds; None if it must be ignored."""
     matched = RANGE.match(header.strip())
     if matched is None or matched.groups() == ("", ""):
-        return None  # several ranges, or none that we know: the whole file is a right answer
+        return None  # several or unknown ranges: the whole file is a valid response
     first, last = matched.groups()
     if max(len(first), len(last)) > 18:
         return (size_bytes, size_bytes)

@@ -6,51 +6,53 @@ from typing import Any
 from pydantic import Field
 
 from app.runs.states import RunState
-from app.schemas import Name, Schema
+from app.schemas import Id, Name, Schema, Sha256
 from kdcore.config import Kind, PipelineConfig, RunConfig
+from kdcore.presets import preset
 
-Scalar = float | int | str | bool | None
+TEACHER = preset("small-teacher").config.model_dump(mode="json")
+PIPELINE = preset("demo").config.model_dump(mode="json")
 
 
 class SubmitRun(Schema):
     """A run to train."""
 
     name: Name | None = None
-    """What to call it; empty lets the server find a name."""
-    config: RunConfig
-    """What to do."""
+    """Name; generated from the settings if empty."""
+    config: RunConfig = Field(examples=[TEACHER])
+    """Configuration."""
 
 
 class SubmitPipeline(Schema):
-    """Teacher, prune and distil, linked, in one go."""
+    """A pipeline of teacher, prune and distil."""
 
     name: Name | None = None
-    """What to call the three runs; empty lets the server find a name."""
-    config: PipelineConfig
-    """What to do."""
+    """Common name of the three runs; generated from the settings if empty."""
+    config: PipelineConfig = Field(examples=[PIPELINE])
+    """Configuration."""
 
 
 class ChangeRun(Schema):
-    """What shall be different about a run; what is not given stays."""
+    """Changes of a run; omitted fields stay as they are."""
 
     name: Name | None = None
-    """What to call it from now on."""
+    """New name."""
     pinned: bool | None = None
-    """Keep its files whatever is tidied up, and refuse to delete it."""
+    """Exclude its files from cleanup, and refuse to delete the run."""
 
 
 class Progress(Schema):
-    """How far the present phase has come."""
+    """Progress of the current phase."""
 
-    phase: str
-    """For instance `tokenising`, `training`, `evaluating`."""
-    done: float
-    """So many units are done."""
-    total: float | None
-    """Of so many; null while unknown."""
-    unit: str | None
-    """What is counted."""
-    eta_s: float | None
+    phase: str = Field(examples=["training"])
+    """Such as `tokenising`, `training`, `evaluating`."""
+    done: float = Field(examples=[120])
+    """Units done."""
+    total: float | None = Field(examples=[900])
+    """Units in total; null while unknown."""
+    unit: str | None = Field(examples=["updates"])
+    """The unit."""
+    eta_s: float | None = Field(examples=[94])
     """Seconds left in this phase; null while unknown."""
 
 
@@ -61,63 +63,63 @@ class RunError(Schema):
     """`config`, `data`, `nan`, `oom_device`, `oom_host`, `disk_full`, `device_lost`,
     `worker_lost`, `internal`; `skipped` for a run that could not start."""
     message: str
-    """The reason in words."""
+    """The reason."""
 
 
 class RunInputRef(Schema):
-    """A run that this run starts from."""
+    """A run that this run depends on."""
 
-    role: str
-    """`teacher`, `student` or `model`: the config field that names it."""
-    run_id: str
+    role: str = Field(examples=["teacher"])
+    """`teacher`, `student` or `model`: the config field that refers to it."""
+    run_id: Id
     """The input run."""
 
 
 class RunSummary(Schema):
     """A run as lists show it."""
 
-    id: str
-    name: str
+    id: Id
+    name: str = Field(examples=["demo teacher"])
     kind: Kind
-    state: RunState
-    pipeline_id: str | None
+    state: RunState = Field(examples=["succeeded"])
+    pipeline_id: Id | None
     """Shared by the runs that were submitted as one pipeline."""
     pinned: bool
-    """Its files are never tidied up."""
+    """Its files are excluded from cleanup."""
     attempt: int
-    """Rises each time a worker takes the run up; 0 before the first time."""
-    progress: Progress | None
+    """Number of times a worker has claimed the run."""
+    progress: Progress | None = Field(examples=[None])
     created_at: datetime
     queued_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
-    result: dict[str, Any] | None
-    """Figures of the finished run: losses, parameters, speed."""
-    error: RunError | None
+    result: dict[str, Any] | None = Field(examples=[{"eval_loss": 2.31}])
+    """Results of the finished run: losses, parameters, speed."""
+    error: RunError | None = Field(examples=[None])
     inputs: list[RunInputRef]
 
 
 class RunWorker(Schema):
-    """The worker that has the run, or had it last."""
+    """The worker that executes the run, or did so last."""
 
-    id: str
-    hostname: str
-    device_name: str
+    id: Id
+    hostname: str = Field(examples=["gpu-1"])
+    device_name: str = Field(examples=["NVIDIA H100"])
 
 
 class LineageRun(Schema):
     """A run related to this one."""
 
-    role: str
-    """What it is, or was made from, in the relation: `teacher`, `student` or `model`."""
-    id: str
-    name: str
+    role: str = Field(examples=["teacher"])
+    """Role in the relation: `teacher`, `student` or `model`."""
+    id: Id
+    name: str = Field(examples=["demo teacher"])
     kind: Kind
-    state: RunState
+    state: RunState = Field(examples=["succeeded"])
 
 
 class Lineage(Schema):
-    """Where a run comes from, and what was made from it."""
+    """The runs that a run depends on, and those that depend on it."""
 
     ancestors: list[LineageRun]
     """Nearest first."""
@@ -126,20 +128,20 @@ class Lineage(Schema):
 
 
 class RunDetail(RunSummary):
-    """A run with everything that its page shows."""
+    """A run with all details."""
 
-    config: dict[str, Any]
+    config: dict[str, Any] = Field(examples=[TEACHER])
     """The config as it was submitted, with all defaults filled in."""
     worker: RunWorker | None
     recovering: bool
-    """An earlier attempt was lost; the run waits to resume, or has resumed."""
+    """An earlier attempt was lost; the run will resume or has resumed."""
     checkpoint_step: int | None
-    """Last update that a checkpoint holds."""
+    """Step of the newest checkpoint."""
     lineage: Lineage
     last_seq: int
     """Sequence number of the newest metric point or log line."""
-    files_removed_at: datetime | None
-    """When its files were tidied up; null if they were not."""
+    files_removed_at: datetime | None = Field(examples=[None])
+    """When cleanup removed its files; null if they exist."""
 
 
 class RunList(Schema):
@@ -147,64 +149,64 @@ class RunList(Schema):
 
     items: list[RunSummary]
     total: int
-    """How many match, on all pages."""
+    """Number of matches on all pages."""
 
 
 class PipelineRuns(Schema):
     """The three runs of a pipeline: teacher, prune, distil."""
 
-    pipeline_id: str
+    pipeline_id: Id
     runs: list[RunDetail]
 
 
 class Series(Schema):
-    """One curve."""
+    """The values of one metric."""
 
-    name: str
-    """For instance `loss` or `eval/perplexity`."""
-    steps: list[int]
-    """Updates, rising."""
-    values: list[float | None]
+    name: str = Field(examples=["loss"])
+    """Such as `loss` or `eval/perplexity`."""
+    steps: list[int] = Field(examples=[[10, 20, 30]])
+    """Optimizer steps, ascending."""
+    values: list[float | None] = Field(examples=[[9.1, 8.4, None]])
     """The value at each step; null where it was not finite."""
 
 
 class RunMetrics(Schema):
-    """The curves of a run."""
+    """The metrics of a run."""
 
     series: list[Series]
     last_seq: int
-    """Give this as `since` to get only what is newer."""
+    """Pass this as `since` to get only newer entries."""
     sampled: bool
-    """Some curve was too long and is shown as the extremes of its buckets."""
+    """Some series was reduced to the extremes of its buckets."""
 
 
 class LogEntry(Schema):
-    """One line of a run's log."""
+    """One log line of a run."""
 
     seq: int
     time: datetime
-    level: str
+    level: str = Field(examples=["info"])
     """`info`, `warning` or `error`."""
-    message: str
+    message: str = Field(examples=["checkpoint saved"])
     attempt: int
 
 
 class RunLog(Schema):
-    """A piece of a run's log, oldest line first."""
+    """Log lines of a run, oldest first."""
 
     items: list[LogEntry]
     last_seq: int
-    """Give this as `since` to get only what is newer."""
+    """Pass this as `since` to get only newer entries."""
 
 
 class ArtifactFile(Schema):
     """One file of a finished run."""
 
-    path: str
+    path: str = Field(examples=["model.safetensors"])
     """Relative to the checkpoint folder."""
-    size_bytes: int
-    sha256: str
-    content_type: str
+    size_bytes: int = Field(examples=[21_034_552])
+    sha256: Sha256
+    content_type: str = Field(examples=["application/octet-stream"])
 
 
 class ArtifactList(Schema):
@@ -231,7 +233,7 @@ class LogEvent(Schema):
 
 
 class EndEvent(Schema):
-    """Data of the `end` event, after which nothing follows."""
+    """Data of the `end` event, the last one of a stream."""
 
     state: RunState | None
     """The final state; null if the run was deleted."""

@@ -1,4 +1,4 @@
-"""Turns rows into what clients see; writes nothing."""
+"""Converts rows to response bodies; writes nothing."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ from app.runs.schemas import (
     RunSummary,
     RunWorker,
 )
-from app.runs.states import FINAL, RunState
+from app.runs.states import ACTIVE, FINAL, RunState
+from app.schemas import fields_of
 from app.workers.models import Worker
 
 MAX_LINEAGE = 200
@@ -35,12 +36,10 @@ def _summary_fields(run: Run) -> dict[str, Any]:
             eta_s=run.eta_s,
         )
     if run.error_code is not None or run.error_message is not None:
-        # A run that was skipped has a reason, but did not fail: its code is its state.
+        # A skipped run has a reason but no failure code: its code is its state.
         error = RunError(code=run.error_code or run.state, message=run.error_message or "")
     inputs = [RunInputRef(role=each.role, run_id=each.input_run_id) for each in run.inputs]
-    plain = ("id", "name", "kind", "state", "pipeline_id", "pinned", "attempt", "result")
-    times = ("created_at", "queued_at", "started_at", "finished_at")
-    return {name: getattr(run, name) for name in plain + times} | {
+    return fields_of(run, RunSummary) | {
         "progress": progress,
         "error": error,
         "inputs": sorted(inputs, key=lambda each: each.role),
@@ -53,32 +52,27 @@ def run_summary(run: Run) -> RunSummary:
 
 
 def run_detail(session: Session, run: Run) -> RunDetail:
-    """The run as its own page shows it, with its worker and its relatives."""
+    """The run as its page shows it, with worker and lineage."""
     worker = session.get(Worker, run.worker_id) if run.worker_id else None
     return RunDetail(
-        **_summary_fields(run),
-        config=run.config,
-        worker=worker
-        and RunWorker(id=worker.id, hostname=worker.hostname, device_name=worker.device_name),
+        **fields_of(run, RunDetail) | _summary_fields(run),
+        worker=worker and RunWorker(**fields_of(worker, RunWorker)),
         recovering=RunState(run.state) not in FINAL and _was_lost(run),
-        checkpoint_step=run.checkpoint_step,
         lineage=Lineage(
             ancestors=_relatives(session, run.id, ancestors=True),
             descendants=_relatives(session, run.id, ancestors=False),
         ),
         last_seq=run.event_seq,
-        files_removed_at=run.files_removed_at,
     )
 
 
 def _was_lost(run: Run) -> bool:
-    # Taken up again, or taken back and waiting to be: `attempt` counts the times it was taken up.
-    taken_up_before = 1 if run.state in (RunState.RUNNING, RunState.CANCELLING) else 0
-    return run.attempt > taken_up_before
+    # `attempt` counts the claims, including the current one.
+    return run.attempt > (1 if run.state in ACTIVE else 0)
 
 
 def _relatives(session: Session, run_id: str, *, ancestors: bool) -> list[LineageRun]:
-    """Breadth first, nearest first, each run once, at most `MAX_LINEAGE`."""
+    """Breadth first, each run once, at most `MAX_LINEAGE`."""
     here, there = RunInput.run_id, RunInput.input_run_id
     if not ancestors:
         here, there = there, here
@@ -111,11 +105,7 @@ def run_log(session: Session, run: Run, since: int, limit: int) -> RunLog:
         .order_by(order)
         .limit(limit)
     ).all()
-    items = [
-        LogEntry(
-            seq=row.seq, time=row.time, level=row.level, message=row.message, attempt=row.attempt
-        )
-        for row in (reversed(rows) if newest_first else rows)
-    ]
+    ordered = reversed(rows) if newest_first else rows
+    items = [LogEntry(**fields_of(row, LogEntry)) for row in ordered]
     more = not newest_first and len(items) == limit
     return RunLog(items=items, last_seq=items[-1].seq if more else max(since, run.event_seq))

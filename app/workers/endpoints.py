@@ -17,7 +17,7 @@ router = APIRouter(
 
 @router.get("")
 def list_workers(ctx: Ctx) -> WorkerList:
-    """All workers that have signed in, newest first, with the run that each has in hand."""
+    """All registered workers, newest first, with the run that each executes."""
     with ctx.db.read() as session:
         items = worker_infos(session, ctx.settings.lease_s)
     return WorkerList(items=items, total=len(items))

@@ -1,14 +1,14 @@
-"""How long ago workers last beat, on this process's own clock; touches no database."""
+"""Time since the last heartbeat of each worker, on the clock of this process."""
 
 import time
 from collections.abc import Callable
 
 
 class HeartbeatAges:
-    """Watches counters; a wall clock of another host is never compared with ours.
+    """Watches heartbeat counters; never compares wall clocks of different hosts.
 
-    What was not looked at is not known: an age is that of the last change that a look has found, so
-    a worker that is already gone at the first look begins at 0 and ages from there.
+    The age is the time since a change was seen, so that a worker that is lost already when it is
+    seen first begins at 0.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -16,7 +16,7 @@ class HeartbeatAges:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def ages_s(self, beats: dict[str, int]) -> dict[str, float]:
-        """For each counter, for how long it has stood still as far as we have seen."""
+        """For each counter, how long it has not changed as far as was seen."""
         now_s = self._clock()
         seen = {}
         for worker_id, beat in beats.items():

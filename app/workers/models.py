@@ -23,11 +23,12 @@ class Worker(Base):
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     version: Mapped[str] = mapped_column(String(32))
     beat: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Heartbeat counter."""
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    """For people to read; no decision rests on it."""
+    """For display; no decision is based on it."""
     stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """What it uses of its machine, as of `seen_at`: see `worker.resource_usage`."""
+    """Resource usage at `seen_at`: see `worker.resource_usage`."""
     note: Mapped[str | None] = mapped_column(Text)
-    """For people to read: why it trains on the CPU, or why it left."""
+    """For display: why it trains on the CPU, or why it exited."""

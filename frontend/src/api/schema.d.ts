@@ -19,7 +19,7 @@ export interface paths {
         put?: never;
         /**
          * Upload Dataset
-         * @description Upload a text or a tokenizer; refused, in words, if no run could use it.
+         * @description Upload a text or a tokenizer; refused if no run could use it.
          */
         post: operations["upload_dataset"];
         delete?: never;
@@ -101,17 +101,17 @@ export interface paths {
         };
         /**
          * Get Retention Plan
-         * @description What a policy would let go, oldest first; removes nothing.
+         * @description The files that a policy would remove, oldest first; removes nothing.
          *
-         *     Without a limit only what ended runs left in the work folder is listed, no result.
+         *     Without a limit only work folders of ended runs are listed, not results.
          */
         get: operations["get_retention_plan"];
         put?: never;
         /**
-         * Tidy Up
-         * @description Remove what the policy lets go of the named runs; answers what went. It cannot be undone.
+         * Clean Up
+         * @description Remove the files that the policy selects from the named runs. This cannot be undone.
          */
-        post: operations["tidy_up"];
+        post: operations["clean_up"];
         delete?: never;
         options?: never;
         head?: never;
@@ -158,14 +158,14 @@ export interface paths {
         post?: never;
         /**
          * Delete Run
-         * @description Delete a run that has ended, with its curves, log and files.
+         * @description Delete a run that has ended, with its metrics, log and files.
          */
         delete: operations["delete_run"];
         options?: never;
         head?: never;
         /**
          * Change Run
-         * @description Give a run another name, or pin it, so that its files are never tidied up.
+         * @description Rename a run, or pin it, which excludes its files from cleanup.
          */
         patch: operations["change_run"];
         trace?: never;
@@ -199,7 +199,7 @@ export interface paths {
         };
         /**
          * Download Artifact
-         * @description One file; takes a single Range and If-None-Match, its ETag is its SHA-256.
+         * @description One file; supports a single Range and If-None-Match. Its ETag is its SHA-256.
          */
         get: operations["download_artifact"];
         put?: never;
@@ -221,9 +221,9 @@ export interface paths {
         put?: never;
         /**
          * Cancel Run
-         * @description Stop a run for good: it keeps curves and log, and leaves no checkpoint.
+         * @description Stop a run permanently; metrics and log are kept, no checkpoint is saved.
          *
-         *     Runs that wait for it are skipped.
+         *     Runs that depend on it are skipped.
          */
         post: operations["cancel_run"];
         delete?: never;
@@ -241,7 +241,7 @@ export interface paths {
         };
         /**
          * Download Checkpoint
-         * @description All files of a run as one zip, a folder that `transformers` loads as it is.
+         * @description All files of a run as one zip, a folder that `transformers` loads directly.
          */
         get: operations["download_checkpoint"];
         put?: never;
@@ -261,10 +261,10 @@ export interface paths {
         };
         /**
          * Stream Events
-         * @description Metric points, log lines and changes of a run as they happen, as server-sent events.
+         * @description Metrics, log lines and state changes of a run as server-sent events.
          *
-         *     `metrics` and `log` carry their sequence number as id; `run` is the run itself; after
-         *     `end` nothing follows. A stream without `end` broke off, or its token was revoked.
+         *     `metrics` and `log` carry their sequence number as id; `run` is the run itself; `end` is the
+         *     last event. A stream without `end` was interrupted, or its token was revoked.
          */
         get: operations["stream_events"];
         put?: never;
@@ -284,7 +284,7 @@ export interface paths {
         };
         /**
          * Get Log
-         * @description Lines of a run's log after `since`, oldest first; without `since` the newest lines.
+         * @description Log lines after `since`, oldest first; without `since` the newest lines.
          */
         get: operations["get_log"];
         put?: never;
@@ -304,7 +304,7 @@ export interface paths {
         };
         /**
          * Get Metrics
-         * @description The curves of a run; long ones as the least and greatest value of equal buckets.
+         * @description The metrics of a run; long series are reduced to the minimum and maximum of equal buckets.
          */
         get: operations["get_metrics"];
         put?: never;
@@ -324,7 +324,7 @@ export interface paths {
         };
         /**
          * Download Report
-         * @description One HTML file that needs nothing else: curves, config, results, lineage, versions.
+         * @description A self-contained HTML file: metrics, config, results, lineage, versions.
          */
         get: operations["download_report"];
         put?: never;
@@ -364,7 +364,7 @@ export interface paths {
         };
         /**
          * Get Session
-         * @description Who is signed in; 401 if nobody is.
+         * @description The current session; 401 without one.
          */
         get: operations["get_session"];
         put?: never;
@@ -375,7 +375,7 @@ export interface paths {
         post: operations["sign_in"];
         /**
          * Sign Out
-         * @description End the browser session; an API token that asks for this stays good.
+         * @description End the browser session; API tokens are not affected.
          */
         delete: operations["sign_out"];
         options?: never;
@@ -392,13 +392,13 @@ export interface paths {
         };
         /**
          * Get Tokens
-         * @description All credentials that still open something, without their secrets.
+         * @description All valid credentials, without their secrets.
          */
         get: operations["list_tokens"];
         put?: never;
         /**
          * Add Token
-         * @description Create a token; its secret is in this response and nowhere else.
+         * @description Create a token; its secret is only in this response.
          */
         post: operations["add_token"];
         delete?: never;
@@ -419,7 +419,7 @@ export interface paths {
         post?: never;
         /**
          * Revoke Token
-         * @description Make a token useless at once.
+         * @description Revoke a token, effective immediately.
          */
         delete: operations["revoke_token"];
         options?: never;
@@ -436,7 +436,7 @@ export interface paths {
         };
         /**
          * List Workers
-         * @description All workers that have signed in, newest first, with the run that each has in hand.
+         * @description All registered workers, newest first, with the run that each executes.
          */
         get: operations["list_workers"];
         put?: never;
@@ -456,7 +456,7 @@ export interface paths {
         };
         /**
          * Healthz
-         * @description Whether the process is alive; touches nothing else.
+         * @description Whether the process is alive; checks nothing else.
          */
         get: operations["healthz"];
         put?: never;
@@ -476,7 +476,7 @@ export interface paths {
         };
         /**
          * Prometheus Metrics
-         * @description Figures for Prometheus: runs, queue, workers and their devices, streams, request times.
+         * @description Prometheus metrics: runs, queue, workers and devices, streams, request times.
          */
         get: operations["prometheus_metrics"];
         put?: never;
@@ -496,7 +496,7 @@ export interface paths {
         };
         /**
          * Readyz
-         * @description Whether database, broker and disk are there; 503 if the server cannot do its work.
+         * @description Whether database, broker and disk are available; 503 if the server is not ready.
          */
         get: operations["readyz"];
         put?: never;
@@ -516,16 +516,26 @@ export interface components {
          * @description One file of a finished run.
          */
         ArtifactFile: {
-            /** Content Type */
+            /**
+             * Content Type
+             * @example application/octet-stream
+             */
             content_type: string;
             /**
              * Path
              * @description Relative to the checkpoint folder.
+             * @example model.safetensors
              */
             path: string;
-            /** Sha256 */
+            /**
+             * Sha256
+             * @example 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+             */
             sha256: string;
-            /** Size Bytes */
+            /**
+             * Size Bytes
+             * @example 21034552
+             */
             size_bytes: number;
         };
         /**
@@ -540,23 +550,46 @@ export interface components {
         };
         /**
          * ChangeRun
-         * @description What shall be different about a run; what is not given stays.
+         * @description Changes of a run; omitted fields stay as they are.
          */
         ChangeRun: {
             /**
              * Name
-             * @description What to call it from now on.
+             * @description New name.
              */
             name?: string | null;
             /**
              * Pinned
-             * @description Keep its files whatever is tidied up, and refuse to delete it.
+             * @description Exclude its files from cleanup, and refuse to delete the run.
              */
             pinned?: boolean | null;
         };
         /**
+         * Cleanup
+         * @description A policy, and the runs whose files it may remove.
+         */
+        Cleanup: {
+            /**
+             * Keep Last
+             * @description Results of each kind to keep, newest first.
+             * @example 3
+             */
+            keep_last?: number | null;
+            /**
+             * Older Than Days
+             * @description Only runs that ended longer ago than this.
+             * @example 30
+             */
+            older_than_days?: number | null;
+            /**
+             * Run Ids
+             * @description Run ids from the plan; files of other runs are kept.
+             */
+            run_ids: string[];
+        };
+        /**
          * CreatedToken
-         * @description A new credential with its secret, which is shown this once.
+         * @description A new credential with its secret, which is not shown again.
          */
         CreatedToken: {
             /**
@@ -566,7 +599,10 @@ export interface components {
             created_at: string;
             /** Expires At */
             expires_at: string | null;
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
             /**
              * Kind
@@ -575,17 +611,23 @@ export interface components {
             kind: "api" | "login" | "session";
             /**
              * Last Used At
-             * @description Within a minute.
+             * @description Accurate to a minute.
              */
             last_used_at: string | null;
-            /** Name */
+            /**
+             * Name
+             * @example notebook
+             */
             name: string;
             /**
              * Scope
              * @enum {string}
              */
             scope: "read" | "submit" | "admin";
-            /** Token */
+            /**
+             * Token
+             * @example hl_3q2-7wEXAMPLEonlyEXAMPLEonlyEXAMPLEonlyEXA
+             */
             token: string;
         };
         /**
@@ -596,6 +638,7 @@ export interface components {
             /**
              * Columns
              * @description Columns or JSON keys that hold text; empty for plain text and tokenizers.
+             * @example []
              */
             columns: string[];
             /**
@@ -606,6 +649,7 @@ export interface components {
             /**
              * Documents
              * @description Non-empty lines or rows; null for tokenizers.
+             * @example 12034
              */
             documents: number | null;
             /**
@@ -613,18 +657,30 @@ export interface components {
              * @enum {string}
              */
             format: "txt" | "jsonl" | "csv" | "parquet" | "tokenizer_json" | "vocab_txt";
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
             /**
              * Kind
              * @enum {string}
              */
             kind: "text" | "tokenizer";
-            /** Name */
+            /**
+             * Name
+             * @example letters.txt
+             */
             name: string;
-            /** Sha256 */
+            /**
+             * Sha256
+             * @example 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+             */
             sha256: string;
-            /** Size Bytes */
+            /**
+             * Size Bytes
+             * @example 1048576
+             */
             size_bytes: number;
         };
         /**
@@ -1162,7 +1218,7 @@ export interface components {
         };
         /**
          * Health
-         * @description The process answers.
+         * @description The process responds.
          */
         Health: {
             /**
@@ -1278,7 +1334,7 @@ export interface components {
         };
         /**
          * Lineage
-         * @description Where a run comes from, and what was made from it.
+         * @description The runs that a run depends on, and those that depend on it.
          */
         Lineage: {
             /**
@@ -1297,25 +1353,33 @@ export interface components {
          * @description A run related to this one.
          */
         LineageRun: {
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
             /**
              * Kind
              * @enum {string}
              */
             kind: "teacher" | "prune" | "distill";
-            /** Name */
+            /**
+             * Name
+             * @example demo teacher
+             */
             name: string;
             /**
              * Role
-             * @description What it is, or was made from, in the relation: `teacher`, `student` or `model`.
+             * @description Role in the relation: `teacher`, `student` or `model`.
+             * @example teacher
              */
             role: string;
+            /** @example succeeded */
             state: components["schemas"]["RunState"];
         };
         /**
          * LogEntry
-         * @description One line of a run's log.
+         * @description One log line of a run.
          */
         LogEntry: {
             /** Attempt */
@@ -1323,9 +1387,13 @@ export interface components {
             /**
              * Level
              * @description `info`, `warning` or `error`.
+             * @example info
              */
             level: string;
-            /** Message */
+            /**
+             * Message
+             * @example checkpoint saved
+             */
             message: string;
             /** Seq */
             seq: number;
@@ -1353,25 +1421,26 @@ export interface components {
         NewToken: {
             /**
              * Expires Days
-             * @description Days until it expires; empty means never (API tokens) or one day (sign-in links).
+             * @description Days until expiry; by default never (API tokens) or one day (sign-in links).
              */
             expires_days?: number | null;
             /**
              * Kind
-             * @description `api` for tools; `login` for a sign-in link that works once, and that replaces the unused
-             *     link of the same name.
+             * @description `api` for tools; `login` for a one-time sign-in link, which replaces the unused link of the
+             *     same name.
              * @default api
              * @enum {string}
              */
             kind: "api" | "login";
             /**
              * Name
-             * @description What it is for.
+             * @description Name of the token.
+             * @example demo teacher
              */
             name: string;
             /**
              * Scope
-             * @description What it may do.
+             * @description Permissions.
              * @default read
              * @enum {string}
              */
@@ -1545,7 +1614,10 @@ export interface components {
          * @description The three runs of a pipeline: teacher, prune, distil.
          */
         PipelineRuns: {
-            /** Pipeline Id */
+            /**
+             * Pipeline Id
+             * @example k3v9x2m4q8zt
+             */
             pipeline_id: string;
             /** Runs */
             runs: components["schemas"]["RunDetail"][];
@@ -1558,13 +1630,69 @@ export interface components {
             /**
              * Config
              * @description The whole config, ready to be submitted.
+             * @example {
+             *       "corpus": {
+             *         "source": "sample"
+             *       },
+             *       "evaluation": {
+             *         "mask_rate": 0.15,
+             *         "max_sequences": 256
+             *       },
+             *       "kind": "teacher",
+             *       "layer_drop": 0.1,
+             *       "mask_rate": 0.15,
+             *       "model": {
+             *         "dropout": 0,
+             *         "heads": 4,
+             *         "hidden_size": 256,
+             *         "intermediate_size": 512,
+             *         "layers": 4,
+             *         "max_positions": 128,
+             *         "source": "scratch",
+             *         "unigram_bias": true
+             *       },
+             *       "optimiser": {
+             *         "beta1": 0.9,
+             *         "beta2": 0.999,
+             *         "clip_norm": 1,
+             *         "epsilon": 1e-8,
+             *         "learning_rate": 0.001,
+             *         "warmup_fraction": 0.1,
+             *         "weight_decay": 0.01
+             *       },
+             *       "precision": "auto",
+             *       "reporting": {
+             *         "checkpoint_every_s": 120,
+             *         "log_every_steps": 10
+             *       },
+             *       "schedule": {
+             *         "accumulation_steps": 1,
+             *         "batch_size": 4,
+             *         "epochs": 1,
+             *         "max_steps": 850
+             *       },
+             *       "seed": 0,
+             *       "seq_len": 128,
+             *       "tokenizer": {
+             *         "cased": false,
+             *         "source": "wordpiece",
+             *         "strip_accents": "auto",
+             *         "vocab_size": 4096
+             *       }
+             *     }
              */
             config: {
                 [key: string]: unknown;
             };
-            /** Description */
+            /**
+             * Description
+             * @example Minutes on two CPU cores, no hub.
+             */
             description: string;
-            /** Id */
+            /**
+             * Id
+             * @example demo
+             */
             id: string;
             /**
              * Kind
@@ -1572,7 +1700,10 @@ export interface components {
              * @enum {string}
              */
             kind: "teacher" | "prune" | "distill" | "pipeline";
-            /** Title */
+            /**
+             * Title
+             * @example The same at demo scale
+             */
             title: string;
         };
         /**
@@ -1590,27 +1721,31 @@ export interface components {
         Problem: {
             /**
              * Detail
-             * @description What went wrong this time.
+             * @description What went wrong.
+             * @example /config/model/heads: 5 heads do not divide a hidden size of 768
              */
             detail: string;
             /**
              * Errors
-             * @description The fields that are wrong; empty where none is to blame.
+             * @description The invalid fields, if any.
              */
             errors: components["schemas"]["ProblemField"][];
             /**
              * Status
              * @description The HTTP status.
+             * @example 422
              */
             status: number;
             /**
              * Title
-             * @description The kind of problem in words.
+             * @description The kind of problem, for people.
+             * @example Invalid request
              */
             title: string;
             /**
              * Type
-             * @description A URN that names the kind of problem.
+             * @description URN of the kind of problem.
+             * @example urn:halflayer:problem:invalid
              */
             type: string;
         };
@@ -1621,44 +1756,51 @@ export interface components {
         ProblemField: {
             /**
              * Detail
-             * @description What is wrong and what would be right.
+             * @description What is wrong and how to fix it.
+             * @example 5 heads do not divide a hidden size of 768
              */
             detail: string;
             /**
              * Pointer
-             * @description JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query,
+             * @description JSON pointer into the body, such as `/config/model/heads`; `?limit` for a query parameter,
              *     `idempotency-key:` for a header.
+             * @example /config/model/heads
              */
             pointer: string;
         };
         /**
          * Progress
-         * @description How far the present phase has come.
+         * @description Progress of the current phase.
          */
         Progress: {
             /**
              * Done
-             * @description So many units are done.
+             * @description Units done.
+             * @example 120
              */
             done: number;
             /**
              * Eta S
              * @description Seconds left in this phase; null while unknown.
+             * @example 94
              */
             eta_s: number | null;
             /**
              * Phase
-             * @description For instance `tokenising`, `training`, `evaluating`.
+             * @description Such as `tokenising`, `training`, `evaluating`.
+             * @example training
              */
             phase: string;
             /**
              * Total
-             * @description Of so many; null while unknown.
+             * @description Units in total; null while unknown.
+             * @example 900
              */
             total: number | null;
             /**
              * Unit
-             * @description What is counted.
+             * @description The unit.
+             * @example updates
              */
             unit: string | null;
         };
@@ -1742,7 +1884,7 @@ export interface components {
         };
         /**
          * Readiness
-         * @description Whether the server can do its work.
+         * @description Whether the server is ready.
          */
         Readiness: {
             /**
@@ -1762,14 +1904,14 @@ export interface components {
             disk: "ok" | "failed";
             /**
              * Status
-             * @description `degraded`: without the broker runs are accepted and start once it is back.
+             * @description `degraded`: without the broker, runs are accepted and start once it is back.
              * @enum {string}
              */
             status: "ready" | "degraded" | "unready";
         };
         /**
          * RemovableFiles
-         * @description Files of one ended run that a policy lets go.
+         * @description Files of one ended run that a policy would remove.
          */
         RemovableFiles: {
             /** Finished At */
@@ -1779,16 +1921,26 @@ export interface components {
              * @enum {string}
              */
             kind: "teacher" | "prune" | "distill";
-            /** Name */
+            /**
+             * Name
+             * @example demo teacher
+             */
             name: string;
-            /** Run Id */
+            /**
+             * Run Id
+             * @example k3v9x2m4q8zt
+             */
             run_id: string;
-            /** Size Bytes */
+            /**
+             * Size Bytes
+             * @example 21034552
+             */
             size_bytes: number;
+            /** @example succeeded */
             state: components["schemas"]["RunState"];
             /**
              * What
-             * @description `result`: its published files; `work`: what its trainer left behind.
+             * @description `result`: its published files; `work`: its work folder.
              * @enum {string}
              */
             what: "result" | "work";
@@ -1814,14 +1966,15 @@ export interface components {
         };
         /**
          * RetentionPlan
-         * @description What may go, oldest first.
+         * @description Files that can be removed, oldest first.
          */
         RetentionPlan: {
             /** Items */
             items: components["schemas"]["RemovableFiles"][];
             /**
              * Size Bytes
-             * @description Of all of them.
+             * @description Total size.
+             * @example 21034552
              */
             size_bytes: number;
             /** Total */
@@ -1846,22 +1999,72 @@ export interface components {
         };
         /**
          * RunDetail
-         * @description A run with everything that its page shows.
+         * @description A run with all details.
          */
         RunDetail: {
             /**
              * Attempt
-             * @description Rises each time a worker takes the run up; 0 before the first time.
+             * @description Number of times a worker has claimed the run.
              */
             attempt: number;
             /**
              * Checkpoint Step
-             * @description Last update that a checkpoint holds.
+             * @description Step of the newest checkpoint.
              */
             checkpoint_step: number | null;
             /**
              * Config
              * @description The config as it was submitted, with all defaults filled in.
+             * @example {
+             *       "corpus": {
+             *         "source": "sample"
+             *       },
+             *       "evaluation": {
+             *         "mask_rate": 0.15,
+             *         "max_sequences": 256
+             *       },
+             *       "kind": "teacher",
+             *       "layer_drop": 0.1,
+             *       "mask_rate": 0.15,
+             *       "model": {
+             *         "dropout": 0,
+             *         "heads": 4,
+             *         "hidden_size": 256,
+             *         "intermediate_size": 512,
+             *         "layers": 4,
+             *         "max_positions": 128,
+             *         "source": "scratch",
+             *         "unigram_bias": true
+             *       },
+             *       "optimiser": {
+             *         "beta1": 0.9,
+             *         "beta2": 0.999,
+             *         "clip_norm": 1,
+             *         "epsilon": 1e-8,
+             *         "learning_rate": 0.001,
+             *         "warmup_fraction": 0.1,
+             *         "weight_decay": 0.01
+             *       },
+             *       "precision": "auto",
+             *       "reporting": {
+             *         "checkpoint_every_s": 120,
+             *         "log_every_steps": 10
+             *       },
+             *       "schedule": {
+             *         "accumulation_steps": 1,
+             *         "batch_size": 4,
+             *         "epochs": 1,
+             *         "max_steps": 850
+             *       },
+             *       "seed": 0,
+             *       "seq_len": 128,
+             *       "tokenizer": {
+             *         "cased": false,
+             *         "source": "wordpiece",
+             *         "strip_accents": "auto",
+             *         "vocab_size": 4096
+             *       }
+             *     }
              */
             config: {
                 [key: string]: unknown;
@@ -1871,15 +2074,20 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+            /** @example null */
             error: components["schemas"]["RunError"] | null;
             /**
              * Files Removed At
-             * @description When its files were tidied up; null if they were not.
+             * @description When cleanup removed its files; null if they exist.
+             * @example null
              */
             files_removed_at: string | null;
             /** Finished At */
             finished_at: string | null;
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
             /** Inputs */
             inputs: components["schemas"]["RunInputRef"][];
@@ -1894,11 +2102,14 @@ export interface components {
              */
             last_seq: number;
             lineage: components["schemas"]["Lineage"];
-            /** Name */
+            /**
+             * Name
+             * @example demo teacher
+             */
             name: string;
             /**
              * Pinned
-             * @description Its files are never tidied up.
+             * @description Its files are excluded from cleanup.
              */
             pinned: boolean;
             /**
@@ -1906,23 +2117,28 @@ export interface components {
              * @description Shared by the runs that were submitted as one pipeline.
              */
             pipeline_id: string | null;
+            /** @example null */
             progress: components["schemas"]["Progress"] | null;
             /** Queued At */
             queued_at: string | null;
             /**
              * Recovering
-             * @description An earlier attempt was lost; the run waits to resume, or has resumed.
+             * @description An earlier attempt was lost; the run will resume or has resumed.
              */
             recovering: boolean;
             /**
              * Result
-             * @description Figures of the finished run: losses, parameters, speed.
+             * @description Results of the finished run: losses, parameters, speed.
+             * @example {
+             *       "eval_loss": 2.31
+             *     }
              */
             result: {
                 [key: string]: unknown;
             } | null;
             /** Started At */
             started_at: string | null;
+            /** @example succeeded */
             state: components["schemas"]["RunState"];
             worker: components["schemas"]["RunWorker"] | null;
         };
@@ -1939,23 +2155,25 @@ export interface components {
             code: string;
             /**
              * Message
-             * @description The reason in words.
+             * @description The reason.
              */
             message: string;
         };
         /**
          * RunInputRef
-         * @description A run that this run starts from.
+         * @description A run that this run depends on.
          */
         RunInputRef: {
             /**
              * Role
-             * @description `teacher`, `student` or `model`: the config field that names it.
+             * @description `teacher`, `student` or `model`: the config field that refers to it.
+             * @example teacher
              */
             role: string;
             /**
              * Run Id
              * @description The input run.
+             * @example k3v9x2m4q8zt
              */
             run_id: string;
         };
@@ -1968,36 +2186,36 @@ export interface components {
             items: components["schemas"]["RunSummary"][];
             /**
              * Total
-             * @description How many match, on all pages.
+             * @description Number of matches on all pages.
              */
             total: number;
         };
         /**
          * RunLog
-         * @description A piece of a run's log, oldest line first.
+         * @description Log lines of a run, oldest first.
          */
         RunLog: {
             /** Items */
             items: components["schemas"]["LogEntry"][];
             /**
              * Last Seq
-             * @description Give this as `since` to get only what is newer.
+             * @description Pass this as `since` to get only newer entries.
              */
             last_seq: number;
         };
         /**
          * RunMetrics
-         * @description The curves of a run.
+         * @description The metrics of a run.
          */
         RunMetrics: {
             /**
              * Last Seq
-             * @description Give this as `since` to get only what is newer.
+             * @description Pass this as `since` to get only newer entries.
              */
             last_seq: number;
             /**
              * Sampled
-             * @description Some curve was too long and is shown as the extremes of its buckets.
+             * @description Some series was reduced to the extremes of its buckets.
              */
             sampled: boolean;
             /** Series */
@@ -2015,7 +2233,7 @@ export interface components {
         RunSummary: {
             /**
              * Attempt
-             * @description Rises each time a worker takes the run up; 0 before the first time.
+             * @description Number of times a worker has claimed the run.
              */
             attempt: number;
             /**
@@ -2023,10 +2241,14 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+            /** @example null */
             error: components["schemas"]["RunError"] | null;
             /** Finished At */
             finished_at: string | null;
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
             /** Inputs */
             inputs: components["schemas"]["RunInputRef"][];
@@ -2035,11 +2257,14 @@ export interface components {
              * @enum {string}
              */
             kind: "teacher" | "prune" | "distill";
-            /** Name */
+            /**
+             * Name
+             * @example demo teacher
+             */
             name: string;
             /**
              * Pinned
-             * @description Its files are never tidied up.
+             * @description Its files are excluded from cleanup.
              */
             pinned: boolean;
             /**
@@ -2047,30 +2272,44 @@ export interface components {
              * @description Shared by the runs that were submitted as one pipeline.
              */
             pipeline_id: string | null;
+            /** @example null */
             progress: components["schemas"]["Progress"] | null;
             /** Queued At */
             queued_at: string | null;
             /**
              * Result
-             * @description Figures of the finished run: losses, parameters, speed.
+             * @description Results of the finished run: losses, parameters, speed.
+             * @example {
+             *       "eval_loss": 2.31
+             *     }
              */
             result: {
                 [key: string]: unknown;
             } | null;
             /** Started At */
             started_at: string | null;
+            /** @example succeeded */
             state: components["schemas"]["RunState"];
         };
         /**
          * RunWorker
-         * @description The worker that has the run, or had it last.
+         * @description The worker that executes the run, or did so last.
          */
         RunWorker: {
-            /** Device Name */
+            /**
+             * Device Name
+             * @example NVIDIA H100
+             */
             device_name: string;
-            /** Hostname */
+            /**
+             * Hostname
+             * @example gpu-1
+             */
             hostname: string;
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
         };
         /**
@@ -2169,63 +2408,71 @@ export interface components {
         };
         /**
          * Series
-         * @description One curve.
+         * @description The values of one metric.
          */
         Series: {
             /**
              * Name
-             * @description For instance `loss` or `eval/perplexity`.
+             * @description Such as `loss` or `eval/perplexity`.
+             * @example loss
              */
             name: string;
             /**
              * Steps
-             * @description Updates, rising.
+             * @description Optimizer steps, ascending.
+             * @example [
+             *       10,
+             *       20,
+             *       30
+             *     ]
              */
             steps: number[];
             /**
              * Values
              * @description The value at each step; null where it was not finite.
+             * @example [
+             *       9.1,
+             *       8.4,
+             *       null
+             *     ]
              */
             values: (number | null)[];
         };
         /**
          * SessionInfo
-         * @description Who is signed in, and where.
+         * @description The current credential and the server version.
          */
         SessionInfo: {
             /**
              * Scope
-             * @description `read`, `submit` or `admin`; each includes the ones before it.
+             * @description `read`, `submit` or `admin`; each scope includes the previous ones.
              * @enum {string}
              */
             scope: "read" | "submit" | "admin";
             /**
              * Version
              * @description Version of the server.
+             * @example 0.1.0
              */
             version: string;
         };
         /**
          * SignIn
-         * @description A one-time token from the link that the server printed.
+         * @description The one-time token of a sign-in link.
          */
         SignIn: {
             /**
              * Token
              * @description The part of the link after `#token=`.
+             * @example hl_login_3q2-7wEXAMPLEonlyEXAMPLEonlyEXAMPLEonly
              */
             token: string;
         };
         /**
          * SignedIn
-         * @description A browser session has begun; its cookie is in the response's headers.
+         * @description A new browser session; the cookie is in the response headers.
          */
         SignedIn: {
-            /**
-             * Csrf
-             * @description Always null: writes are checked by their origin, not by a token.
-             */
-            csrf?: null;
             /**
              * Scope
              * @enum {string}
@@ -2251,14 +2498,120 @@ export interface components {
         };
         /**
          * SubmitPipeline
-         * @description Teacher, prune and distil, linked, in one go.
+         * @description A pipeline of teacher, prune and distil.
          */
         SubmitPipeline: {
-            /** @description What to do. */
+            /**
+             * @description Configuration.
+             * @example {
+             *       "distill": {
+             *         "evaluation": {
+             *           "mask_rate": 0.15,
+             *           "max_sequences": 256
+             *         },
+             *         "freeze_positions": true,
+             *         "lines": {
+             *           "max_unknown": 0.5,
+             *           "min_tokens": 12
+             *         },
+             *         "loss": {
+             *           "alpha_ce": 5,
+             *           "alpha_cos": 1,
+             *           "alpha_mlm": 2,
+             *           "alpha_mse": 0,
+             *           "positions": "all",
+             *           "temperature": 2
+             *         },
+             *         "masking": {
+             *           "mask_rate": 0.15,
+             *           "smoothing": 0
+             *         },
+             *         "optimiser": {
+             *           "beta1": 0.9,
+             *           "beta2": 0.98,
+             *           "clip_norm": 5,
+             *           "epsilon": 0.000001,
+             *           "learning_rate": 0.0005,
+             *           "warmup_fraction": 0.05,
+             *           "weight_decay": 0
+             *         },
+             *         "precision": "auto",
+             *         "reporting": {
+             *           "checkpoint_every_s": 120,
+             *           "log_every_steps": 10
+             *         },
+             *         "schedule": {
+             *           "accumulation_steps": 1,
+             *           "batch_size": 16,
+             *           "epochs": 1,
+             *           "max_steps": 80
+             *         },
+             *         "seed": 0
+             *       },
+             *       "prune": {
+             *         "copy_head_transform": true,
+             *         "layers": {
+             *           "strategy": "every_other"
+             *         },
+             *         "seed": 0,
+             *         "student_family": "distilbert"
+             *       },
+             *       "teacher": {
+             *         "corpus": {
+             *           "source": "sample"
+             *         },
+             *         "evaluation": {
+             *           "mask_rate": 0.15,
+             *           "max_sequences": 256
+             *         },
+             *         "kind": "teacher",
+             *         "layer_drop": 0.1,
+             *         "mask_rate": 0.15,
+             *         "model": {
+             *           "dropout": 0,
+             *           "heads": 4,
+             *           "hidden_size": 256,
+             *           "intermediate_size": 512,
+             *           "layers": 4,
+             *           "max_positions": 128,
+             *           "source": "scratch",
+             *           "unigram_bias": true
+             *         },
+             *         "optimiser": {
+             *           "beta1": 0.9,
+             *           "beta2": 0.999,
+             *           "clip_norm": 1,
+             *           "epsilon": 1e-8,
+             *           "learning_rate": 0.001,
+             *           "warmup_fraction": 0.1,
+             *           "weight_decay": 0.01
+             *         },
+             *         "precision": "auto",
+             *         "reporting": {
+             *           "checkpoint_every_s": 120,
+             *           "log_every_steps": 10
+             *         },
+             *         "schedule": {
+             *           "accumulation_steps": 1,
+             *           "batch_size": 4,
+             *           "epochs": 1,
+             *           "max_steps": 850
+             *         },
+             *         "seed": 0,
+             *         "seq_len": 128,
+             *         "tokenizer": {
+             *           "cased": false,
+             *           "source": "wordpiece",
+             *           "strip_accents": "auto",
+             *           "vocab_size": 4096
+             *         }
+             *       }
+             *     }
+             */
             config: components["schemas"]["PipelineConfig"];
             /**
              * Name
-             * @description What to call the three runs; empty lets the server find a name.
+             * @description Common name of the three runs; generated from the settings if empty.
              */
             name?: string | null;
         };
@@ -2269,12 +2622,62 @@ export interface components {
         SubmitRun: {
             /**
              * Config
-             * @description What to do.
+             * @description Configuration.
+             * @example {
+             *       "corpus": {
+             *         "source": "sample"
+             *       },
+             *       "evaluation": {
+             *         "mask_rate": 0.15,
+             *         "max_sequences": 256
+             *       },
+             *       "kind": "teacher",
+             *       "layer_drop": 0.1,
+             *       "mask_rate": 0.15,
+             *       "model": {
+             *         "dropout": 0,
+             *         "heads": 4,
+             *         "hidden_size": 256,
+             *         "intermediate_size": 512,
+             *         "layers": 4,
+             *         "max_positions": 128,
+             *         "source": "scratch",
+             *         "unigram_bias": true
+             *       },
+             *       "optimiser": {
+             *         "beta1": 0.9,
+             *         "beta2": 0.999,
+             *         "clip_norm": 1,
+             *         "epsilon": 1e-8,
+             *         "learning_rate": 0.001,
+             *         "warmup_fraction": 0.1,
+             *         "weight_decay": 0.01
+             *       },
+             *       "precision": "auto",
+             *       "reporting": {
+             *         "checkpoint_every_s": 120,
+             *         "log_every_steps": 10
+             *       },
+             *       "schedule": {
+             *         "accumulation_steps": 1,
+             *         "batch_size": 4,
+             *         "epochs": 1,
+             *         "max_steps": 850
+             *       },
+             *       "seed": 0,
+             *       "seq_len": 128,
+             *       "tokenizer": {
+             *         "cased": false,
+             *         "source": "wordpiece",
+             *         "strip_accents": "auto",
+             *         "vocab_size": 4096
+             *       }
+             *     }
              */
             config: components["schemas"]["TeacherConfig"] | components["schemas"]["PruneConfig"] | components["schemas"]["DistillConfig"];
             /**
              * Name
-             * @description What to call it; empty lets the server find a name.
+             * @description Name; generated from the settings if empty.
              */
             name?: string | null;
         };
@@ -2393,27 +2796,6 @@ export interface components {
             tokenizer: components["schemas"]["WordPieceTokenizer"] | components["schemas"]["HubTokenizer"] | components["schemas"]["UploadTokenizer"] | components["schemas"]["FolderTokenizer"] | components["schemas"]["ModelTokenizer"];
         };
         /**
-         * TidyUp
-         * @description A policy, and the runs whose files it may remove.
-         */
-        TidyUp: {
-            /**
-             * Keep Last
-             * @description Results of each kind to keep, newest first.
-             */
-            keep_last?: number | null;
-            /**
-             * Older Than Days
-             * @description Only what ended longer ago than this goes.
-             */
-            older_than_days?: number | null;
-            /**
-             * Run Ids
-             * @description As the plan listed them; of other runs nothing goes.
-             */
-            run_ids: string[];
-        };
-        /**
          * TokenInfo
          * @description A credential, without its secret.
          */
@@ -2425,7 +2807,10 @@ export interface components {
             created_at: string;
             /** Expires At */
             expires_at: string | null;
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
             /**
              * Kind
@@ -2434,10 +2819,13 @@ export interface components {
             kind: "api" | "login" | "session";
             /**
              * Last Used At
-             * @description Within a minute.
+             * @description Accurate to a minute.
              */
             last_used_at: string | null;
-            /** Name */
+            /**
+             * Name
+             * @example notebook
+             */
             name: string;
             /**
              * Scope
@@ -2447,7 +2835,7 @@ export interface components {
         };
         /**
          * TokenList
-         * @description All credentials that still open something, newest first.
+         * @description All valid credentials, newest first.
          */
         TokenList: {
             /** Items */
@@ -2539,33 +2927,45 @@ export interface components {
             /**
              * Device
              * @description `cpu` or `cuda:0`, ...
+             * @example cuda:0
              */
             device: string;
-            /** Device Name */
+            /**
+             * Device Name
+             * @example NVIDIA H100
+             */
             device_name: string;
-            /** Hostname */
+            /**
+             * Hostname
+             * @example gpu-1
+             */
             hostname: string;
-            /** Id */
+            /**
+             * Id
+             * @example k3v9x2m4q8zt
+             */
             id: string;
             /**
              * Memory Bytes
              * @description Memory of the device; null where unknown.
+             * @example 85899345920
              */
             memory_bytes: number | null;
             /**
              * Note
-             * @description Why it trains on the CPU although the machine has a GPU, or why it left.
+             * @description Why it trains on the CPU although there is a GPU, or why it exited.
+             * @example null
              */
             note: string | null;
             /**
              * Run Id
-             * @description The run in hand.
+             * @description The run that it is executing.
              */
             run_id: string | null;
             /**
              * Seen At
              * Format: date-time
-             * @description Last sign of life.
+             * @description Last heartbeat.
              */
             seen_at: string;
             /**
@@ -2575,11 +2975,15 @@ export interface components {
             started_at: string;
             /**
              * State
-             * @description `lost`: no sign of life for longer than the lease.
+             * @description `lost`: no heartbeat for longer than the lease.
+             * @example busy
              * @enum {string}
              */
             state: "idle" | "busy" | "lost" | "stopped";
-            /** Version */
+            /**
+             * Version
+             * @example 0.1.0
+             */
             version: string;
         };
         /**
@@ -2611,7 +3015,7 @@ export interface operations {
                 kind?: ("text" | "tokenizer") | null;
                 /**
                  * @description Datasets on a page.
-                 * @example 50
+                 * @example 100
                  */
                 limit?: number;
                 /**
@@ -2637,10 +3041,10 @@ export interface operations {
                      *       "items": [
                      *         {
                      *           "columns": [],
-                     *           "created_at": "2026-01-15T09:00:00Z",
+                     *           "created_at": "2026-01-15T09:30:00Z",
                      *           "documents": 12034,
                      *           "format": "txt",
-                     *           "id": "d7c2n5w8j4pf",
+                     *           "id": "k3v9x2m4q8zt",
                      *           "kind": "text",
                      *           "name": "letters.txt",
                      *           "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -2653,7 +3057,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetList"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2669,7 +3073,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -2692,14 +3096,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2715,7 +3119,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -2738,14 +3142,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2761,14 +3165,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2784,17 +3188,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -2809,7 +3213,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -2823,7 +3227,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @description Any unique text. Within 24 hours, a repeated request with the same key creates nothing and gets the response of the first one.
                  * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
                  */
                 "idempotency-key"?: string | null;
@@ -2835,7 +3239,7 @@ export interface operations {
             content: {
                 /**
                  * @example {
-                 *       "file": "(the bytes of letters.txt)",
+                 *       "file": "text",
                  *       "kind": "text",
                  *       "name": "letters"
                  *     }
@@ -2847,12 +3251,15 @@ export interface operations {
                      */
                     file: string;
                     /**
-                     * @description What the file holds.
+                     * @description Content of the file.
                      * @default text
                      * @enum {string}
                      */
                     kind?: "text" | "tokenizer";
-                    /** @description What to call it; else the file's own name. */
+                    /**
+                     * @description Name; by default that of the file.
+                     * @example letters
+                     */
                     name?: string;
                 };
             };
@@ -2867,10 +3274,10 @@ export interface operations {
                     /**
                      * @example {
                      *       "columns": [],
-                     *       "created_at": "2026-01-15T09:00:00Z",
+                     *       "created_at": "2026-01-15T09:30:00Z",
                      *       "documents": 12034,
                      *       "format": "txt",
-                     *       "id": "d7c2n5w8j4pf",
+                     *       "id": "k3v9x2m4q8zt",
                      *       "kind": "text",
                      *       "name": "letters.txt",
                      *       "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -2880,7 +3287,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2896,7 +3303,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -2919,14 +3326,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2942,7 +3349,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -2965,7 +3372,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -2988,14 +3395,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3011,7 +3418,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3034,7 +3441,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3057,14 +3464,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3080,17 +3487,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -3105,7 +3512,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3128,7 +3535,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3144,7 +3551,7 @@ export interface operations {
             path: {
                 /**
                  * @description Id of the dataset.
-                 * @example d7c2n5w8j4pf
+                 * @example k3v9x2m4q8zt
                  */
                 dataset_id: string;
             };
@@ -3161,10 +3568,10 @@ export interface operations {
                     /**
                      * @example {
                      *       "columns": [],
-                     *       "created_at": "2026-01-15T09:00:00Z",
+                     *       "created_at": "2026-01-15T09:30:00Z",
                      *       "documents": 12034,
                      *       "format": "txt",
-                     *       "id": "d7c2n5w8j4pf",
+                     *       "id": "k3v9x2m4q8zt",
                      *       "kind": "text",
                      *       "name": "letters.txt",
                      *       "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -3174,7 +3581,7 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetInfo"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3190,7 +3597,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3213,14 +3620,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3236,7 +3643,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3259,14 +3666,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3282,14 +3689,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3305,17 +3712,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -3330,7 +3737,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3346,7 +3753,7 @@ export interface operations {
             path: {
                 /**
                  * @description Id of the dataset.
-                 * @example d7c2n5w8j4pf
+                 * @example k3v9x2m4q8zt
                  */
                 dataset_id: string;
             };
@@ -3361,7 +3768,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3377,7 +3784,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3400,14 +3807,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3423,7 +3830,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3446,14 +3853,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3469,14 +3876,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3492,17 +3899,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -3517,7 +3924,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3531,7 +3938,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @description Any unique text. Within 24 hours, a repeated request with the same key creates nothing and gets the response of the first one.
                  * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
                  */
                 "idempotency-key"?: string | null;
@@ -3546,14 +3953,11 @@ export interface operations {
                  *       "config": {
                  *         "distill": {
                  *           "evaluation": {
-                 *             "every_steps": null,
                  *             "mask_rate": 0.15,
-                 *             "max_sequences": 256,
-                 *             "seq_len": null
+                 *             "max_sequences": 256
                  *           },
                  *           "freeze_positions": true,
                  *           "lines": {
-                 *             "max_tokens": null,
                  *             "max_unknown": 0.5,
                  *             "min_tokens": 12
                  *           },
@@ -3604,10 +4008,8 @@ export interface operations {
                  *             "source": "sample"
                  *           },
                  *           "evaluation": {
-                 *             "every_steps": null,
                  *             "mask_rate": 0.15,
-                 *             "max_sequences": 256,
-                 *             "seq_len": null
+                 *             "max_sequences": 256
                  *           },
                  *           "kind": "teacher",
                  *           "layer_drop": 0.1,
@@ -3652,7 +4054,7 @@ export interface operations {
                  *           }
                  *         }
                  *       },
-                 *       "name": "demo p=0.1"
+                 *       "name": "demo teacher"
                  *     }
                  */
                 "application/json": components["schemas"]["SubmitPipeline"];
@@ -3667,20 +4069,18 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "pipeline_id": "q2w4e6r8t0yu",
+                     *       "pipeline_id": "k3v9x2m4q8zt",
                      *       "runs": [
                      *         {
-                     *           "attempt": 0,
-                     *           "checkpoint_step": null,
+                     *           "attempt": 1,
+                     *           "checkpoint_step": 1,
                      *           "config": {
                      *             "corpus": {
                      *               "source": "sample"
                      *             },
                      *             "evaluation": {
-                     *               "every_steps": null,
                      *               "mask_rate": 0.15,
-                     *               "max_sequences": 256,
-                     *               "seq_len": null
+                     *               "max_sequences": 256
                      *             },
                      *             "kind": "teacher",
                      *             "layer_drop": 0.1,
@@ -3727,71 +4127,52 @@ export interface operations {
                      *           "created_at": "2026-01-15T09:30:00Z",
                      *           "error": null,
                      *           "files_removed_at": null,
-                     *           "finished_at": null,
+                     *           "finished_at": "2026-01-15T09:30:00Z",
                      *           "id": "k3v9x2m4q8zt",
-                     *           "inputs": [],
-                     *           "kind": "teacher",
-                     *           "last_seq": 0,
-                     *           "lineage": {
-                     *             "ancestors": [],
-                     *             "descendants": [
-                     *               {
-                     *                 "id": "p4r8u2n6e1ab",
-                     *                 "kind": "prune",
-                     *                 "name": "demo prune",
-                     *                 "role": "teacher",
-                     *                 "state": "waiting"
-                     *               }
-                     *             ]
-                     *           },
-                     *           "name": "demo teacher p=0.1",
-                     *           "pinned": false,
-                     *           "pipeline_id": "q2w4e6r8t0yu",
-                     *           "progress": null,
-                     *           "queued_at": "2026-01-15T09:30:00Z",
-                     *           "recovering": false,
-                     *           "result": null,
-                     *           "started_at": null,
-                     *           "state": "queued",
-                     *           "worker": null
-                     *         },
-                     *         {
-                     *           "attempt": 0,
-                     *           "checkpoint_step": null,
-                     *           "config": {
-                     *             "kind": "prune",
-                     *             "teacher": {
-                     *               "run_id": "k3v9x2m4q8zt",
-                     *               "source": "run"
-                     *             }
-                     *           },
-                     *           "created_at": "2026-01-15T09:30:00Z",
-                     *           "error": null,
-                     *           "files_removed_at": null,
-                     *           "finished_at": null,
-                     *           "id": "p4r8u2n6e1ab",
                      *           "inputs": [
                      *             {
                      *               "role": "teacher",
                      *               "run_id": "k3v9x2m4q8zt"
                      *             }
                      *           ],
-                     *           "kind": "prune",
-                     *           "last_seq": 0,
+                     *           "kind": "teacher",
+                     *           "last_seq": 1,
                      *           "lineage": {
-                     *             "ancestors": [],
-                     *             "descendants": []
+                     *             "ancestors": [
+                     *               {
+                     *                 "id": "k3v9x2m4q8zt",
+                     *                 "kind": "teacher",
+                     *                 "name": "demo teacher",
+                     *                 "role": "teacher",
+                     *                 "state": "succeeded"
+                     *               }
+                     *             ],
+                     *             "descendants": [
+                     *               {
+                     *                 "id": "k3v9x2m4q8zt",
+                     *                 "kind": "teacher",
+                     *                 "name": "demo teacher",
+                     *                 "role": "teacher",
+                     *                 "state": "succeeded"
+                     *               }
+                     *             ]
                      *           },
-                     *           "name": "demo prune",
+                     *           "name": "demo teacher",
                      *           "pinned": false,
-                     *           "pipeline_id": "q2w4e6r8t0yu",
+                     *           "pipeline_id": "k3v9x2m4q8zt",
                      *           "progress": null,
-                     *           "queued_at": null,
+                     *           "queued_at": "2026-01-15T09:30:00Z",
                      *           "recovering": false,
-                     *           "result": null,
-                     *           "started_at": null,
-                     *           "state": "waiting",
-                     *           "worker": null
+                     *           "result": {
+                     *             "eval_loss": 2.31
+                     *           },
+                     *           "started_at": "2026-01-15T09:30:00Z",
+                     *           "state": "succeeded",
+                     *           "worker": {
+                     *             "device_name": "NVIDIA H100",
+                     *             "hostname": "gpu-1",
+                     *             "id": "k3v9x2m4q8zt"
+                     *           }
                      *         }
                      *       ]
                      *     }
@@ -3799,7 +4180,7 @@ export interface operations {
                     "application/json": components["schemas"]["PipelineRuns"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3815,7 +4196,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3838,14 +4219,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3861,7 +4242,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3884,7 +4265,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3907,14 +4288,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3930,7 +4311,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3953,7 +4334,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -3976,14 +4357,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3999,17 +4380,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -4024,7 +4405,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4047,7 +4428,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4076,117 +4457,58 @@ export interface operations {
                      *       "items": [
                      *         {
                      *           "config": {
-                     *             "distill": {
-                     *               "evaluation": {
-                     *                 "every_steps": null,
-                     *                 "mask_rate": 0.15,
-                     *                 "max_sequences": 256,
-                     *                 "seq_len": null
-                     *               },
-                     *               "freeze_positions": true,
-                     *               "lines": {
-                     *                 "max_tokens": null,
-                     *                 "max_unknown": 0.5,
-                     *                 "min_tokens": 12
-                     *               },
-                     *               "loss": {
-                     *                 "alpha_ce": 5,
-                     *                 "alpha_cos": 1,
-                     *                 "alpha_mlm": 2,
-                     *                 "alpha_mse": 0,
-                     *                 "positions": "all",
-                     *                 "temperature": 2
-                     *               },
-                     *               "masking": {
-                     *                 "mask_rate": 0.15,
-                     *                 "smoothing": 0
-                     *               },
-                     *               "optimiser": {
-                     *                 "beta1": 0.9,
-                     *                 "beta2": 0.98,
-                     *                 "clip_norm": 5,
-                     *                 "epsilon": 0.000001,
-                     *                 "learning_rate": 0.0005,
-                     *                 "warmup_fraction": 0.05,
-                     *                 "weight_decay": 0
-                     *               },
-                     *               "precision": "auto",
-                     *               "reporting": {
-                     *                 "checkpoint_every_s": 120,
-                     *                 "log_every_steps": 10
-                     *               },
-                     *               "schedule": {
-                     *                 "accumulation_steps": 1,
-                     *                 "batch_size": 16,
-                     *                 "epochs": 1,
-                     *                 "max_steps": 80
-                     *               },
-                     *               "seed": 0
+                     *             "corpus": {
+                     *               "source": "sample"
                      *             },
-                     *             "prune": {
-                     *               "copy_head_transform": true,
-                     *               "layers": {
-                     *                 "strategy": "every_other"
-                     *               },
-                     *               "seed": 0,
-                     *               "student_family": "distilbert"
-                     *             },
-                     *             "teacher": {
-                     *               "corpus": {
-                     *                 "source": "sample"
-                     *               },
-                     *               "evaluation": {
-                     *                 "every_steps": null,
-                     *                 "mask_rate": 0.15,
-                     *                 "max_sequences": 256,
-                     *                 "seq_len": null
-                     *               },
-                     *               "kind": "teacher",
-                     *               "layer_drop": 0.1,
+                     *             "evaluation": {
                      *               "mask_rate": 0.15,
-                     *               "model": {
-                     *                 "dropout": 0,
-                     *                 "heads": 4,
-                     *                 "hidden_size": 256,
-                     *                 "intermediate_size": 512,
-                     *                 "layers": 4,
-                     *                 "max_positions": 128,
-                     *                 "source": "scratch",
-                     *                 "unigram_bias": true
-                     *               },
-                     *               "optimiser": {
-                     *                 "beta1": 0.9,
-                     *                 "beta2": 0.999,
-                     *                 "clip_norm": 1,
-                     *                 "epsilon": 1e-8,
-                     *                 "learning_rate": 0.001,
-                     *                 "warmup_fraction": 0.1,
-                     *                 "weight_decay": 0.01
-                     *               },
-                     *               "precision": "auto",
-                     *               "reporting": {
-                     *                 "checkpoint_every_s": 120,
-                     *                 "log_every_steps": 10
-                     *               },
-                     *               "schedule": {
-                     *                 "accumulation_steps": 1,
-                     *                 "batch_size": 4,
-                     *                 "epochs": 1,
-                     *                 "max_steps": 850
-                     *               },
-                     *               "seed": 0,
-                     *               "seq_len": 128,
-                     *               "tokenizer": {
-                     *                 "cased": false,
-                     *                 "source": "wordpiece",
-                     *                 "strip_accents": "auto",
-                     *                 "vocab_size": 4096
-                     *               }
+                     *               "max_sequences": 256
+                     *             },
+                     *             "kind": "teacher",
+                     *             "layer_drop": 0.1,
+                     *             "mask_rate": 0.15,
+                     *             "model": {
+                     *               "dropout": 0,
+                     *               "heads": 4,
+                     *               "hidden_size": 256,
+                     *               "intermediate_size": 512,
+                     *               "layers": 4,
+                     *               "max_positions": 128,
+                     *               "source": "scratch",
+                     *               "unigram_bias": true
+                     *             },
+                     *             "optimiser": {
+                     *               "beta1": 0.9,
+                     *               "beta2": 0.999,
+                     *               "clip_norm": 1,
+                     *               "epsilon": 1e-8,
+                     *               "learning_rate": 0.001,
+                     *               "warmup_fraction": 0.1,
+                     *               "weight_decay": 0.01
+                     *             },
+                     *             "precision": "auto",
+                     *             "reporting": {
+                     *               "checkpoint_every_s": 120,
+                     *               "log_every_steps": 10
+                     *             },
+                     *             "schedule": {
+                     *               "accumulation_steps": 1,
+                     *               "batch_size": 4,
+                     *               "epochs": 1,
+                     *               "max_steps": 850
+                     *             },
+                     *             "seed": 0,
+                     *             "seq_len": 128,
+                     *             "tokenizer": {
+                     *               "cased": false,
+                     *               "source": "wordpiece",
+                     *               "strip_accents": "auto",
+                     *               "vocab_size": 4096
                      *             }
                      *           },
                      *           "description": "Minutes on two CPU cores, no hub.",
                      *           "id": "demo",
-                     *           "kind": "pipeline",
+                     *           "kind": "teacher",
                      *           "title": "The same at demo scale"
                      *         }
                      *       ]
@@ -4195,7 +4517,7 @@ export interface operations {
                     "application/json": components["schemas"]["PresetList"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4211,7 +4533,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4234,14 +4556,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4257,7 +4579,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4280,14 +4602,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4303,14 +4625,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4326,17 +4648,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -4351,7 +4673,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4369,7 +4691,7 @@ export interface operations {
                  */
                 keep_last?: number | null;
                 /**
-                 * @description Only what ended so many days ago.
+                 * @description Only runs that ended N days ago.
                  * @example 30
                  */
                 older_than_days?: number | null;
@@ -4390,9 +4712,9 @@ export interface operations {
                      * @example {
                      *       "items": [
                      *         {
-                     *           "finished_at": "2026-01-15T09:34:00Z",
+                     *           "finished_at": "2026-01-15T09:30:00Z",
                      *           "kind": "teacher",
-                     *           "name": "demo teacher p=0.1",
+                     *           "name": "demo teacher",
                      *           "run_id": "k3v9x2m4q8zt",
                      *           "size_bytes": 21034552,
                      *           "state": "succeeded",
@@ -4406,7 +4728,7 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4422,7 +4744,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4445,14 +4767,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4468,7 +4790,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4491,14 +4813,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4514,14 +4836,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4537,17 +4859,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -4562,7 +4884,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4571,7 +4893,7 @@ export interface operations {
             };
         };
     };
-    tidy_up: {
+    clean_up: {
         parameters: {
             query?: never;
             header?: never;
@@ -4589,7 +4911,7 @@ export interface operations {
                  *       ]
                  *     }
                  */
-                "application/json": components["schemas"]["TidyUp"];
+                "application/json": components["schemas"]["Cleanup"];
             };
         };
         responses: {
@@ -4603,9 +4925,9 @@ export interface operations {
                      * @example {
                      *       "items": [
                      *         {
-                     *           "finished_at": "2026-01-15T09:34:00Z",
+                     *           "finished_at": "2026-01-15T09:30:00Z",
                      *           "kind": "teacher",
-                     *           "name": "demo teacher p=0.1",
+                     *           "name": "demo teacher",
                      *           "run_id": "k3v9x2m4q8zt",
                      *           "size_bytes": 21034552,
                      *           "state": "succeeded",
@@ -4619,7 +4941,7 @@ export interface operations {
                     "application/json": components["schemas"]["RetentionPlan"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4635,7 +4957,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4658,14 +4980,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -4681,7 +5003,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4704,7 +5026,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4727,14 +5049,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4750,7 +5072,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4773,7 +5095,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4796,14 +5118,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -4819,17 +5141,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -4844,7 +5166,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4867,7 +5189,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4881,7 +5203,7 @@ export interface operations {
             query?: {
                 /**
                  * @description Only runs in this state.
-                 * @example running
+                 * @example waiting
                  */
                 state?: components["schemas"]["RunState"] | null;
                 /**
@@ -4891,11 +5213,11 @@ export interface operations {
                 kind?: ("teacher" | "prune" | "distill") | null;
                 /**
                  * @description Only runs of this pipeline.
-                 * @example q2w4e6r8t0yu
+                 * @example k3v9x2m4q8zt
                  */
                 pipeline_id?: string | null;
                 /**
-                 * @description Only runs with this in their name or id.
+                 * @description Part of the name, or an id.
                  * @example demo
                  */
                 q?: string | null;
@@ -4929,24 +5251,25 @@ export interface operations {
                      *           "attempt": 1,
                      *           "created_at": "2026-01-15T09:30:00Z",
                      *           "error": null,
-                     *           "finished_at": null,
+                     *           "finished_at": "2026-01-15T09:30:00Z",
                      *           "id": "k3v9x2m4q8zt",
-                     *           "inputs": [],
+                     *           "inputs": [
+                     *             {
+                     *               "role": "teacher",
+                     *               "run_id": "k3v9x2m4q8zt"
+                     *             }
+                     *           ],
                      *           "kind": "teacher",
-                     *           "name": "demo teacher p=0.1",
+                     *           "name": "demo teacher",
                      *           "pinned": false,
-                     *           "pipeline_id": "q2w4e6r8t0yu",
-                     *           "progress": {
-                     *             "done": 120,
-                     *             "eta_s": 94,
-                     *             "phase": "training",
-                     *             "total": 900,
-                     *             "unit": "updates"
-                     *           },
+                     *           "pipeline_id": "k3v9x2m4q8zt",
+                     *           "progress": null,
                      *           "queued_at": "2026-01-15T09:30:00Z",
-                     *           "result": null,
-                     *           "started_at": "2026-01-15T09:30:01Z",
-                     *           "state": "running"
+                     *           "result": {
+                     *             "eval_loss": 2.31
+                     *           },
+                     *           "started_at": "2026-01-15T09:30:00Z",
+                     *           "state": "succeeded"
                      *         }
                      *       ],
                      *       "total": 1
@@ -4955,7 +5278,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunList"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -4971,7 +5294,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -4994,14 +5317,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5017,7 +5340,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5040,14 +5363,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5063,14 +5386,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5086,17 +5409,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -5111,7 +5434,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5125,7 +5448,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @description Any unique text. Within 24 hours, a repeated request with the same key creates nothing and gets the response of the first one.
                  * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
                  */
                 "idempotency-key"?: string | null;
@@ -5142,10 +5465,8 @@ export interface operations {
                  *           "source": "sample"
                  *         },
                  *         "evaluation": {
-                 *           "every_steps": null,
                  *           "mask_rate": 0.15,
-                 *           "max_sequences": 256,
-                 *           "seq_len": null
+                 *           "max_sequences": 256
                  *         },
                  *         "kind": "teacher",
                  *         "layer_drop": 0.1,
@@ -5189,7 +5510,7 @@ export interface operations {
                  *           "vocab_size": 4096
                  *         }
                  *       },
-                 *       "name": "demo teacher p=0.1"
+                 *       "name": "demo teacher"
                  *     }
                  */
                 "application/json": components["schemas"]["SubmitRun"];
@@ -5204,17 +5525,15 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "attempt": 0,
-                     *       "checkpoint_step": null,
+                     *       "attempt": 1,
+                     *       "checkpoint_step": 1,
                      *       "config": {
                      *         "corpus": {
                      *           "source": "sample"
                      *         },
                      *         "evaluation": {
-                     *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": 256,
-                     *           "seq_len": null
+                     *           "max_sequences": 256
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
@@ -5261,39 +5580,58 @@ export interface operations {
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
                      *       "files_removed_at": null,
-                     *       "finished_at": null,
+                     *       "finished_at": "2026-01-15T09:30:00Z",
                      *       "id": "k3v9x2m4q8zt",
-                     *       "inputs": [],
+                     *       "inputs": [
+                     *         {
+                     *           "role": "teacher",
+                     *           "run_id": "k3v9x2m4q8zt"
+                     *         }
+                     *       ],
                      *       "kind": "teacher",
-                     *       "last_seq": 0,
+                     *       "last_seq": 1,
                      *       "lineage": {
-                     *         "ancestors": [],
+                     *         "ancestors": [
+                     *           {
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
+                     *             "role": "teacher",
+                     *             "state": "succeeded"
+                     *           }
+                     *         ],
                      *         "descendants": [
                      *           {
-                     *             "id": "p4r8u2n6e1ab",
-                     *             "kind": "prune",
-                     *             "name": "demo prune",
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
                      *             "role": "teacher",
-                     *             "state": "waiting"
+                     *             "state": "succeeded"
                      *           }
                      *         ]
                      *       },
-                     *       "name": "demo teacher p=0.1",
+                     *       "name": "demo teacher",
                      *       "pinned": false,
-                     *       "pipeline_id": "q2w4e6r8t0yu",
+                     *       "pipeline_id": "k3v9x2m4q8zt",
                      *       "progress": null,
                      *       "queued_at": "2026-01-15T09:30:00Z",
                      *       "recovering": false,
-                     *       "result": null,
-                     *       "started_at": null,
-                     *       "state": "queued",
-                     *       "worker": null
+                     *       "result": {
+                     *         "eval_loss": 2.31
+                     *       },
+                     *       "started_at": "2026-01-15T09:30:00Z",
+                     *       "state": "succeeded",
+                     *       "worker": {
+                     *         "device_name": "NVIDIA H100",
+                     *         "hostname": "gpu-1",
+                     *         "id": "k3v9x2m4q8zt"
+                     *       }
                      *     }
                      */
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5309,7 +5647,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5332,14 +5670,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5355,7 +5693,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5378,7 +5716,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5401,14 +5739,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5424,7 +5762,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5447,7 +5785,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5470,14 +5808,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5493,17 +5831,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -5518,7 +5856,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5541,7 +5879,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5574,16 +5912,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "attempt": 1,
-                     *       "checkpoint_step": 100,
+                     *       "checkpoint_step": 1,
                      *       "config": {
                      *         "corpus": {
                      *           "source": "sample"
                      *         },
                      *         "evaluation": {
-                     *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": 256,
-                     *           "seq_len": null
+                     *           "max_sequences": 256
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
@@ -5630,49 +5966,58 @@ export interface operations {
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
                      *       "files_removed_at": null,
-                     *       "finished_at": null,
+                     *       "finished_at": "2026-01-15T09:30:00Z",
                      *       "id": "k3v9x2m4q8zt",
-                     *       "inputs": [],
+                     *       "inputs": [
+                     *         {
+                     *           "role": "teacher",
+                     *           "run_id": "k3v9x2m4q8zt"
+                     *         }
+                     *       ],
                      *       "kind": "teacher",
-                     *       "last_seq": 57,
+                     *       "last_seq": 1,
                      *       "lineage": {
-                     *         "ancestors": [],
+                     *         "ancestors": [
+                     *           {
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
+                     *             "role": "teacher",
+                     *             "state": "succeeded"
+                     *           }
+                     *         ],
                      *         "descendants": [
                      *           {
-                     *             "id": "p4r8u2n6e1ab",
-                     *             "kind": "prune",
-                     *             "name": "demo prune",
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
                      *             "role": "teacher",
-                     *             "state": "waiting"
+                     *             "state": "succeeded"
                      *           }
                      *         ]
                      *       },
-                     *       "name": "demo teacher p=0.1",
+                     *       "name": "demo teacher",
                      *       "pinned": false,
-                     *       "pipeline_id": "q2w4e6r8t0yu",
-                     *       "progress": {
-                     *         "done": 120,
-                     *         "eta_s": 94,
-                     *         "phase": "training",
-                     *         "total": 900,
-                     *         "unit": "updates"
-                     *       },
+                     *       "pipeline_id": "k3v9x2m4q8zt",
+                     *       "progress": null,
                      *       "queued_at": "2026-01-15T09:30:00Z",
                      *       "recovering": false,
-                     *       "result": null,
-                     *       "started_at": "2026-01-15T09:30:01Z",
-                     *       "state": "running",
+                     *       "result": {
+                     *         "eval_loss": 2.31
+                     *       },
+                     *       "started_at": "2026-01-15T09:30:00Z",
+                     *       "state": "succeeded",
                      *       "worker": {
                      *         "device_name": "NVIDIA H100",
                      *         "hostname": "gpu-1",
-                     *         "id": "w1o2r3k4e5r6"
+                     *         "id": "k3v9x2m4q8zt"
                      *       }
                      *     }
                      */
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5688,7 +6033,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5711,14 +6056,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5734,7 +6079,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5757,14 +6102,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5780,14 +6125,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5803,17 +6148,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -5828,7 +6173,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5859,7 +6204,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5875,7 +6220,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5898,14 +6243,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -5921,7 +6266,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -5944,14 +6289,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -5967,14 +6312,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -5990,17 +6335,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -6015,7 +6360,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6041,8 +6386,8 @@ export interface operations {
             content: {
                 /**
                  * @example {
-                 *       "name": "the good one",
-                 *       "pinned": true
+                 *       "name": "demo teacher",
+                 *       "pinned": false
                  *     }
                  */
                 "application/json": components["schemas"]["ChangeRun"];
@@ -6058,16 +6403,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "attempt": 1,
-                     *       "checkpoint_step": 100,
+                     *       "checkpoint_step": 1,
                      *       "config": {
                      *         "corpus": {
                      *           "source": "sample"
                      *         },
                      *         "evaluation": {
-                     *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": 256,
-                     *           "seq_len": null
+                     *           "max_sequences": 256
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
@@ -6114,49 +6457,58 @@ export interface operations {
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
                      *       "files_removed_at": null,
-                     *       "finished_at": null,
+                     *       "finished_at": "2026-01-15T09:30:00Z",
                      *       "id": "k3v9x2m4q8zt",
-                     *       "inputs": [],
+                     *       "inputs": [
+                     *         {
+                     *           "role": "teacher",
+                     *           "run_id": "k3v9x2m4q8zt"
+                     *         }
+                     *       ],
                      *       "kind": "teacher",
-                     *       "last_seq": 57,
+                     *       "last_seq": 1,
                      *       "lineage": {
-                     *         "ancestors": [],
+                     *         "ancestors": [
+                     *           {
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
+                     *             "role": "teacher",
+                     *             "state": "succeeded"
+                     *           }
+                     *         ],
                      *         "descendants": [
                      *           {
-                     *             "id": "p4r8u2n6e1ab",
-                     *             "kind": "prune",
-                     *             "name": "demo prune",
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
                      *             "role": "teacher",
-                     *             "state": "waiting"
+                     *             "state": "succeeded"
                      *           }
                      *         ]
                      *       },
-                     *       "name": "the good one",
-                     *       "pinned": true,
-                     *       "pipeline_id": "q2w4e6r8t0yu",
-                     *       "progress": {
-                     *         "done": 120,
-                     *         "eta_s": 94,
-                     *         "phase": "training",
-                     *         "total": 900,
-                     *         "unit": "updates"
-                     *       },
+                     *       "name": "demo teacher",
+                     *       "pinned": false,
+                     *       "pipeline_id": "k3v9x2m4q8zt",
+                     *       "progress": null,
                      *       "queued_at": "2026-01-15T09:30:00Z",
                      *       "recovering": false,
-                     *       "result": null,
-                     *       "started_at": "2026-01-15T09:30:01Z",
-                     *       "state": "running",
+                     *       "result": {
+                     *         "eval_loss": 2.31
+                     *       },
+                     *       "started_at": "2026-01-15T09:30:00Z",
+                     *       "state": "succeeded",
                      *       "worker": {
                      *         "device_name": "NVIDIA H100",
                      *         "hostname": "gpu-1",
-                     *         "id": "w1o2r3k4e5r6"
+                     *         "id": "k3v9x2m4q8zt"
                      *       }
                      *     }
                      */
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6172,7 +6524,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6195,14 +6547,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6218,7 +6570,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6241,7 +6593,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6264,14 +6616,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6287,7 +6639,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6310,7 +6662,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6333,14 +6685,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6356,17 +6708,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -6381,7 +6733,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6404,7 +6756,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6450,7 +6802,7 @@ export interface operations {
                     "application/json": components["schemas"]["ArtifactList"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6466,7 +6818,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6489,14 +6841,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6512,7 +6864,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6535,14 +6887,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6558,14 +6910,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6581,17 +6933,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -6606,7 +6958,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6625,7 +6977,10 @@ export interface operations {
                  * @example k3v9x2m4q8zt
                  */
                 run_id: string;
-                /** @example model.safetensors */
+                /**
+                 * @description Path of the file, as listed.
+                 * @example model.safetensors
+                 */
                 path: string;
             };
             cookie?: never;
@@ -6638,28 +6993,28 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    /** @example (the bytes of the file) */
+                    /** @example (the file's bytes) */
                     "application/octet-stream": string;
                 };
             };
-            /** @description The part that Range names */
+            /** @description The requested range */
             206: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    /** @example (the bytes of the file) */
+                    /** @example (the file's bytes) */
                     "application/octet-stream": string;
                 };
             };
-            /** @description The client has this very file */
+            /** @description Not modified */
             304: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6675,7 +7030,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6698,14 +7053,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -6721,7 +7076,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6744,14 +7099,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -6767,14 +7122,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -6790,17 +7145,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -6815,7 +7170,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6848,16 +7203,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "attempt": 1,
-                     *       "checkpoint_step": 100,
+                     *       "checkpoint_step": 1,
                      *       "config": {
                      *         "corpus": {
                      *           "source": "sample"
                      *         },
                      *         "evaluation": {
-                     *           "every_steps": null,
                      *           "mask_rate": 0.15,
-                     *           "max_sequences": 256,
-                     *           "seq_len": null
+                     *           "max_sequences": 256
                      *         },
                      *         "kind": "teacher",
                      *         "layer_drop": 0.1,
@@ -6904,49 +7257,58 @@ export interface operations {
                      *       "created_at": "2026-01-15T09:30:00Z",
                      *       "error": null,
                      *       "files_removed_at": null,
-                     *       "finished_at": null,
+                     *       "finished_at": "2026-01-15T09:30:00Z",
                      *       "id": "k3v9x2m4q8zt",
-                     *       "inputs": [],
+                     *       "inputs": [
+                     *         {
+                     *           "role": "teacher",
+                     *           "run_id": "k3v9x2m4q8zt"
+                     *         }
+                     *       ],
                      *       "kind": "teacher",
-                     *       "last_seq": 57,
+                     *       "last_seq": 1,
                      *       "lineage": {
-                     *         "ancestors": [],
+                     *         "ancestors": [
+                     *           {
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
+                     *             "role": "teacher",
+                     *             "state": "succeeded"
+                     *           }
+                     *         ],
                      *         "descendants": [
                      *           {
-                     *             "id": "p4r8u2n6e1ab",
-                     *             "kind": "prune",
-                     *             "name": "demo prune",
+                     *             "id": "k3v9x2m4q8zt",
+                     *             "kind": "teacher",
+                     *             "name": "demo teacher",
                      *             "role": "teacher",
-                     *             "state": "waiting"
+                     *             "state": "succeeded"
                      *           }
                      *         ]
                      *       },
-                     *       "name": "demo teacher p=0.1",
+                     *       "name": "demo teacher",
                      *       "pinned": false,
-                     *       "pipeline_id": "q2w4e6r8t0yu",
-                     *       "progress": {
-                     *         "done": 120,
-                     *         "eta_s": 94,
-                     *         "phase": "training",
-                     *         "total": 900,
-                     *         "unit": "updates"
-                     *       },
+                     *       "pipeline_id": "k3v9x2m4q8zt",
+                     *       "progress": null,
                      *       "queued_at": "2026-01-15T09:30:00Z",
                      *       "recovering": false,
-                     *       "result": null,
-                     *       "started_at": "2026-01-15T09:30:01Z",
-                     *       "state": "cancelling",
+                     *       "result": {
+                     *         "eval_loss": 2.31
+                     *       },
+                     *       "started_at": "2026-01-15T09:30:00Z",
+                     *       "state": "succeeded",
                      *       "worker": {
                      *         "device_name": "NVIDIA H100",
                      *         "hostname": "gpu-1",
-                     *         "id": "w1o2r3k4e5r6"
+                     *         "id": "k3v9x2m4q8zt"
                      *       }
                      *     }
                      */
                     "application/json": components["schemas"]["RunDetail"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -6962,7 +7324,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -6985,14 +7347,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7008,7 +7370,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7031,7 +7393,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7054,14 +7416,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7077,7 +7439,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7100,7 +7462,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7123,14 +7485,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7146,17 +7508,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -7171,7 +7533,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7194,7 +7556,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7224,11 +7586,11 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    /** @example (the bytes of a zip) */
+                    /** @example (the file's bytes) */
                     "application/zip": string;
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7244,7 +7606,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7267,14 +7629,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7290,7 +7652,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7313,14 +7675,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7336,14 +7698,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7359,17 +7721,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -7384,7 +7746,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7404,7 +7766,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description Sequence number of the last event that the client has.
+                 * @description Sequence number of the last event received.
                  * @example 57
                  */
                 "last-event-id"?: string | null;
@@ -7430,13 +7792,13 @@ export interface operations {
                      * @example event: run
                      *     data: {"id": "k3v9x2m4q8zt", "state": "running", "...": "..."}
                      *
-                     *     id: 57
                      *     event: metrics
                      *     data: {"step": 120, "attempt": 1, "values": {"loss": 6.31}}
+                     *     id: 57
                      *
-                     *     id: 58
                      *     event: log
                      *     data: {"time": "2026-01-15T09:31:00Z", "level": "info", "message": "checkpoint saved"}
+                     *     id: 58
                      *
                      *     event: end
                      *     data: {"state": "succeeded"}
@@ -7444,7 +7806,7 @@ export interface operations {
                     "text/event-stream": string;
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7460,7 +7822,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7483,14 +7845,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7506,7 +7868,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7529,14 +7891,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7552,14 +7914,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7575,17 +7937,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -7600,7 +7962,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7619,7 +7981,7 @@ export interface operations {
                 since?: number;
                 /**
                  * @description Lines to return.
-                 * @example 50
+                 * @example 500
                  */
                 limit?: number;
             };
@@ -7648,17 +8010,17 @@ export interface operations {
                      *           "attempt": 1,
                      *           "level": "info",
                      *           "message": "checkpoint saved",
-                     *           "seq": 56,
-                     *           "time": "2026-01-15T09:30:40Z"
+                     *           "seq": 1,
+                     *           "time": "2026-01-15T09:30:00Z"
                      *         }
                      *       ],
-                     *       "last_seq": 57
+                     *       "last_seq": 1
                      *     }
                      */
                     "application/json": components["schemas"]["RunLog"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7674,7 +8036,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7697,14 +8059,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7720,7 +8082,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7743,14 +8105,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7766,14 +8128,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -7789,17 +8151,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -7814,7 +8176,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7827,7 +8189,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Curves, separated by commas; else all.
+                 * @description Names of metrics, separated by commas; all by default.
                  * @example loss,eval/loss
                  */
                 names?: string | null;
@@ -7837,7 +8199,7 @@ export interface operations {
                  */
                 since?: number;
                 /**
-                 * @description Points a curve, spikes kept.
+                 * @description Points per metric; spikes are kept.
                  * @example 1500
                  */
                 max_points?: number;
@@ -7862,7 +8224,7 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "last_seq": 57,
+                     *       "last_seq": 1,
                      *       "sampled": false,
                      *       "series": [
                      *         {
@@ -7884,7 +8246,7 @@ export interface operations {
                     "application/json": components["schemas"]["RunMetrics"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -7900,7 +8262,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7923,14 +8285,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -7946,7 +8308,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -7969,14 +8331,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7992,14 +8354,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8015,17 +8377,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -8040,7 +8402,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8070,11 +8432,11 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    /** @example <!doctype html><html>...</html> */
+                    /** @example text */
                     "text/html": string;
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8090,7 +8452,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8113,14 +8475,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8136,7 +8498,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8159,14 +8521,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8182,14 +8544,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8205,17 +8567,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -8230,7 +8592,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8257,19 +8619,13 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    /**
-                     * @example {
-                     *       "properties": {},
-                     *       "title": "TeacherConfig",
-                     *       "type": "object"
-                     *     }
-                     */
+                    /** @example {} */
                     "application/json": {
                         [key: string]: unknown;
                     };
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8285,7 +8641,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8308,14 +8664,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8331,7 +8687,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8354,14 +8710,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8377,14 +8733,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8400,17 +8756,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -8425,7 +8781,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8451,14 +8807,14 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "scope": "admin",
+                     *       "scope": "read",
                      *       "version": "0.1.0"
                      *     }
                      */
                     "application/json": components["schemas"]["SessionInfo"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8474,7 +8830,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8497,14 +8853,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8520,7 +8876,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8543,14 +8899,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8566,14 +8922,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8589,17 +8945,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -8614,7 +8970,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8649,14 +9005,13 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "csrf": null,
-                     *       "scope": "admin"
+                     *       "scope": "read"
                      *     }
                      */
                     "application/json": components["schemas"]["SignedIn"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8672,7 +9027,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8695,14 +9050,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8718,7 +9073,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8741,7 +9096,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8764,14 +9119,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -8787,7 +9142,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8810,7 +9165,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8833,14 +9188,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -8856,17 +9211,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -8881,7 +9236,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8904,7 +9259,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8929,7 +9284,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -8945,7 +9300,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -8968,14 +9323,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -8991,7 +9346,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9014,14 +9369,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9037,14 +9392,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9060,17 +9415,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -9085,7 +9440,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9113,13 +9468,13 @@ export interface operations {
                      * @example {
                      *       "items": [
                      *         {
-                     *           "created_at": "2026-01-15T09:00:00Z",
-                     *           "expires_at": null,
-                     *           "id": "t5o6k7e8n9id",
+                     *           "created_at": "2026-01-15T09:30:00Z",
+                     *           "expires_at": "2026-01-15T09:30:00Z",
+                     *           "id": "k3v9x2m4q8zt",
                      *           "kind": "api",
-                     *           "last_used_at": "2026-01-15T09:29:00Z",
+                     *           "last_used_at": "2026-01-15T09:30:00Z",
                      *           "name": "notebook",
-                     *           "scope": "submit"
+                     *           "scope": "read"
                      *         }
                      *       ],
                      *       "total": 1
@@ -9128,7 +9483,7 @@ export interface operations {
                     "application/json": components["schemas"]["TokenList"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9144,7 +9499,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9167,14 +9522,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9190,7 +9545,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9213,14 +9568,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9236,14 +9591,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9259,17 +9614,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -9284,7 +9639,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9298,7 +9653,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description Any text of the client's own, one for each thing to create. The same request with the same key creates nothing more within 24 hours: it gets the answer of the first one.
+                 * @description Any unique text. Within 24 hours, a repeated request with the same key creates nothing and gets the response of the first one.
                  * @example 1f0f7a1c-5f4e-4a0b-9b52-6f2f7c1d9a3e
                  */
                 "idempotency-key"?: string | null;
@@ -9311,8 +9666,9 @@ export interface operations {
                 /**
                  * @example {
                  *       "expires_days": 90,
-                 *       "name": "notebook",
-                 *       "scope": "submit"
+                 *       "kind": "api",
+                 *       "name": "demo teacher",
+                 *       "scope": "read"
                  *     }
                  */
                 "application/json": components["schemas"]["NewToken"];
@@ -9327,20 +9683,20 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "created_at": "2026-01-15T09:00:00Z",
-                     *       "expires_at": null,
-                     *       "id": "t5o6k7e8n9id",
+                     *       "created_at": "2026-01-15T09:30:00Z",
+                     *       "expires_at": "2026-01-15T09:30:00Z",
+                     *       "id": "k3v9x2m4q8zt",
                      *       "kind": "api",
-                     *       "last_used_at": "2026-01-15T09:29:00Z",
+                     *       "last_used_at": "2026-01-15T09:30:00Z",
                      *       "name": "notebook",
-                     *       "scope": "submit",
+                     *       "scope": "read",
                      *       "token": "hl_3q2-7wEXAMPLEonlyEXAMPLEonlyEXAMPLEonlyEXA"
                      *     }
                      */
                     "application/json": components["schemas"]["CreatedToken"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9356,7 +9712,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9379,14 +9735,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9402,7 +9758,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9425,7 +9781,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9448,14 +9804,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9471,7 +9827,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9494,7 +9850,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9517,14 +9873,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9540,17 +9896,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -9565,7 +9921,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9588,7 +9944,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9604,7 +9960,7 @@ export interface operations {
             path: {
                 /**
                  * @description Id of the token.
-                 * @example t5o6k7e8n9id
+                 * @example k3v9x2m4q8zt
                  */
                 token_id: string;
             };
@@ -9619,7 +9975,7 @@ export interface operations {
                 };
                 content?: never;
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9635,7 +9991,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9658,14 +10014,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9681,7 +10037,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9704,14 +10060,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9727,14 +10083,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9750,17 +10106,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -9775,7 +10131,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9806,12 +10162,12 @@ export interface operations {
                      *           "device": "cuda:0",
                      *           "device_name": "NVIDIA H100",
                      *           "hostname": "gpu-1",
-                     *           "id": "w1o2r3k4e5r6",
+                     *           "id": "k3v9x2m4q8zt",
                      *           "memory_bytes": 85899345920,
                      *           "note": null,
                      *           "run_id": "k3v9x2m4q8zt",
-                     *           "seen_at": "2026-01-15T09:31:00Z",
-                     *           "started_at": "2026-01-15T08:00:00Z",
+                     *           "seen_at": "2026-01-15T09:30:00Z",
+                     *           "started_at": "2026-01-15T09:30:00Z",
                      *           "state": "busy",
                      *           "version": "0.1.0"
                      *         }
@@ -9822,7 +10178,7 @@ export interface operations {
                     "application/json": components["schemas"]["WorkerList"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -9838,7 +10194,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9861,14 +10217,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -9884,7 +10240,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -9907,14 +10263,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Not possible in the present state */
+            /** @description Conflict with the current state */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9930,14 +10286,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description A field is wrong; `errors` names it */
+            /** @description Invalid fields, listed in `errors` */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -9953,17 +10309,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -9978,7 +10334,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -10010,7 +10366,7 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -10026,7 +10382,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -10054,7 +10410,7 @@ export interface operations {
                     "text/plain": string;
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -10070,7 +10426,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -10093,14 +10449,14 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The scope, or the page it came from, forbids it */
+            /** @description Scope or origin do not allow it */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -10116,17 +10472,17 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Temporarily unavailable, or as much as this server takes at a time */
+            /** @description Temporarily unavailable or overloaded */
             503: {
                 headers: {
-                    /** @description Seconds after which it may work. */
+                    /** @description Seconds until a retry. */
                     "Retry-After"?: number;
                     [name: string]: unknown;
                 };
@@ -10141,7 +10497,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */
@@ -10176,7 +10532,7 @@ export interface operations {
                     "application/json": components["schemas"]["Readiness"];
                 };
             };
-            /** @description Malformed: host, origin, path, body or its length */
+            /** @description Malformed host, origin, path, body or length */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -10192,7 +10548,7 @@ export interface operations {
                      *         }
                      *       ],
                      *       "status": 422,
-                     *       "title": "The request has a mistake",
+                     *       "title": "Invalid request",
                      *       "type": "urn:halflayer:problem:invalid"
                      *     }
                      */

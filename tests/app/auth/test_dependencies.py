@@ -22,7 +22,7 @@ SCOPE_OF: dict[str, Scope] = {
     "submit_run": "submit",
     "submit_pipeline": "submit",
     "change_run": "submit",
-    "tidy_up": "admin",
+    "clean_up": "admin",
     "cancel_run": "submit",
     "delete_run": "submit",
     "upload_dataset": "submit",
@@ -106,7 +106,7 @@ def sign_in(api: Api, scope: Scope = "admin", **headers: str) -> Any:
 def test_a_sign_in_link_works_once_and_becomes_a_careful_cookie(api: Api) -> None:
     body = {"token": api.token("submit", "login")}
     response = api.client.post("/api/v1/session", json=body)
-    assert response.json() == {"scope": "submit", "csrf": None}
+    assert response.json() == {"scope": "submit"}
     cookie = response.headers["set-cookie"].lower()
     for part in ("httponly", "samesite=strict", "path=/", "max-age="):
         assert part in cookie

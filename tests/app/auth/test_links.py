@@ -100,7 +100,7 @@ def test_the_doctor_asks_where_the_server_answers() -> None:
     inside = Settings(host="0.0.0.0", port=1, public_url="http://127.0.0.1:8123")
     (finding,), _ = services.api(inside)
     assert "http://127.0.0.1:1:" in finding.detail
-    (finding,) = machine.settings_that_do_not_fit(inside)
+    (finding,) = machine.inconsistent_settings(inside)
     assert finding.status == "ok"
 
 

@@ -223,12 +223,12 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_nothing_stays(api: Ap
     with small_disk(api.context.settings.uploads_dir, 65 * MIB) as disk:
         response = upload()
         assert response.status_code == 507
-        assert "of it have arrived" in response.json()["detail"]
+        assert "bytes have arrived" in response.json()["detail"]
         assert list(disk.folder.iterdir()) == []
         disk.fill()
         response = upload()
         assert response.status_code == 507
-        assert "room for 0 bytes" in response.json()["detail"]
+        assert "0 bytes free" in response.json()["detail"]
 
 
 def test_files_stay_where_the_answer_to_the_commit_is_lost(

@@ -117,7 +117,7 @@ def test_of_one_cause_only_so_many_lines_are_written_a_minute(
     handler.setFormatter(logs.TextLines())
     with logs.bound(request_id="r1"):
         found = flood(1)
-    words = "30 more lines like this one were left out"
+    words = "30 more lines like this one were suppressed"
     assert [line.partition("test.limited: ")[2] for line in found[:4]] == [
         f"{words}: away: 89",
         f"{words}: refused status=401",

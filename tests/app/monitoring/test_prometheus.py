@@ -83,7 +83,7 @@ def test_figures_of_workers_and_their_devices(busy: Api) -> None:
     assert found["halflayer_worker_cpu_cores", gpu] == 1.5
     # A worker of an older version says nothing of its use, but it beats.
     assert ("halflayer_worker_cpu_cores", old) not in found
-    assert ("halflayer_worker_beat_age_seconds", old) in found
+    assert ("halflayer_worker_heartbeat_age_seconds", old) in found
 
 
 def test_the_queue_and_the_states(busy: Api) -> None:
@@ -91,7 +91,7 @@ def test_the_queue_and_the_states(busy: Api) -> None:
     found = samples(busy)
     assert found["halflayer_runs", frozenset({("state", "failed")})] == 1
     assert found["halflayer_runs", frozenset({("state", "running")})] == 0
-    assert found["halflayer_doorbells", frozenset()] == 0
+    assert found["halflayer_queue_length", frozenset()] == 0
     assert found["halflayer_broker_up", frozenset()] == 1
     assert found["halflayer_streams_limit", frozenset()] > 0
     assert found["process_resident_memory_bytes", frozenset()] > 2**20
