@@ -1,8 +1,8 @@
-"""Files that no row names, since an upload, a publishing or a deletion was cut off; changes no row.
+"""Finds files without a row, left by interrupted uploads, publishing or deletions; changes no row.
 
-Never what a live process may still work on: an attempt that its run is in, or anything written to
-lately. What belongs to runs and datasets that this database does not know is told, but never
-removed: the database may be the wrong one.
+Excludes what a live process may still use: the current attempt of a run, and recently written
+files. Files of runs and datasets unknown to this database are reported but never removed, since it
+may be the wrong database.
 """
 
 import re
@@ -17,39 +17,38 @@ from sqlalchemy import select
 from app.datasets.models import Dataset
 from app.db import Database
 from app.runs.models import Artifact, Run
-from app.runs.states import RunState
+from app.runs.states import ACTIVE, RunState
 from app.schemas import ID_PATTERN
 from app.settings import Settings
 from app.storage import UPLOADS, Store
 
 AGE_S = 3600.0
-"""Files written to more recently are left alone."""
+"""Files written more recently are excluded."""
 CHECKED_BYTES_PER_S = 100_000
-"""An upload's check reads faster than this; meanwhile nothing is written."""
-_RUNNING = (RunState.RUNNING, RunState.CANCELLING)
+"""The inspection of an upload reads faster than this; meanwhile nothing is written."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """Files in one place that no row names."""
+    """Files in one place without a row."""
 
     place: str
-    """A path, or the keys' common beginning in the store."""
+    """A path, or the common prefix of the keys in the store."""
     size_bytes: int
     known: bool
-    """Whether this database knows what they were part of, so that they may be removed."""
+    """Whether this database knows the run or dataset, so that they may be removed."""
     folder: Path | None = None
     keys: tuple[str, ...] = field(default=(), repr=False)
 
 
 def leftovers(db: Database, settings: Settings, store: Store) -> list[Leftover]:
-    """All of them, those of cut-off uploads first. Raises OSError if the store is away."""
+    """All leftovers, interrupted uploads first. Raises OSError if the store is unavailable."""
     return [*_incoming(settings), *_unknown_uploads(db, settings), *_in_store(db, store)]
 
 
-def remove(store: Store, gone: list[Leftover]) -> None:
-    """Remove these files, if their owner is known."""
-    for each in (each for each in gone if each.known):
+def remove(store: Store, found: list[Leftover]) -> None:
+    """Remove the files whose run or dataset is known."""
+    for each in (each for each in found if each.known):
         if each.folder is not None:
             shutil.rmtree(each.folder, ignore_errors=True)
         for key in each.keys:
@@ -78,7 +77,7 @@ def _unknown_uploads(db: Database, settings: Settings) -> Iterator[Leftover]:
 
 
 def _in_store(db: Database, store: Store) -> Iterator[Leftover]:
-    # Looked at before the rows: what was published in between has its row then.
+    # Listed before the rows, so that files published meanwhile have their row.
     found = store.sizes()
     with db.read() as session:
         named = set(session.scalars(select(Artifact.storage_key)))
@@ -95,7 +94,7 @@ def _in_store(db: Database, store: Store) -> Iterator[Leftover]:
             groups.setdefault((f"{owner}/{part}", False), []).append(key)
         elif re.fullmatch(ID_PATTERN, owner) and part.isdigit():
             state, newest = runs.get(owner, (None, 0))
-            if state not in _RUNNING or int(part) < newest:  # else it is being published
+            if state not in ACTIVE or int(part) < newest:  # else it is being published
                 groups.setdefault((f"{owner}/{part}", state is not None), []).append(key)
     for (place, known), keys in sorted(groups.items()):
         if time.time() - max(map(store.written_s, keys)) > AGE_S:

@@ -1,8 +1,7 @@
-"""Which files of ended runs may go, and their going; rows, curves and logs stay for ever.
+"""Selects and removes files of ended runs; rows, metrics and logs are kept.
 
-Never goes: what somebody pinned, what a run that has not ended starts from or resumes from, and
-the newest result of each kind. A folder that belongs to no run is nobody's that is known here, so
-it is left alone.
+Always kept: files of pinned runs, inputs and checkpoints of unfinished runs, and the newest result
+of each kind. Folders that belong to no known run are not touched.
 """
 
 import re
@@ -16,7 +15,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db import Database, utc_now
-from app.retention.schemas import What
+from app.retention.schemas import FileCategory
 from app.runs.models import Artifact, Run, RunInput
 from app.runs.states import FINAL, RunState
 from app.schemas import ID_PATTERN
@@ -26,56 +25,56 @@ from app.storage import Store
 
 @dataclass(frozen=True)
 class Policy:
-    """What shall stay; without either limit only what ended runs left in the work folder goes."""
+    """What to keep; without either limit only work folders of ended runs are removed."""
 
     keep_last: int | None = None
     """Results of each kind to keep, newest first."""
     older_than_days: float | None = None
-    """Only what ended longer ago than this goes."""
+    """Only runs that ended longer ago than this."""
 
 
 @dataclass(frozen=True)
 class Removable:
-    """Files of one run that may go."""
+    """Files of one run that can be removed."""
 
     run_id: str
     name: str
     kind: str
     state: str
     finished_at: datetime | None
-    what: What
-    """`result`: its published files; `work`: what its trainer left behind."""
+    what: FileCategory
+    """`result`: its published files; `work`: its work folder."""
     size_bytes: int
 
 
 def plan(session: Session, settings: Settings, policy: Policy) -> list[Removable]:
-    """What the policy lets go, oldest first; removes nothing."""
+    """The files that the policy would remove, oldest first; removes nothing."""
     found = _results(session, policy) + _work(session, settings.work_dir, policy)
     return sorted(found, key=lambda each: (each.finished_at or utc_now(), each.run_id, each.what))
 
 
-def tidy(
+def remove_files(
     db: Database,
     settings: Settings,
     store: Store,
     policy: Policy,
     run_ids: set[str] | None = None,
 ) -> list[Removable]:
-    """Remove what the policy lets go, of these runs if they are named; returns what went."""
+    """Remove the files that the policy selects, of `run_ids` only if given; returns them."""
     with db.write() as session:
-        # Locked: somebody may be about to pin one, or to submit a run that starts from one.
+        # Locked against being pinned, or used as an input, meanwhile.
         session.execute(
             select(Run.id)
             .where(Run.state == RunState.SUCCEEDED)
             .order_by(Run.created_at, Run.id)
             .with_for_update()
         )
-        gone = [
+        selected = [
             each
             for each in plan(session, settings, policy)
             if run_ids is None or each.run_id in run_ids
         ]
-        results = [each.run_id for each in gone if each.what == "result"]
+        results = [each.run_id for each in selected if each.what == "result"]
         session.execute(delete(Artifact).where(Artifact.run_id.in_(results)))
         session.execute(
             update(Run)
@@ -83,13 +82,13 @@ def tidy(
             .values(files_removed_at=utc_now(), version=Run.version + 1)
             .execution_options(synchronize_session=False)
         )
-    # After the commit: a file too many is litter, a row without its file would be a lie.
-    for each in gone:
+    # After the commit: a leftover file is harmless, a row without its file is not.
+    for each in selected:
         if each.what == "result":
             store.delete_prefix(each.run_id)
         else:
             shutil.rmtree(settings.work_dir / each.run_id, ignore_errors=True)
-    return gone
+    return selected
 
 
 def _results(session: Session, policy: Policy) -> list[Removable]:
@@ -143,12 +142,12 @@ def _is_old(run: Run, policy: Policy) -> bool:
     return run.finished_at is not None and run.finished_at < limit
 
 
-def _removable(run: Run, what: What, size_bytes: int) -> Removable:
+def _removable(run: Run, what: FileCategory, size_bytes: int) -> Removable:
     return Removable(run.id, run.name, run.kind, run.state, run.finished_at, what, size_bytes)
 
 
 def size_below(folder: Path) -> int:
-    """Bytes of all files below a folder; one that has several names there counts once."""
+    """Total size of the files below a folder; hard links count once."""
     sizes = {}
     for path in folder.rglob("*"):
         try:

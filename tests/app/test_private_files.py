@@ -49,7 +49,7 @@ def halflayer(module: str, *words: str, data_dir: Path, **settings: str) -> None
         ("app.cli", "migrate"),
         ("app.cli", "token", "create"),
         ("app.cli", "token", "list"),
-        ("app.cli", "tidy", "--dry-run"),
+        ("app.cli", "cleanup", "--dry-run"),
         ("app.cli", "backup", "{parent}/backup"),
         ("app.cli", "up"),
         ("app.server",),

@@ -92,7 +92,7 @@ def command(api: Api, *words: str) -> str:
         "HALFLAYER_DATA_DIR": str(settings.data_dir),
         "COLUMNS": "300",
     }
-    result = CliRunner().invoke(cli.app, ["tidy", *words], env=environment)
+    result = CliRunner().invoke(cli.app, ["cleanup", *words], env=environment)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -112,14 +112,14 @@ def test_what_is_cut_off_is_found_shown_and_removed(api: Api) -> None:
         f"{succeeded}/2": (10, True),
         f"{queued}/1": (200, True),
     }
-    said = list(services.cut_off(api.context.settings, api.context.db))
+    said = list(services.interrupted(api.context.settings, api.context.db))
     assert [finding.status for finding in said] == ["warning"]
-    assert "4 uploads or results were cut off, 1.67 KiB" in said[0].detail
-    assert said[0].remedy == "halflayer tidy"
+    assert "4 interrupted uploads or results, 1.67 KiB" in said[0].detail
+    assert said[0].remedy == "halflayer cleanup"
 
     shown = command(api, "--dry-run")
     assert f"{succeeded}/1" in shown
-    assert "1.7 KiB would go" in shown
+    assert "1.7 KiB would be removed" in shown
     assert upload.exists()
     assert "1.7 KiB removed" in command(api, "--yes")
     assert found(api) == {}
@@ -127,7 +127,7 @@ def test_what_is_cut_off_is_found_shown_and_removed(api: Api) -> None:
     there = api.context.store.sizes()
     assert kept in there
     assert not there.keys() & {lost, beside}
-    assert "nothing to tidy up" in command(api, "--yes")
+    assert "Nothing to remove" in command(api, "--yes")
 
 
 @pytest.mark.usefixtures("later")
@@ -143,7 +143,7 @@ def test_what_was_written_lately_is_never_touched(api: Api) -> None:
     put(api, f"{api.add_run(RunState.FAILED, attempt=1)}/1/model.safetensors")
     cut_off_upload(api)
     assert found(api) == {}
-    said = list(services.cut_off(api.context.settings, api.context.db))
+    said = list(services.interrupted(api.context.settings, api.context.db))
     assert [finding.status for finding in said] == ["ok"]
 
 
@@ -164,9 +164,9 @@ def test_what_this_database_does_not_know_is_told_and_left(api: Api) -> None:
     upload.mkdir(parents=True)
     (upload / "data.txt").write_text("text")
     assert found(api) == {"strangerrun0/1": (1000, False), str(upload): (4, False)}
-    (said,) = services.cut_off(api.context.settings, api.context.db)
+    (said,) = services.interrupted(api.context.settings, api.context.db)
     assert (said.status, "strangerrun0/1" in said.detail) == ("warning", True)
-    assert "left alone" in command(api, "--yes")
+    assert "kept, not of a run" in command(api, "--yes")
     assert key in api.context.store.sizes()
     assert upload.exists()
 

@@ -45,7 +45,7 @@ def listed(api: Api, query: str = EVERYTHING) -> list[tuple[str, str]]:
     return [(each["run_id"], each["what"]) for each in body["items"]]
 
 
-def tidy(api: Api, *run_ids: str) -> list[str]:
+def clean_up(api: Api, *run_ids: str) -> list[str]:
     body = {"keep_last": 1, "older_than_days": 0, "run_ids": list(run_ids)}
     response = api.post("/retention", body)
     assert response.status_code == 200, response.text
@@ -67,20 +67,20 @@ def test_the_newest_of_each_kind_stay(api_everywhere: Api) -> None:
     assert listed(api, "older_than_days=0") == [(each, "result") for each in teachers[:3]]
     assert listed(api, "") == []
 
-    assert tidy(api, *teachers, student) == teachers[:3]
+    assert clean_up(api, *teachers, student) == teachers[:3]
 
     assert [has_file(api, each) for each in teachers] == [False, False, False, True]
     assert has_file(api, student)
     gone = api.get(f"/runs/{teachers[0]}").json()
     assert (gone["state"], gone["files_removed_at"] is not None) == ("succeeded", True)
     assert listed(api) == []
-    assert tidy(api, *teachers) == []
+    assert clean_up(api, *teachers) == []
 
 
 def test_a_failed_run_is_no_good_one(api: Api) -> None:
     good, bad = ended(api, 5), ended(api, 1, RunState.FAILED)
     assert listed(api) == []
-    assert tidy(api, good, bad) == []
+    assert clean_up(api, good, bad) == []
     assert has_file(api, good)
 
 
@@ -91,7 +91,7 @@ def test_what_is_pinned_stays(api_everywhere: Api) -> None:
     failed = ended(api, 3, RunState.FAILED, pinned=True)
     folder = left_work(api, failed)
     assert listed(api) == [(other, "result")]
-    assert tidy(api, pinned, other, failed) == [other]
+    assert clean_up(api, pinned, other, failed) == [other]
     assert has_file(api, pinned)
     assert folder.exists()
     refused = api.request("DELETE", f"/runs/{pinned}")
@@ -108,7 +108,7 @@ def test_an_input_of_a_run_that_has_not_ended_stays(api: Api, state: RunState) -
     dependant = api.add_run(state, kind="prune")
     api.add(RunInput(run_id=dependant, role="teacher", input_run_id=source))
     assert listed(api) == []
-    assert tidy(api, source) == []
+    assert clean_up(api, source) == []
     assert has_file(api, source)
 
 
@@ -120,26 +120,26 @@ def test_work_goes_only_when_its_run_has_ended(api: Api, state: RunState) -> Non
     may_go = state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED)
     assert listed(api, "") == ([(run_id, "work")] if may_go else [])
     assert listed(api, "older_than_days=3") == []
-    assert tidy(api, run_id, "nobodysrun00") == ([run_id] if may_go else [])
+    assert clean_up(api, run_id, "nobodysrun00") == ([run_id] if may_go else [])
     assert folder.exists() != may_go
     assert stranger.exists()
 
 
 def test_only_what_is_named_goes(api: Api) -> None:
     first, second, _newest = (ended(api, days) for days in (3, 2, 1))
-    assert tidy(api, second) == [second]
+    assert clean_up(api, second) == [second]
     assert has_file(api, first)
 
 
 def test_nobody_starts_from_files_that_are_gone(api: Api) -> None:
     gone, _newest = ended(api, 3), ended(api, 1)
-    assert tidy(api, gone) == [gone]
+    assert clean_up(api, gone) == [gone]
     start = {"source": "run", "run_id": gone}
     config = {"kind": "teacher", "model": start, "tokenizer": {"source": "model"}}
     refused = api.post("/runs", {"config": config})
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["pointer"] == "/config/model/run_id"
-    assert "tidied up" in refused.json()["errors"][0]["detail"]
+    assert "removed by cleanup" in refused.json()["errors"][0]["detail"]
 
 
 def test_the_command(api: Api) -> None:
@@ -154,14 +154,14 @@ def test_the_command(api: Api) -> None:
             "HALFLAYER_DATA_DIR": str(settings.data_dir),
             "COLUMNS": "200",
         }
-        return CliRunner().invoke(cli.app, ["tidy", *words], env=environment, input=input)
+        return CliRunner().invoke(cli.app, ["cleanup", *words], env=environment, input=input)
 
     shown = command("--keep-last", "1", "--dry-run")
     assert shown.exit_code == 0, shown.output
     assert old in shown.output
     assert failed in shown.output
     assert new not in shown.output
-    assert "5.9 KiB would go" in shown.output
+    assert "5.9 KiB would be removed" in shown.output
     assert command("--keep-last", "1", input="n\n").exit_code == 1
     assert has_file(api, old)
     assert "4.9 KiB removed" in command(input="y\n").output
@@ -169,4 +169,4 @@ def test_the_command(api: Api) -> None:
     assert "1000 B removed" in command("--keep-last", "1", "--yes").output
     assert not has_file(api, old)
     assert has_file(api, new)
-    assert "nothing to tidy up" in command("--keep-last", "1", "--yes").output
+    assert "Nothing to remove" in command("--keep-last", "1", "--yes").output
