@@ -1,4 +1,4 @@
-"""What every endpoint may reach: settings, database, doorbell, store, seals, streams, figures."""
+"""The services that endpoints use: settings, database, job queue, store, streams, metrics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-if TYPE_CHECKING:  # the parts know the context, so it does not import them
+if TYPE_CHECKING:  # they import the context themselves
     from anyio import CapacityLimiter
 
     from app.db import Database
     from app.monitoring.prometheus import Telemetry
     from app.queue import JobQueue
     from app.runs.live.hub import StreamHub
-    from app.runs.seals import Seals
+    from app.runs.verified_reader import VerifiedReader
     from app.settings import Settings
     from app.storage import Store
     from app.web.limits import Budget
@@ -23,22 +23,22 @@ if TYPE_CHECKING:  # the parts know the context, so it does not import them
 
 @dataclass(frozen=True)
 class Context:
-    """The parts of one API process, made once by `create_app`."""
+    """The services of one API process, created once by `create_app`."""
 
     settings: Settings
     db: Database
     job_queue: JobQueue
     store: Store
-    seals: Seals
+    reader: VerifiedReader
     streams: StreamHub
     telemetry: Telemetry
-    beats: HeartbeatAges
+    heartbeat_ages: HeartbeatAges
     bodies: Budget
-    """Bytes of bodies in memory."""
+    """Bytes of request bodies in memory."""
     uploads: Budget
-    """Uploads that arrive, wait for their check, or are checked."""
+    """Uploads in progress, including those waiting for inspection."""
     checks: CapacityLimiter
-    """Threads that check uploads: apart from those that answer requests."""
+    """Threads that inspect uploads, separate from those that serve requests."""
 
 
 def get_context(request: Request) -> Context:

@@ -1,7 +1,7 @@
-"""Events of the past, read from the database once for all clients that want them at the time.
+"""Past events, read from the database once for all clients that need them at the time.
 
-What lies behind a run's `event_seq` never changes, and a crowd that comes to a run, or comes back
-after a restart, reads the same from its beginning.
+Events up to `event_seq` of a run never change, and many clients that open a run, or reconnect after
+a restart, read the same pages.
 """
 
 import asyncio
@@ -19,28 +19,28 @@ from app.runs.schemas import LogEvent, MetricsEvent
 PAGE = 200
 KEPT_BYTES = 16 * 1024**2
 READERS = 4
-"""Threads that read; requests have threads of their own, which streams may not take."""
+"""Reader threads, separate from those of requests."""
 
 Key = tuple[str, int, int]
 
 
 class Pages:
-    """Pages by run and place; belongs to one event loop."""
+    """Caches pages by run and position; belongs to one event loop."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._readers = anyio.CapacityLimiter(READERS)
         self._pages: dict[Key, asyncio.Task[list[Message]]] = {}
-        """In the order of their last use; some are still being read."""
+        """In order of last use; some are still being read."""
         self._sizes_bytes: dict[Key, int] = {}
 
     async def after(self, run_id: str, seq: int, last_seq: int) -> tuple[bytes, int]:
-        """The next events after `seq`, and the number up to which these are all."""
+        """The next events after `seq`, and the number up to which they are complete."""
         start = seq - seq % PAGE
         key = (run_id, start, min(start + PAGE, last_seq))
         page = self._pages.pop(key, None) or asyncio.create_task(self._read(key))
         self._pages[key] = page
-        # Shielded: one client that leaves must not take the page from the others.
+        # Shielded: a client that disconnects must not cancel the read for the others.
         messages = await asyncio.shield(page)
         return concat([message for message in messages if message[0] > seq], key[2])
 

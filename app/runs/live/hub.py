@@ -1,12 +1,11 @@
 """Tails metric and log rows over SSE; writes nothing.
 
-One poller serves all clients of this process. It looks at the streamed runs twice a second and
-keeps each run's newest events, encoded once, in a bounded window. A client holds no queue: it reads
-from the window at its own pace and, when it is further behind than the window reaches, from the
-database in pages that are shared too. So a slow reader costs nothing but its connection, and that
-not for ever.
+One poller serves all clients of this process. It reads the streamed runs twice a second and keeps
+the newest events of each run, encoded once, in a bounded window. Clients have no queues: they read
+from the window at their own pace and, when too far behind, from the database in shared pages. So a
+slow reader costs only its connection.
 
-The same look finds the credentials that have been revoked or have expired since: their streams end.
+The poller also ends the streams of revoked and expired credentials.
 """
 
 import asyncio
@@ -17,6 +16,7 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 
 import anyio.to_thread
+from fastapi.sse import KEEPALIVE_COMMENT
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -26,7 +26,7 @@ from app.db import Database
 from app.errors import Unavailable
 from app.runs.live.fanout import WINDOW, Channel, Message, Snapshot
 from app.runs.live.history import Pages, read_messages
-from app.runs.live.sse import SILENCE, EventStream, encode
+from app.runs.live.sse import EventStream, encode
 from app.runs.models import Run
 from app.runs.schemas import EndEvent
 from app.runs.states import RunState
@@ -40,11 +40,11 @@ POLL_S = 0.5
 HEARTBEAT_S = 15.0
 RUNS_AT_ONCE = 500
 SPARE_FILES = 256
-"""Open files that are left to everything but streams."""
+"""Open files reserved for everything but streams."""
 
 
 class TooManyStreams(Unavailable):
-    """As many pages are watching runs as this server takes."""
+    """The limit of live streams is reached."""
 
     retry_after_s = 30
 
@@ -62,9 +62,8 @@ class StreamHub:
 
     def __init__(self, db: Database, settings: Settings) -> None:
         self._db = db
-        self._patience_s = settings.stream_patience_s
         self._channels: dict[str, Channel] = {}
-        self._holders: dict[str, Credential] = {}
+        self._credentials: dict[str, Credential] = {}
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._pages = Pages(db)
@@ -75,12 +74,12 @@ class StreamHub:
         self.refused = 0
 
     async def start(self) -> None:
-        """Begin to poll; call it once, in the event loop that serves the clients."""
+        """Start polling; call it once, in the event loop that serves the clients."""
         self._wanted = asyncio.Event()
         self._task = asyncio.create_task(self._poll(), name="stream-poller")
 
     def close(self) -> None:
-        """End all streams; their clients come back, to this server's successor."""
+        """End all streams; their clients reconnect."""
         self._closing = True
         for channel in self._channels.values():
             channel.wake_at_once()
@@ -95,7 +94,7 @@ class StreamHub:
             self._task = None
 
     async def require_run(self, run_id: str) -> None:
-        """Raise NotFound unless the run exists; holds no session afterwards."""
+        """Raise RunNotFound unless the run exists; keeps no session open."""
 
         def check() -> None:
             with self._db.read() as session:
@@ -105,20 +104,20 @@ class StreamHub:
         await anyio.to_thread.run_sync(check)
 
     def response(self, run_id: str, after_seq: int, token_id: str) -> EventStream:
-        """The stream of a run that is known to exist, after the event that the client has.
+        """The stream of an existing run, after the event `after_seq`.
 
-        It ends early when the credential `token_id` opens nothing any more.
+        It ends early when the credential `token_id` becomes invalid.
         """
         events = self._events(run_id, after_seq, token_id)
-        return EventStream(events, self._place(), self._patience_s)
+        return EventStream(events, self._slot())
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def _slot(self) -> Iterator[None]:
         if self.clients >= self.max_clients:
             self.refused += 1
             raise TooManyStreams(
-                f"{self.clients} pages are watching runs live, and this server takes no more; "
-                "the run itself can be read at any time."
+                f"This server has reached its limit of {self.clients} live streams; the run itself "
+                "can be read at any time."
             )
         self.clients += 1
         try:
@@ -130,35 +129,35 @@ class StreamHub:
         self, run_id: str, after_seq: int, token_id: str
     ) -> AsyncGenerator[bytes, None]:
         channel = self._channels.setdefault(run_id, Channel())
-        holder = self._holders.setdefault(token_id, Credential())
+        credential = self._credentials.setdefault(token_id, Credential())
         channel.clients += 1
-        holder.clients += 1
+        credential.clients += 1
         self._wanted.set()
         try:
-            async with aclosing(self._follow(run_id, channel, holder, after_seq)) as events:
+            async with aclosing(self._follow(run_id, channel, credential, after_seq)) as events:
                 async for event in events:
                     yield event
         except SQLAlchemyError as error:
             # The client reconnects with Last-Event-ID and loses nothing.
-            logger.warning("stream of run %s broken off: %s", run_id, error)
+            logger.warning("stream of run %s interrupted: %s", run_id, error)
         finally:
             channel.clients -= 1
             if channel.clients == 0:
                 self._channels.pop(run_id, None)
-            holder.clients -= 1
-            if holder.clients == 0:
-                self._holders.pop(token_id, None)
+            credential.clients -= 1
+            if credential.clients == 0:
+                self._credentials.pop(token_id, None)
 
     async def _follow(
-        self, run_id: str, channel: Channel, holder: Credential, seq: int
+        self, run_id: str, channel: Channel, credential: Credential, seq: int
     ) -> AsyncGenerator[bytes, None]:
         shown_version = -1
         changed = channel.next_change()
         try:
-            while holder.live and not self._closing:
+            while credential.live and not self._closing:
                 if changed.done():
                     changed = channel.next_change()
-                if channel.looked:
+                if channel.polled:
                     news = b""
                     if channel.version != shown_version and not channel.ended:
                         shown_version, news = channel.version, channel.detail
@@ -173,12 +172,12 @@ class StreamHub:
                         continue
                 await asyncio.wait([changed], timeout=HEARTBEAT_S)
                 if not changed.done():
-                    yield SILENCE
+                    yield KEEPALIVE_COMMENT
         finally:
             channel.forget(changed)
 
     async def _after(self, run_id: str, channel: Channel, seq: int) -> tuple[bytes, int]:
-        """The next events after `seq`, and the number up to which these are all."""
+        """The next events after `seq`, and the number up to which they are complete."""
         in_memory = channel.after(seq)
         return in_memory or await self._pages.after(run_id, seq, channel.last_seq)
 
@@ -192,46 +191,46 @@ class StreamHub:
                 run_id: (channel.version, channel.last_seq)
                 for run_id, channel in self._channels.items()
             }
-            holders = set(self._holders)
+            credentials = set(self._credentials)
             started_s = clock()
             try:
-                looks, live = await anyio.to_thread.run_sync(self._look, known, holders)
+                snapshots, live = await anyio.to_thread.run_sync(self._read, known, credentials)
             except SQLAlchemyError as error:
-                logger.warning("streams wait for the database: %s", error)
+                logger.warning("streams: database error, trying again: %s", error)
                 await asyncio.sleep(4 * POLL_S)
                 continue
             for run_id in known:
                 channel = self._channels.get(run_id)
-                if channel is not None and channel.apply(looks.get(run_id)):
+                if channel is not None and channel.apply(snapshots.get(run_id)):
                     await channel.wake()
-            await self._let_go(holders - live)
-            # Many clients make each round long: then half of the time is everybody else's.
+            await self._end_streams_of(credentials - live)
+            # With many clients a round takes long: leave half of the time to other tasks.
             await asyncio.sleep(max(POLL_S, clock() - started_s))
 
-    async def _let_go(self, token_ids: set[str]) -> None:
+    async def _end_streams_of(self, token_ids: set[str]) -> None:
         """End the streams of these credentials."""
-        for token_id in token_ids & self._holders.keys():
-            self._holders[token_id].live = False
+        for token_id in token_ids & self._credentials.keys():
+            self._credentials[token_id].live = False
         if token_ids:
             for channel in list(self._channels.values()):
                 await channel.wake()
 
-    def _look(
-        self, known: dict[str, tuple[int, int]], holders: set[str]
+    def _read(
+        self, known: dict[str, tuple[int, int]], credentials: set[str]
     ) -> tuple[dict[str, Snapshot], set[str]]:
-        looks: dict[str, Snapshot] = {}
+        snapshots: dict[str, Snapshot] = {}
         ids = list(known)
         with self._db.read() as session:
             for start in range(0, len(ids), RUNS_AT_ONCE):
                 some = ids[start : start + RUNS_AT_ONCE]
                 for run in session.scalars(select(Run).where(Run.id.in_(some))):
-                    looks[run.id] = _look_at(session, run, *known[run.id])
-            return looks, live_ids(session, holders)
+                    snapshots[run.id] = _snapshot(session, run, *known[run.id])
+            return snapshots, live_ids(session, credentials)
 
 
-def _look_at(session: Session, run: Run, version: int, last_seq: int) -> Snapshot:
-    # What is older than the window is left to the clients' own reading. The first look fills it:
-    # after a restart all clients come back at once, and want the same.
+def _snapshot(session: Session, run: Run, version: int, last_seq: int) -> Snapshot:
+    # Clients read older events themselves. The first snapshot fills the window, since after a
+    # restart all clients reconnect at once and need the same events.
     window_start = max(last_seq, 0, run.event_seq - WINDOW)
     messages: list[Message] = []
     if run.event_seq > window_start:

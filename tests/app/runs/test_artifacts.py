@@ -10,8 +10,8 @@ import pytest
 
 from app.runs.artifacts import disposition, parse_range
 from app.runs.models import Artifact
-from app.runs.seals import BLOCK_BYTES
 from app.runs.states import RunState
+from app.runs.verified_reader import BLOCK_BYTES
 from tests.app.conftest import Api
 
 WEIGHTS = bytes(range(256)) * 9000

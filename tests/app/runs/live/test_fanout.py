@@ -136,10 +136,10 @@ def test_beyond_the_limit_a_stream_is_refused_for_a_while(make_api: Callable[...
     response = api.get(f"/runs/{api.add_run()}/events")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "30"
-    assert "no more" in response.json()["detail"]
+    assert "limit of 0 live streams" in response.json()["detail"]
     assert api.context.streams.refused == 1
 
 
 def test_an_event_as_the_standard_writes_it() -> None:
-    assert encode("log", '{"a": 1}', 5) == b'id: 5\nevent: log\ndata: {"a": 1}\n\n'
+    assert encode("log", '{"a": 1}', 5) == b'event: log\ndata: {"a": 1}\nid: 5\n\n'
     assert encode("end", "{}") == b"event: end\ndata: {}\n\n"
