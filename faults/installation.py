@@ -21,12 +21,13 @@ from sqlalchemy.engine import make_url
 from app.auth.service import create_token
 from app.cli.client import Client, Json
 from app.db import Database
-from app.local.embedded_broker import EmbeddedBroker, free_port
+from app.local.embedded_broker import free_port
 from app.migrations import upgrade
 from app.runs.models import Artifact, LogLine, MetricPoint, Run
 from app.runs.states import FINAL
 from app.settings import Settings
 from faults.proxy import Proxy
+from tests.fixtures.broker import RunningBroker
 from tests.fixtures.orphan_guard import OrphanGuard, orphan_guard
 from tests.fixtures.postgres import PostgresServer, running_postgres
 
@@ -34,7 +35,7 @@ Kind = Literal["sqlite", "postgres"]
 IMPATIENT = {
     "HALFLAYER_HEARTBEAT_S": "0.5",
     "HALFLAYER_LEASE_S": "4",
-    "HALFLAYER_RING_AGAIN_S": "2",
+    "HALFLAYER_REQUEUE_AFTER_S": "2",
     # Its loading would be most of what the processors do, and seldom be done before the next fault.
     "HALFLAYER_STANDBY": "false",
     # Faults are injected more often between two checkpoints than on any real machine.
@@ -145,7 +146,7 @@ class Installation:
                 "?sslmode=disable&gssencmode=disable"
             )
         upgrade(self.database_url)
-        self.broker = EmbeddedBroker(folder / "valkey.log").start()
+        self.broker = RunningBroker(folder / "valkey.log").start()
         stack.callback(self.broker.stop)
         assert self.broker.process is not None
         self._tether.hold(self.broker.process.pid)

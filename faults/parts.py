@@ -1,4 +1,4 @@
-"""`halflayer up` whose parts are killed: its worker again and again, its guardian, it itself."""
+"""`halflayer up` whose parts are killed: its worker again and again, its reaper, it itself."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ PARTS = {
     "Valkey": "valkey",
     "API": "app.server",
     "worker": "worker.main",
-    "guardian": "app.local.reaper",
+    "reaper": "app.local.reaper",
 }
 
 
@@ -102,7 +102,7 @@ def _worker_kills(trial: Trial, up: Up) -> Row:
     failed: list[str] = []
     kills = trial.times(5, 8)
     logged, start_s = up.log_bytes(), time.monotonic()
-    others = [part for name in ("Valkey", "API", "guardian") if (part := up.part(name))]
+    others = [part for name in ("Valkey", "API", "reaper") if (part := up.part(name))]
     with asking(up, took_s, failed):
         for number in range(kills):
             trial.say(f"the worker is killed as soon as it is back: {number} of {kills}")
@@ -129,13 +129,13 @@ def _worker_kills(trial: Trial, up: Up) -> Row:
     )
 
 
-def _guardian_kills(trial: Trial, up: Up) -> Row:
+def _reaper_kills(trial: Trial, up: Up) -> Row:
     survivors, times = 0, trial.times(1, 3)
     for number in range(times):
-        trial.say(f"the guardian is killed, then up: {number} of {times}")
-        guardian = wait_for(lambda: up.part("guardian"), 30, "a guardian")
-        guardian.kill()
-        wait_for(lambda before=guardian: up.part("guardian") not in (None, before), 30, "a new one")
+        trial.say(f"the reaper is killed, then up: {number} of {times}")
+        reaper = wait_for(lambda: up.part("reaper"), 30, "a reaper")
+        reaper.kill()
+        wait_for(lambda before=reaper: up.part("reaper") not in (None, before), 30, "a new one")
         time.sleep(1)  # the others are told to stop at the same time
         processes = psutil.Process(up.process.process.pid).children(recursive=True)
         up.process.kill()
@@ -143,9 +143,9 @@ def _guardian_kills(trial: Trial, up: Up) -> Row:
         up.process.start()
         up.wait_ready()
     return Row(
-        "SIGKILL of the guardian, and some seconds later of `halflayer up`",
+        "SIGKILL of the reaper, and some seconds later of `halflayer up`",
         times,
-        "`guardian exited with code -9; restarted`; then all parts end",
+        "`reaper exited with code -9; restarted`; then all parts end",
         [Figure("survivors", survivors)],
     )
 
@@ -153,12 +153,12 @@ def _guardian_kills(trial: Trial, up: Up) -> Row:
 def _both_killed(trial: Trial, up: Up) -> Row:
     survivors, failed_starts, times = 0, 0, trial.times(1, 3)
     for number in range(times):
-        trial.say(f"up and its guardian are killed at once: {number} of {times}")
+        trial.say(f"up and its reaper are killed at once: {number} of {times}")
         wait_for(lambda: up.part("worker"), 60, "a worker")
         processes = psutil.Process(up.process.process.pid).children(recursive=True)
-        guardian = up.part("guardian")
-        assert guardian is not None
-        guardian.kill()
+        reaper = up.part("reaper")
+        assert reaper is not None
+        reaper.kill()
         up.process.kill()
         up.process.start()
         try:
@@ -169,9 +169,9 @@ def _both_killed(trial: Trial, up: Up) -> Row:
     up.process.signal(signal.SIGTERM)
     status = up.process.process.wait(60)
     return Row(
-        "SIGKILL of `halflayer up` and its guardian at once; then `halflayer up` again",
+        "SIGKILL of `halflayer up` and its reaper at once; then `halflayer up` again",
         times,
-        "`ending what an earlier start left running: ...`, then it is ready at the same address",
+        "`stopping processes left by an earlier start: ...`, then it is ready at the same address",
         [
             Figure("survivors", survivors),
             Figure("failed_starts", failed_starts),
@@ -186,7 +186,7 @@ def parts(trial: Trial) -> Iterator[Row]:
         up = Up(trial.new_folder("parts"), held)
         try:
             yield _worker_kills(trial, up)
-            yield _guardian_kills(trial, up)
+            yield _reaper_kills(trial, up)
             yield _both_killed(trial, up)
         finally:
             up.process.kill()

@@ -25,8 +25,9 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
 
 import app.auth.service  # noqa: F401 - the tables register themselves
 from app.db import Base, Database
-from app.local.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
+from app.local.embedded_broker import BrokerMissing, valkey_binary
 from app.settings import Settings
+from tests.fixtures.broker import RunningBroker
 from tests.fixtures.missing import skip_or_fail
 from tests.fixtures.orphan_guard import OrphanGuard, orphan_guard
 from tests.fixtures.postgres import PostgresMissing, PostgresServer, running_postgres
@@ -130,19 +131,19 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 @pytest.fixture(scope="session")
 def _broker(
     tmp_path_factory: pytest.TempPathFactory, _tether: OrphanGuard
-) -> Iterator[EmbeddedBroker]:
+) -> Iterator[RunningBroker]:
     try:
         valkey_binary()
     except BrokerMissing as error:
         skip_or_fail(str(error))
-    with EmbeddedBroker(tmp_path_factory.mktemp("valkey") / "valkey.log") as broker:
+    with RunningBroker(tmp_path_factory.mktemp("valkey") / "valkey.log") as broker:
         assert broker.process is not None
         _tether.hold(broker.process.pid)
         yield broker
 
 
 @pytest.fixture
-def broker_url(_broker: EmbeddedBroker) -> str:
+def broker_url(_broker: RunningBroker) -> str:
     """A real Valkey with nothing in it."""
     with redis.Redis.from_url(_broker.url) as client:
         client.flushall()

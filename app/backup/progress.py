@@ -1,26 +1,18 @@
-"""How long work tells what it is doing, without knowing who looks."""
+"""Reports the progress of a backup or restore; knows no terminal."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 Advance = Callable[[int], None]
-"""Told of every piece of work done, in the unit of the phase."""
+"""Called with the amount of work done, in the unit of the phase."""
 
 
 def noop(_amount: int) -> None:
-    """For work at which nobody looks."""
+    """Reports nothing."""
 
 
 class Watcher(Protocol):
-    """Somebody who looks on."""
+    """Shows progress, as `app.cli.terminal.PhaseBars` does."""
 
     def phase(self, what: str, total: int, unit: str) -> Advance:
-        """A new phase begins, of so many `rows`, `runs` or `bytes`."""
-
-
-class NullProgress:
-    """Looks at nothing."""
-
-    def phase(self, what: str, total: int, unit: str) -> Advance:
-        """Drops what it is told."""
-        return noop
+        """Begin a phase of `total` `rows`, `runs` or `bytes`."""

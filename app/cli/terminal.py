@@ -1,4 +1,4 @@
-"""What commands show in a terminal: tables, bars, one clear line for an error; fetches nothing."""
+"""Terminal output of commands: tables, progress bars, messages; fetches nothing."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -38,12 +38,11 @@ STATE_STYLES = {
 
 
 def say(message: str, where: Console = console, style: str | None = None) -> None:
-    """One message as it is: not wrapped, so that a link can be clicked, copied and parsed.
+    """Print a message without wrapping, so that links can be clicked, copied and parsed.
 
-    A closed pipe or terminal is no error: a server goes on serving, and one that ends still stops
-    its children.
+    A closed pipe or terminal is ignored, so that a server continues, and stops its children.
     """
-    with suppress(OSError, SystemExit):  # rich wants to leave when a pipe is broken
+    with suppress(OSError, SystemExit):  # rich exits on a broken pipe
         where.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -62,14 +61,14 @@ def state_text(state: str) -> Text:
 
 
 def age(moment: str | None) -> str:
-    """How long ago an ISO time of the server was."""
+    """Time since an ISO timestamp of the server."""
     if not moment:
         return "-"
     return duration((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
 class EtaColumn(ProgressColumn):
-    """The time left as the run itself reckons it, not as this terminal would."""
+    """The time left as estimated by the run itself."""
 
     def render(self, task: Task) -> Text:
         """The cell of one task."""
@@ -79,11 +78,11 @@ class EtaColumn(ProgressColumn):
         return Text(f"{duration(eta_s)} left" if eta_s is not None else "", style="cyan")
 
 
-class RunBars:
+class RunBars(Progress):
     """A progress bar for each of several runs."""
 
     def __init__(self) -> None:
-        self.progress = Progress(
+        super().__init__(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -91,52 +90,41 @@ class RunBars:
             EtaColumn(),
             console=console,
         )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "RunBars":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.progress.stop()
+        self._ids: dict[str, TaskID] = {}
 
     def show(self, run: Json, label: str | None = None) -> None:
-        """Shows the run as it is now."""
-        # Text, not markup: a run's name is whatever a person typed.
+        """Update the bar of a run."""
+        # Names are plain text, not markup.
         name = Text(label or run["name"]).markup
-        if run["id"] not in self._tasks:
-            self._tasks[run["id"]] = self.progress.add_task(
-                name, total=None, start=False, note="", eta_s=None
-            )
-        task = self._tasks[run["id"]]
+        if run["id"] not in self._ids:
+            self._ids[run["id"]] = self.add_task(name, total=None, start=False, note="", eta_s=None)
+        task = self._ids[run["id"]]
         state = run["state"]
         at = run["progress"]
         if state in STATE_STYLES and state not in ("running", "cancelling"):
-            self.progress.update(task, total=1, completed=1, note=state, eta_s=0)
-            self.progress.stop_task(task)
+            self.update(task, total=1, completed=1, note=state, eta_s=0)
+            self.stop_task(task)
         elif state == "running":
             self._show_progress(task, at)
         else:
-            self.progress.update(task, note=state)
+            self.update(task, note=state)
 
     def _show_progress(self, task: TaskID, at: Json | None) -> None:
-        self.progress.start_task(task)
+        self.start_task(task)
         if at is None:
-            self.progress.update(task, note="starting")
+            self.update(task, note="starting")
             return
         note = str(at["phase"])
         if at["total"]:
             note += f" {at['done']:,.0f}/{at['total']:,.0f} {at['unit'] or ''}".rstrip()
-        self.progress.update(
-            task, total=at["total"], completed=at["done"], note=note, eta_s=at["eta_s"]
-        )
+        self.update(task, total=at["total"], completed=at["done"], note=note, eta_s=at["eta_s"])
 
 
-class WorkBars:
-    """A bar with the time left for each phase of one long piece of work."""
+class PhaseBars(Progress):
+    """A progress bar with the time left for each phase of a long operation."""
 
     def __init__(self) -> None:
-        self.progress = Progress(
+        super().__init__(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -146,22 +134,15 @@ class WorkBars:
             console=errors,
         )
 
-    def __enter__(self) -> "WorkBars":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.progress.stop()
-
     def phase(self, what: str, total: int, unit: str) -> Advance:
-        """A new bar."""
+        """Begin a phase with a new bar."""
         amount = size_text(total) if unit == "bytes" else f"{total:,} {unit}"
-        task = self.progress.add_task(what, total=total, unit=amount)
-        return lambda done: self.progress.advance(task, done)
+        task = self.add_task(what, total=total, unit=amount)
+        return lambda done: self.advance(task, done)
 
 
 def size_text(size_bytes: int) -> str:
-    """Bytes as people read them, such as `1.5 GiB`."""
+    """A human-readable size, such as `1.5 GiB`."""
     size = size_bytes / 1024
     if size < 1:
         return f"{size_bytes} B"
@@ -173,7 +154,7 @@ def size_text(size_bytes: int) -> str:
 
 
 def runs_table(runs: list[Json]) -> Table:
-    """Runs, one a line."""
+    """Runs, one per line."""
     table = Table(box=None, pad_edge=False)
     for heading in ("ID", "Kind", "State", "Progress", "Age", "Name"):
         table.add_column(heading)
@@ -188,9 +169,9 @@ def runs_table(runs: list[Json]) -> Table:
 
 
 def removable_table(files: Sequence[Removable]) -> Table:
-    """Files that may go, one run's a line."""
+    """Removable files, one run per line."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("Run", "Kind", "State", "Files", "RunOutcome", "Name"):
+    for heading in ("Run", "Kind", "State", "Files", "Ended", "Name"):
         table.add_column(heading)
     table.add_column("Size", justify="right")
     for each in files:
@@ -203,7 +184,7 @@ def removable_table(files: Sequence[Removable]) -> Table:
 
 
 def tokens_table(tokens: list[Json]) -> Table:
-    """Tokens, one a line."""
+    """Tokens, one per line."""
     table = Table(box=None, pad_edge=False)
     for heading in ("ID", "Kind", "Scope", "Age", "Last used", "Expires", "Name"):
         table.add_column(heading)

@@ -1,4 +1,4 @@
-"""Child processes that are started, restarted and always ended; knows nothing of what they do."""
+"""Starts, restarts and stops child processes."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -17,18 +17,18 @@ from app.local.reaper import alive, stop_groups
 from app.local.state import write_private
 
 QUICK_DEATH_S = 30.0
-"""A child that leaves sooner than this after its start was not well."""
+"""A child that exits sooner than this after its start counts as failing."""
 QUICK_DEATHS_ALLOWED = 3
-"""While the installation starts; later a child is restarted however often it leaves."""
+"""While the installation starts; later a child is restarted any number of times."""
 RESTART_WITHIN_S = 60.0
-GUARDIAN_EVERY_S = 5.0
+REAPER_RESTART_S = 5.0
 SAME_BIRTH_S = 2.0
-"""The same process's start differs by less, however often it is asked for."""
+"""Repeated readings of the start time of one process differ by less."""
 STOP_GRACE_S = 15.0
-"""Long enough for a trainer to save a checkpoint."""
+"""Enough for a trainer to save a checkpoint."""
 LOG_TAIL_CHARS = 1500
 MAX_LOG_BYTES = 20 * 1024**2
-"""Of each child's log; what was before is kept once more, as `.old.log`."""
+"""Per log; earlier content is kept once, as `.old.log`."""
 
 
 class ChildFailed(Exception):
@@ -37,61 +37,61 @@ class ChildFailed(Exception):
 
 @dataclass
 class Child:
-    """One process, leader of a group of its own."""
+    """A process in its own process group."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
     log_file: Path
     stdin_text: str = ""
-    """Written to the child's stdin at every start: for what may be in no process list."""
+    """Written to stdin at every start, for what must not be in a process list."""
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     quick_deaths: int = 0
-    restart_at_s: float | None = field(default=None)
+    restart_at_s: float | None = None
 
     def log_tail(self) -> str:
-        """The last lines that the child wrote."""
+        """The end of the log."""
         if not self.log_file.exists():
             return ""
         return self.log_file.read_text(errors="replace")[-LOG_TAIL_CHARS:].strip()
 
 
 class Children:
-    """Starts children, restarts those that leave, and leaves none behind.
+    """Starts children, restarts those that exit, and leaves none behind.
 
-    The guardian process ends them even when this one is killed without a chance to do it. If both
-    are killed, `end_leftovers` ends them at the next start; it reads the file `record`. `say` is
-    called with a message for everything that is restarted.
+    The reaper process stops them even when this process is killed. If both are killed,
+    `end_leftovers` stops them at the next start; it reads the file `record`. `say` is called with
+    a message for every restart.
     """
 
     def __init__(self, record: Path, say: Callable[[str], None]) -> None:
         self._record, self._say = record, say
         self._children: list[Child] = []
-        self._start_guardian()
+        self._start_reaper()
 
     def start(self, child: Child) -> None:
-        """Starts a child and remembers it."""
+        """Start a child."""
         self._children.append(child)
         self._launch(child)
 
     def check(self, *, starting: bool = False) -> None:
-        """Restarts what has left, later each time it leaves quickly, and keeps the logs short.
+        """Restart exited children, with growing delays, and limit the size of logs.
 
-        Call it every second or so. Raises ChildFailed for a child that keeps leaving, but only
-        while the installation is `starting`: afterwards the others go on without it.
+        Call it about every second. While the installation is `starting`, raises ChildFailed for a
+        child that keeps exiting; afterwards the others continue without it.
         """
-        self._check_guardian()
+        self._check_reaper()
         for child in self._children:
             shorten(child.log_file)
             if child.process is None:
                 if child.restart_at_s is not None and time.monotonic() >= child.restart_at_s:
                     self._restart(child)
             elif child.process.poll() is not None:
-                self._note_death(child, starting)
+                self._handle_exit(child, starting)
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """Ends all children, those started last first, and then the guardian."""
+        """Stop all children, last started first, and then the reaper."""
         for child in reversed(self._children):
             if child.process is not None and child.process.poll() is None:
                 child.process.terminate()
@@ -101,48 +101,48 @@ class Children:
                 continue
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(timeout=max(0.1, deadline - time.monotonic()))
-            # Whatever of its group has outlived the leader, or the leader itself.
+            # The rest of its group, or the child itself.
             if alive(child.process.pid):
                 stop_groups([child.process.pid], grace_s=0.5)
             child.process.wait()
             self._forget(child)
-        assert self._guardian.stdin is not None
-        self._guardian.stdin.close()
-        self._guardian.wait()
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.close()
+        self._reaper.wait()
         self._record.unlink(missing_ok=True)
 
-    def _start_guardian(self) -> None:
-        self._guardian = subprocess.Popen(
+    def _start_reaper(self) -> None:
+        self._reaper = subprocess.Popen(
             python_module("app.local.reaper"),
             stdin=subprocess.PIPE,
             start_new_session=True,
-            bufsize=0,  # what could not be written must not come up again when it is closed
+            bufsize=0,  # failed writes must not be retried at closing
         )
-        self._guardian_started_s = time.monotonic()
+        self._reaper_started_s = time.monotonic()
 
-    def _check_guardian(self) -> None:
-        before, code = self._guardian, self._guardian.poll()
-        if code is None or time.monotonic() - self._guardian_started_s < GUARDIAN_EVERY_S:
+    def _check_reaper(self) -> None:
+        before, code = self._reaper, self._reaper.poll()
+        if code is None or time.monotonic() - self._reaper_started_s < REAPER_RESTART_S:
             return
         try:
-            self._start_guardian()
+            self._start_reaper()
         except OSError as error:
-            self._guardian_started_s = time.monotonic()
-            self._say(f"guardian exited with code {code} and cannot be restarted ({error})")
+            self._reaper_started_s = time.monotonic()
+            self._say(f"reaper exited with code {code} and cannot be restarted ({error})")
             return
         assert before.stdin is not None
         before.stdin.close()
         for child in self._children:
             if child.process is not None:
-                self._tell_guardian("+", child.process.pid)
-        self._say(f"guardian exited with code {code}; restarted (process {self._guardian.pid})")
+                self._notify_reaper("+", child.process.pid)
+        self._say(f"reaper exited with code {code}; restarted (process {self._reaper.pid})")
 
     def _restart(self, child: Child) -> None:
         try:
             self._launch(child)
         except OSError as error:
-            # No memory or no process is left: the others go on.
-            self._put_off(child, f"{child.name} cannot be started ({error})")
+            # Out of memory or processes: the others continue.
+            self._schedule_restart(child, f"{child.name} cannot be started ({error})")
         else:
             assert child.process is not None
             self._say(f"{child.name} restarted (process {child.process.pid})")
@@ -160,14 +160,14 @@ class Children:
             )
         child.started_s = time.monotonic()
         child.restart_at_s = None
-        self._tell_guardian("+", child.process.pid)
+        self._notify_reaper("+", child.process.pid)
         self._write_record()
         assert child.process.stdin is not None
-        # A child that has left already is for `check` to find.
+        # `check` finds a child that has exited already.
         with suppress(BrokenPipeError), child.process.stdin as stdin:
             stdin.write(child.stdin_text.encode())
 
-    def _note_death(self, child: Child, starting: bool) -> None:
+    def _handle_exit(self, child: Child, starting: bool) -> None:
         assert child.process is not None
         exit_code = child.process.returncode
         self._forget(child)
@@ -178,12 +178,12 @@ class Children:
                 f"the {child.name} does not start (exit code {exit_code}); the end of "
                 f"{child.log_file}:\n{child.log_tail()}"
             )
-        # One that was killed had no time to say why.
+        # A killed child could not log a reason.
         last = child.log_tail().rpartition("\n")[2] if exit_code > 0 else ""
         why = f" (last log line: {last})" if last else ""
-        self._put_off(child, f"{child.name} exited with code {exit_code}{why}")
+        self._schedule_restart(child, f"{child.name} exited with code {exit_code}{why}")
 
-    def _put_off(self, child: Child, what: str) -> None:
+    def _schedule_restart(self, child: Child, what: str) -> None:
         wait_s = min(2.0 ** min(child.quick_deaths, 10) - 1, RESTART_WITHIN_S)
         child.quick_deaths += 1
         child.restart_at_s = time.monotonic() + wait_s
@@ -192,14 +192,14 @@ class Children:
 
     def _forget(self, child: Child) -> None:
         assert child.process is not None
-        self._tell_guardian("-", child.process.pid)
+        self._notify_reaper("-", child.process.pid)
         child.process = None
 
-    def _tell_guardian(self, sign: str, pid: int) -> None:
-        assert self._guardian.stdin is not None
-        # A guardian that was killed is told all of them when it is restarted.
+    def _notify_reaper(self, sign: str, pid: int) -> None:
+        assert self._reaper.stdin is not None
+        # A killed reaper gets all of them when it is restarted.
         with suppress(BrokenPipeError):
-            self._guardian.stdin.write(f"{sign}{pid}\n".encode())
+            self._reaper.stdin.write(f"{sign}{pid}\n".encode())
 
     def _write_record(self) -> None:
         alive_now = [
@@ -207,12 +207,12 @@ class Children:
             for child in self._children
             if child.process is not None and (born_s := _born_s(child.process.pid)) is not None
         ]
-        with suppress(OSError):  # on a full disk the installation goes on without it
+        with suppress(OSError):  # on a full disk the installation continues without it
             write_private(self._record, json.dumps(alive_now) + "\n")
 
 
 def end_leftovers(record: Path, say: Callable[[str], None]) -> None:
-    """End the children of a process that was killed together with its guardian.
+    """Stop the children of a process that was killed together with its reaper.
 
     Call it only when no other process can be their parent.
     """
@@ -221,24 +221,24 @@ def end_leftovers(record: Path, say: Callable[[str], None]) -> None:
         left = {
             each["pid"]: each["name"]
             for each in listed
-            # The pid may be another process's by now.
+            # The pid may have been reused.
             if abs((_born_s(each["pid"]) or 0.0) - each["born_s"]) < SAME_BIRTH_S
         }
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
-        say(f"{record} is unreadable, so processes of an earlier start may still run: {error}")
+        say(f"{record} is unreadable; processes of an earlier start may still run: {error}")
         return
     if left:
         names = ", ".join(f"{name} (process {pid})" for pid, name in left.items())
-        say(f"ending what an earlier start left running: {names}")
+        say(f"stopping processes left by an earlier start: {names}")
         stop_groups(left)
         psutil.wait_procs([each for each in psutil.process_iter() if each.pid in left], 5)
     record.unlink(missing_ok=True)
 
 
 def _born_s(pid: int) -> float | None:
-    """When the process was started; None if there is none, or only what remains of one."""
+    """Start time of the process; None if it does not exist or is a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -247,25 +247,20 @@ def _born_s(pid: int) -> float | None:
 
 
 def shorten(log: Path) -> None:
-    """Empty a log that has grown too long, its content kept aside.
+    """Copy and truncate a log that has grown too long.
 
-    Not renamed: the child goes on appending to the file that it has open.
+    Not renamed, since the child continues to append to its open file.
     """
     with suppress(OSError):
         if log.stat().st_size > MAX_LOG_BYTES:
-            with suppress(OSError):  # no room for a copy is one more reason to empty it
+            with suppress(OSError):  # truncate also without room for a copy
                 shutil.copyfile(log, log.with_suffix(".old.log"))
             os.truncate(log, 0)
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module with this very Python.
+    """The command that runs a module with this Python.
 
-    -P: not from the current folder, where a file may have the name of any module.
+    -P: not from the current folder, where files may shadow modules.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
-
-
-def inherited_environment(**changes: str) -> dict[str, str]:
-    """This process's environment with some variables set."""
-    return {**os.environ, **changes}

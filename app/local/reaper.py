@@ -1,8 +1,8 @@
-"""Ends a process's children when it is gone, however it went; imports nothing of ours.
+"""Stops the children of a process when it exits for any reason; imports nothing of Halflayer.
 
-Reads `+PID` and `-PID` lines from stdin; each PID leads a process group. The other end of that
-pipe is held by the process whose children they are, and by nobody else, so its end, even by
-SIGKILL, is the end of the input. Then every group still listed is stopped.
+Reads `+PID` and `-PID` lines from stdin; each PID leads a process group. Only the parent holds the
+other end of the pipe, so that its exit, even by SIGKILL, is the end of the input. Then every listed
+group is stopped.
 """
 
 import os
@@ -26,7 +26,7 @@ def alive(group: int) -> bool:
 
 
 def stop_groups(groups: Iterable[int], grace_s: float = GRACE_S) -> None:
-    """SIGTERM to all of them, then SIGKILL to those that are still there after `grace_s`."""
+    """Send SIGTERM to all, then SIGKILL to those alive after `grace_s`."""
     left = set(groups)
     deadline = time.monotonic() + grace_s
     _signal_all(left, signal.SIGTERM)
@@ -45,8 +45,8 @@ def _signal_all(groups: Iterable[int], number: int) -> None:
 
 
 def main() -> None:
-    """Watches stdin to its end, then stops whoever is left."""
-    # Ctrl-C and a closing terminal concern the process that is watched, not the watchman.
+    """Read stdin to its end, then stop the remaining groups."""
+    # Ctrl-C and a closing terminal are for the parent.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()

@@ -1,4 +1,4 @@
-"""The whole of Halflayer on one machine: broker, API and workers as children of one process."""
+"""Runs Halflayer on one machine: broker, API and a worker as child processes."""
 
 import os
 import socket
@@ -20,7 +20,6 @@ from app.local.processes import (
     ChildFailed,
     Children,
     end_leftovers,
-    inherited_environment,
     python_module,
     shorten,
 )
@@ -35,31 +34,31 @@ PORTS_TO_TRY = 50
 
 
 class StackError(Exception):
-    """The stack cannot start; the message says what to do."""
+    """The stack cannot start; the message says how to fix it."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack; call `check` every second or so, it restarts whatever has left."""
+    """A running stack; call `check` about every second."""
 
     settings: Settings
     url: str
-    """Where this machine reaches the API."""
+    """URL of the API on this machine."""
     token: str
-    """An API token for this machine's own command line."""
+    """API token of the command line on this machine."""
     children: Children
 
     def check(self) -> None:
-        """Restarts whatever has left, for as long as it takes."""
+        """Restart exited processes."""
         self.children.check()
 
     @property
     def public_url(self) -> str:
-        """Where browsers reach the API."""
+        """URL of the API for browsers."""
         return self.settings.public_url or self.url
 
     def sign_in_link(self) -> str:
-        """A link that signs one browser in, once."""
+        """A one-time sign-in link."""
         database = Database(self.settings.resolved_database_url)
         try:
             with database.write() as session:
@@ -71,17 +70,17 @@ class Stack:
 
 @contextmanager
 def running_stack(settings: Settings, say: Callable[[str], None]) -> Iterator[Stack]:
-    """Starts everything, waits until it is ready, and ends everything at the end of the block.
+    """Start everything, wait until it is ready, and stop it at the end of the block.
 
-    `say` is called with what is restarted; logs/up.log has that too, and why a start failed.
-    Raises StackError.
+    `say` is called with a message for every restart; logs/up.log has these too, and why a start
+    failed. Raises StackError.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_private(settings)
     log_file, record = settings.data_dir / "logs" / "up.log", settings.data_dir / "children.json"
 
     def note(message: str) -> None:
-        # The terminal or the reader of a pipe may be gone.
+        # The disk may be full.
         with suppress(OSError):
             log_file.parent.mkdir(exist_ok=True)
             shorten(log_file)
@@ -124,7 +123,7 @@ def _started(settings: Settings, record: Path, tell: Callable[[str], None]) -> I
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment of API and workers: every setting spelled out, paths made absolute."""
+    """The environment of API and workers: explicit settings and absolute paths."""
     data_dir = settings.data_dir.resolve()
     changes = {
         "HALFLAYER_DATA_DIR": str(data_dir),
@@ -133,17 +132,17 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "HALFLAYER_STORAGE_URL": settings.resolved_storage_url,
         "HALFLAYER_HOST": settings.host,
         "HALFLAYER_PORT": str(settings.port),
-        # Otherwise a line that a child logs would appear minutes later.
+        # Otherwise log lines would appear minutes later.
         "PYTHONUNBUFFERED": "1",
-        # Downloads from the hub stay with the installation; the home folder may be read-only.
+        # Hub downloads belong to the installation; the home folder may be read-only.
         "HF_HOME": os.environ.get("HF_HOME", str(data_dir / "cache" / "huggingface")),
     }
-    return inherited_environment(**changes)
+    return {**os.environ, **changes}
 
 
 @contextmanager
 def only_one(data_dir: Path) -> Iterator[None]:
-    """Nobody else serves the data folder during the block; raises StackError."""
+    """Lock the data folder during the block; raises StackError if another process serves it."""
     lock = FileLock(data_dir / "up.lock")
     try:
         lock.acquire(blocking=False)
@@ -151,8 +150,8 @@ def only_one(data_dir: Path) -> Iterator[None]:
         server = find_server(data_dir)
         where = f" at {server.url} (process {server.pid})" if server else ""
         raise StackError(
-            f"Halflayer already serves the data folder {data_dir.resolve()}{where}; "
-            "stop it, or choose another folder with HALFLAYER_DATA_DIR"
+            f"Halflayer is already running for {data_dir.resolve()}{where}; "
+            "stop it, or set another folder in HALFLAYER_DATA_DIR"
         ) from None
     try:
         yield
@@ -161,24 +160,24 @@ def only_one(data_dir: Path) -> Iterator[None]:
 
 
 def _choose_port(settings: Settings) -> int:
-    """The wanted port, or the next free one; a port that somebody asked for must be free."""
+    """The next free port; an explicitly configured one must be free."""
     asked = "port" in settings.model_fields_set
     candidates = [settings.port] if asked else range(settings.port, settings.port + PORTS_TO_TRY)
     for port in candidates:
         with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-            # As the server does: a port that an earlier server just left is free.
+            # As the server does: a port that was just released is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((settings.host, port))
             except PermissionError:
-                raise StackError(f"this user may not open port {port}") from None
+                raise StackError(f"no permission to open port {port}") from None
             except OSError:
                 continue
             chosen: int = probe.getsockname()[1]
             return chosen
     if asked:
-        raise StackError(f"port {settings.port} is taken; name another one with --port")
-    raise StackError(f"no port from {settings.port} on is free; name one with --port")
+        raise StackError(f"port {settings.port} is taken; choose another one with --port")
+    raise StackError(f"no free port in {candidates[0]}-{candidates[-1]}; choose one with --port")
 
 
 def _start_children(settings: Settings, children: Children) -> str:
@@ -186,9 +185,8 @@ def _start_children(settings: Settings, children: Children) -> str:
     if "broker_url" not in settings.model_fields_set:
         broker = EmbeddedBroker(logs / "valkey.log")
         settings.broker_url = broker.url
-        environment = inherited_environment()
         children.start(
-            Child("Valkey", broker.command, environment, broker.log_file, broker.configuration)
+            Child("Valkey", broker.command, {**os.environ}, broker.log_file, broker.configuration)
         )
     environment = child_environment(settings)
     children.start(Child("API", python_module("app.server"), environment, logs / "api.log"))
@@ -200,7 +198,7 @@ def _start_children(settings: Settings, children: Children) -> str:
 def _wait_until_ready(stack: Stack) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     last = "it did not answer"
-    # trust_env: a proxy that is set for the outside has no business between us and ourselves.
+    # trust_env: proxies must not be used for this machine.
     with httpx.Client(timeout=5, trust_env=False) as client:
         while time.monotonic() < deadline:
             try:

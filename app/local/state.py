@@ -1,4 +1,4 @@
-"""Where the installation on this machine serves, and the token for its command line."""
+"""Address and command-line token of the server on this machine."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from app.settings import Settings
 
 @dataclass(frozen=True)
 class LocalServer:
-    """The server that `halflayer up` runs on a data folder."""
+    """The server that `halflayer up` runs for a data folder."""
 
     url: str
     pid: int
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces a file whole; nobody but its owner can ever read it."""
+    """Replace a file atomically, readable by its owner only."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w") as file:
@@ -32,22 +32,22 @@ def write_private(path: Path, text: str) -> None:
 
 
 def server_file(data_dir: Path) -> Path:
-    """Names the server that serves this data folder now."""
+    """File with the running server of this data folder."""
     return data_dir / "server.json"
 
 
 def token_file(data_dir: Path) -> Path:
-    """Holds the API token of the command line on this machine."""
+    """File with the API token of the command line on this machine."""
     return data_dir / "cli-token"
 
 
 def note_server(data_dir: Path, server: LocalServer) -> None:
-    """Tells other commands on this machine where the server is."""
+    """Record the server for other commands on this machine."""
     write_private(server_file(data_dir), json.dumps(asdict(server)) + "\n")
 
 
 def find_server(data_dir: Path) -> LocalServer | None:
-    """The server of this data folder, if its process lives."""
+    """The server of this data folder, if its process is alive."""
     try:
         server = LocalServer(**json.loads(server_file(data_dir).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -56,7 +56,7 @@ def find_server(data_dir: Path) -> LocalServer | None:
 
 
 def read_token(data_dir: Path) -> str | None:
-    """The command line's token, if there is one."""
+    """The token of the command line, if any."""
     try:
         return token_file(data_dir).read_text().strip() or None
     except OSError:
@@ -64,7 +64,7 @@ def read_token(data_dir: Path) -> str | None:
 
 
 def ensure_token(settings: Settings, database: Database) -> str:
-    """The command line's token for this installation; made anew if it opens nothing."""
+    """The token of the command line; created if missing or invalid."""
     token = read_token(settings.data_dir)
     if token is not None:
         try:

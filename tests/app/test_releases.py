@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from app.backup.manifest import Manifest, read_manifest
-from app.backup.progress import NullProgress
 from app.backup.restore import check_backup, contents_of, restore_backup
 from app.backup.rows import tables_of
 from app.db import Database
@@ -21,6 +20,7 @@ from faults.installation import wait_for
 from tests.app.conftest import serve
 from tests.conftest import DATABASES
 from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.progress import NullProgress
 from tests.worker.test_real_worker import worker_process
 
 HERE = Path(__file__).parents[1] / "fixtures" / "releases"

@@ -127,5 +127,5 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         stop(running)
     finally:
         if running.process.poll() is None:
-            running.process.kill()  # the guardian ends the rest
+            running.process.kill()  # the reaper ends the rest
             running.process.wait()

@@ -38,7 +38,7 @@ def started(tmp_path: Path) -> Iterator[Installation]:
 def test_a_taken_port_is_avoided_and_ctrl_c_ends_all(started: Installation) -> None:
     assert not started.url.endswith(":8000")
     assert httpx.get(f"{started.url}/readyz", trust_env=False).json()["status"] == "ready"
-    assert len(started.processes()) >= 4  # guardian, Valkey, API, worker
+    assert len(started.processes()) >= 4  # reaper, Valkey, API, worker
     files = list(started.data_dir.rglob("*"))
     assert {"halflayer.db", "cli-token", "worker.log", "children.json"} <= {f.name for f in files}
     assert [f for f in (started.data_dir, *files) if f.stat().st_mode & 0o077] == []
@@ -77,12 +77,12 @@ def test_a_child_that_dies_comes_back(started: Installation) -> None:
         time.sleep(0.2)
 
 
-def test_the_next_up_ends_what_one_killed_with_its_guardian_left(started: Installation) -> None:
+def test_the_next_up_ends_what_one_killed_with_its_reaper_left(started: Installation) -> None:
     everybody = started.processes()
-    guardian = next(each for each in everybody if "app.local.reaper" in each.cmdline())
-    left = [each for each in everybody[1:] if each != guardian]
+    reaper = next(each for each in everybody if "app.local.reaper" in each.cmdline())
+    left = [each for each in everybody[1:] if each != reaper]
     port = started.url.rpartition(":")[2]
-    guardian.kill()
+    reaper.kill()
     started.process.kill()
     started.process.wait()
     assert httpx.get(f"{started.url}/readyz", trust_env=False).is_success, "nothing was left"
@@ -90,7 +90,7 @@ def test_the_next_up_ends_what_one_killed_with_its_guardian_left(started: Instal
     try:
         assert again.url == started.url
         assert not psutil.wait_procs(left, timeout=1)[1]
-        assert "ending what an earlier start left running: Valkey" in again.output.read_text()
+        assert "stopping processes left by an earlier start: Valkey" in again.output.read_text()
     finally:
         stop(again)
 
@@ -111,7 +111,7 @@ def test_an_up_whose_reader_is_gone_serves_on_and_ends_in_good_order(started: In
     again = Installation(started.data_dir, up, started.output, started.environment)
     try:
         worker = next(each for each in again.processes() if "worker.main" in each.cmdline())
-        guardian = next(each for each in again.processes() if "app.local.reaper" in each.cmdline())
+        reaper = next(each for each in again.processes() if "app.local.reaper" in each.cmdline())
         log = started.data_dir / "logs" / "up.log"
         worker.kill()
         deadline = time.monotonic() + 60
@@ -119,7 +119,7 @@ def test_an_up_whose_reader_is_gone_serves_on_and_ends_in_good_order(started: In
             assert up.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        guardian.kill()
+        reaper.kill()
         stop(again, timeout_s=40)
         assert up.returncode == 0
     finally:

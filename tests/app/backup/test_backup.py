@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from app.auth.service import create_token
 from app.backup.create import create_backup
 from app.backup.manifest import BackupError, Manifest, read_manifest
-from app.backup.progress import NullProgress, noop
+from app.backup.progress import noop
 from app.backup.restore import check_backup, contents_of, restore_backup
 from app.backup.rows import digest_of, tables_of
 from app.cli import main as cli
@@ -33,6 +33,7 @@ from kdcore.config import TeacherConfig
 from tests.app.test_s3_storage import _server, s3  # noqa: F401 - fixtures
 from tests.conftest import DATABASES
 from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.progress import NullProgress
 from tests.fixtures.s3 import S3Server
 from worker.checkpoint_copies import Mirror, fetch_newest
 from worker.workspace import Workspace

@@ -43,7 +43,7 @@ time.sleep(60)
 
 PARENT_THAT_CHECKS = PARENT.replace(
     "time.sleep(60)\n",
-    "app.local.processes.GUARDIAN_EVERY_S = 0\n"
+    "app.local.processes.REAPER_RESTART_S = 0\n"
     "while True: children.check(); sys.stdout.flush(); time.sleep(0.1)\n",
 )
 # 2 MB in some two seconds.
@@ -71,11 +71,11 @@ def gone(pid: int) -> bool:
         return True
 
 
-def guardian_of(pid: int) -> psutil.Process:
-    (guardian,) = [
+def reaper_of(pid: int) -> psutil.Process:
+    (reaper,) = [
         each for each in psutil.Process(pid).children() if "app.local.reaper" in each.cmdline()
     ]
-    return guardian
+    return reaper
 
 
 def python_child(code: str, log_file: Path) -> Child:
@@ -169,7 +169,7 @@ def test_a_child_that_cannot_be_started_again_is_put_off(tmp_path: Path) -> None
         children.stop()
 
 
-def test_a_killed_guardian_is_restarted_and_still_ends_the_children(tmp_path: Path) -> None:
+def test_a_killed_reaper_is_restarted_and_still_ends_the_children(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT_THAT_CHECKS, str(tmp_path / "child.log")],
         stdout=subprocess.PIPE,
@@ -178,29 +178,29 @@ def test_a_killed_guardian_is_restarted_and_still_ends_the_children(tmp_path: Pa
     assert parent.stdout is not None
     with parent.stdout as out:
         pid = int(out.readline())
-        guardian_of(parent.pid).kill()
-        assert "guardian exited with code -9" in out.readline()
+        reaper_of(parent.pid).kill()
+        assert "reaper exited with code -9" in out.readline()
         parent.kill()
         parent.wait()
     wait_for(lambda: gone(pid), 30)
 
 
-def test_stop_ends_all_though_the_guardian_is_gone(tmp_path: Path) -> None:
+def test_stop_ends_all_though_the_reaper_is_gone(tmp_path: Path) -> None:
     others = set(psutil.Process().children())
     children = Children(tmp_path / "children.json", print)
-    (guardian,) = set(psutil.Process().children()) - others
+    (reaper,) = set(psutil.Process().children()) - others
     child = python_child(SLEEP, tmp_path / "child.log")
     children.start(child)
     assert child.process is not None
     pid = child.process.pid
-    guardian.kill()
-    wait_for(lambda: gone(guardian.pid))
+    reaper.kill()
+    wait_for(lambda: gone(reaper.pid))
     children.stop()
     assert gone(pid)
     assert not (tmp_path / "children.json").exists()
 
 
-def test_what_a_killed_parent_and_its_killed_guardian_left_is_ended(tmp_path: Path) -> None:
+def test_what_a_killed_parent_and_its_killed_reaper_left_is_ended(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path / "child.log")],
         stdout=subprocess.PIPE,
@@ -209,7 +209,7 @@ def test_what_a_killed_parent_and_its_killed_guardian_left_is_ended(tmp_path: Pa
     assert parent.stdout is not None
     with parent.stdout as out:
         pid = int(out.readline())
-        guardian_of(parent.pid).kill()
+        reaper_of(parent.pid).kill()
         parent.kill()
         parent.wait()
     record = tmp_path / "children.json"
@@ -225,7 +225,7 @@ def test_what_a_killed_parent_and_its_killed_guardian_left_is_ended(tmp_path: Pa
         end_leftovers(record, said.append)
         assert gone(pid)
         assert stranger.poll() is None
-        assert said == [f"ending what an earlier start left running: sleeper (process {pid})"]
+        assert said == [f"stopping processes left by an earlier start: sleeper (process {pid})"]
         assert not record.exists()
         end_leftovers(record, said.append)
         assert len(said) == 1
