@@ -35,12 +35,12 @@ NAMING = {
 
 
 class WrongEncoding(SQLAlchemyError):
-    """The Postgres database cannot keep all text; the message says how to make one that can."""
+    """The Postgres database cannot store all text; the message says how to fix it."""
 
     def __init__(self, database: str, encoding: str) -> None:
-        self.problem = f"the database {database!r} has the encoding {encoding}, and not UTF8"
+        self.problem = f"the database {database!r} has the encoding {encoding} instead of UTF8"
         self.remedy = (
-            "drop it, or choose another name, and make it with "
+            "drop it, or choose another name, and create it with "
             f"`createdb --encoding=UTF8 --template=template0 {database}`"
         )
         super().__init__(f"{self.problem}: {self.remedy}")
@@ -66,13 +66,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """Base of all tables; constraint names are fixed, so that migrations can name them."""
+    """Base of all tables; constraint names are fixed for migrations."""
 
     metadata = MetaData(naming_convention=NAMING)
 
 
 def utc_now() -> datetime:
-    """The wall clock, for people to read; no decision may rest on it."""
+    """The wall clock, for display; no decision may be based on it."""
     return datetime.now(UTC)
 
 
@@ -96,7 +96,7 @@ def _postgres_engine(url: URL) -> Engine:
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,
-        # A host that vanished must be noticed within half a minute, not after TCP's two hours.
+        # A dead host must be noticed within half a minute, not after the two hours of TCP.
         connect_args={
             "connect_timeout": 5,
             "keepalives_idle": 10,
@@ -106,14 +106,14 @@ def _postgres_engine(url: URL) -> Engine:
         },
     )
 
-    # First of all: SQLAlchemy's own first look fails with a TypeError where text comes as bytes.
+    # First: SQLAlchemy's own first query fails with a TypeError where text comes as bytes.
     @event.listens_for(engine, "connect", insert=True)
     def _on_connect(connection: Any, _record: Any) -> None:
         encoding = connection.info.parameter_status("server_encoding")
-        if encoding not in ("UTF8", None):  # None: something between us and it does not say
+        if encoding not in ("UTF8", None):  # None: a proxy hides it
             connection.close()
             raise WrongEncoding(str(url.database), encoding)
-        # A process frozen inside a transaction must not hold its row locks for ever.
+        # A process suspended inside a transaction must not hold its row locks forever.
         connection.execute("SET idle_in_transaction_session_timeout = '60s'")
         connection.commit()
 
@@ -127,8 +127,8 @@ def _sqlite_engine(url: URL, foreign_keys: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
-        # The driver must not begin transactions by itself: it would begin them DEFERRED, and a
-        # reader that later writes then fails at once with "database is locked".
+        # The driver must not begin transactions itself: they would be DEFERRED, and a reader that
+        # later writes would fail at once with "database is locked".
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=30000")
@@ -168,7 +168,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A connection that sees the database as it is at its first look, whatever is written."""
+        """A connection that sees the database as of its first query."""
         options: dict[str, Any] = {"read_only": True}
         if self.engine.dialect.name == "postgresql":
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -176,7 +176,7 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.dispose()
 
 

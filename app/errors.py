@@ -1,15 +1,15 @@
-"""Domain errors, and the one place that turns them into problem+json (RFC 9457).
+"""Domain errors, and their conversion to problem+json (RFC 9457).
 
 AppError
-├── BadRequest   400   no request of HTTP, or headers that contradict each other
+├── BadRequest   400   malformed or contradicting headers
 ├── NotFound     404
-├── Conflict     409   the state of things forbids it
-├── Invalid      422   one or several fields are wrong; each problem names its field
+├── Conflict     409   not possible in the current state
+├── Invalid      422   invalid fields; each problem names its field
 ├── TooLarge     413
 ├── Unsupported  415
 ├── Unauthenticated 401 / Forbidden 403
 ├── Unavailable  503   with Retry-After
-└── DiskFull     507   no room for what was sent
+└── DiskFull     507   no disk space left
 """
 
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ class FieldProblem:
     """What is wrong with one field of the request body."""
 
     pointer: str
-    """JSON pointer into the body, for instance `/config/model/heads`; `?limit` for a query,
+    """JSON pointer into the body, such as `/config/model/heads`; `?limit` for a query parameter,
     `idempotency-key:` for a header."""
     detail: str
 
 
 class AppError(Exception):
-    """Base of all errors that a client sees; the message is the problem's `detail`."""
+    """Base of all errors shown to clients; the message is the `detail` of the problem."""
 
     status = 500
     slug = "internal"
-    title = "Something went wrong on the server"
+    title = "Internal server error"
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -50,7 +50,7 @@ class BadRequest(AppError):
 
 
 class NotFound(AppError):
-    """Nothing is known under the given id, path or name."""
+    """No such id, path or name."""
 
     status = 404
     slug = "not-found"
@@ -58,19 +58,19 @@ class NotFound(AppError):
 
 
 class Conflict(AppError):
-    """The request is fine, but the present state of things forbids it."""
+    """The request is valid, but not possible in the current state."""
 
     status = 409
     slug = "conflict"
-    title = "Not possible in the present state"
+    title = "Conflict with the current state"
 
 
 class Invalid(AppError):
-    """One or several fields are wrong; `problems` names each."""
+    """Invalid fields; `problems` names each."""
 
     status = 422
     slug = "invalid"
-    title = "The request has a mistake"
+    title = "Invalid request"
 
     def __init__(self, detail: str, problems: list[FieldProblem] | None = None) -> None:
         super().__init__(detail)
@@ -78,7 +78,7 @@ class Invalid(AppError):
 
 
 class TooLarge(AppError):
-    """More bytes than this server takes."""
+    """More bytes than this server accepts."""
 
     status = 413
     slug = "too-large"
@@ -86,7 +86,7 @@ class TooLarge(AppError):
 
 
 class Unsupported(AppError):
-    """A format that this server does not read."""
+    """A format that this server does not support."""
 
     status = 415
     slug = "unsupported"
@@ -94,7 +94,7 @@ class Unsupported(AppError):
 
 
 class Unauthenticated(AppError):
-    """No credential, or one that is wrong, expired or revoked."""
+    """No credential, or a wrong, expired or revoked one."""
 
     status = 401
     slug = "unauthenticated"
@@ -102,7 +102,7 @@ class Unauthenticated(AppError):
 
 
 class Forbidden(AppError):
-    """The credential is good but its scope, or the page it came from, does not allow this."""
+    """The credential is valid, but its scope or the origin of the request does not allow this."""
 
     status = 403
     slug = "forbidden"
@@ -110,7 +110,7 @@ class Forbidden(AppError):
 
 
 class Unavailable(AppError):
-    """Something that the server needs is away; the same request may work later."""
+    """A service that the server needs is unavailable; the request may work later."""
 
     status = 503
     slug = "unavailable"
@@ -119,7 +119,7 @@ class Unavailable(AppError):
 
 
 class DiskFull(AppError):
-    """The server's disk has no room for what was sent."""
+    """The server has no disk space left for the request."""
 
     status = 507
     slug = "disk-full"
@@ -135,7 +135,7 @@ def problem_response(
     problems: list[FieldProblem] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    """A problem+json response; slug and title follow from the status where none is given."""
+    """A problem+json response; slug and title default to those of the status."""
     phrase = HTTPStatus(status).phrase
     body: dict[str, Any] = {
         "type": f"urn:halflayer:problem:{slug or phrase.lower().replace(' ', '-')}",

@@ -15,7 +15,7 @@ from app.datasets.inspection import CHECKS_AT_ONCE
 from app.db import Database
 from app.forms import presets
 from app.forms import schema as forms
-from app.idempotency import Replayed, answer_again
+from app.idempotency import Replayed, replay
 from app.monitoring import health
 from app.monitoring.prometheus import Telemetry
 from app.openapi.document import PROBLEMS, describe
@@ -23,8 +23,8 @@ from app.queue import JobQueue
 from app.retention import endpoints as retention
 from app.runs import endpoints as runs
 from app.runs.live.hub import StreamHub
-from app.runs.seals import Seals
 from app.runs.sweeper import Sweeper
+from app.runs.verified_reader import VerifiedReader
 from app.settings import Settings
 from app.storage import Store
 from app.web import error_handlers
@@ -50,7 +50,7 @@ API_ROUTERS = (
 
 
 def make_context(settings: Settings) -> Context:
-    """The parts of one API process; connects to nothing yet."""
+    """The services of one API process; connects to nothing yet."""
     db = Database(settings.resolved_database_url)
     store = Store(settings)
     return Context(
@@ -58,10 +58,10 @@ def make_context(settings: Settings) -> Context:
         db=db,
         job_queue=JobQueue(settings),
         store=store,
-        seals=Seals(store),
+        reader=VerifiedReader(store),
         streams=StreamHub(db, settings),
         telemetry=Telemetry(),
-        beats=HeartbeatAges(),
+        heartbeat_ages=HeartbeatAges(),
         bodies=Budget(
             settings.max_held_body_bytes,
             max(settings.max_held_body_bytes // 4, settings.max_body_bytes),
@@ -72,7 +72,7 @@ def make_context(settings: Settings) -> Context:
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application for one installation; without settings, those of the environment."""
+    """The application; by default with the settings of the environment."""
     settings = settings or Settings()
     context = make_context(settings)
 
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await context.streams.start()
         sweeper = Sweeper(context.db, context.job_queue, context.settings)
         stop = threading.Event()
-        # A daemon: a sweep that waits for a database that is away must not hold up the end.
+        # A daemon: a sweep that waits for the database must not delay the shutdown.
         thread = threading.Thread(target=sweeper.run, args=(stop,), name="sweeper", daemon=True)
         thread.start()
         try:
@@ -110,13 +110,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         api.include_router(router)
     app.include_router(api)
     app.include_router(health.router, responses={400: PROBLEMS[400]})
-    # Not a route: a route for everything would turn a wrong method (405) into "not found".
+    # Not a catch-all route, which would turn a wrong method (405) into "not found".
     app.router.default = Frontend(settings)
     error_handlers.install(app)
-    app.add_exception_handler(Replayed, answer_again)
+    app.add_exception_handler(Replayed, replay)
     describe(app)
-    # Added last, run first: body, then host, each inside the headers and the clock.
-    # To all but the outermost a HEAD is a GET.
+    # Added last, run first. All but the outermost see a HEAD as a GET.
     app.add_middleware(HostMiddleware, allowed_hosts=settings.accepted_hosts)
     app.add_middleware(BodyMiddleware)
     app.add_middleware(HeadMiddleware)
@@ -125,5 +124,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _operation_id(route: APIRoute) -> str:
-    """Stable: the function's name, which the generated TypeScript client shows."""
+    """The name of the function, which the generated TypeScript client uses."""
     return route.name

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema; the steps themselves are in `alembic/versions`."""
+"""Migrates databases; the migrations are in `alembic/versions`."""
 
 from pathlib import Path
 
@@ -16,18 +16,18 @@ def alembic_config(database_url: str) -> Config:
     """Alembic's configuration for one database."""
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    # Not through the ini's options: those would take a `%` in a password for interpolation.
+    # Not as an ini option, which would interpolate a `%` in a password.
     config.attributes["database_url"] = database_url
     return config
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Carry out the missing steps; harmless when there are none, or when two do it at once."""
+    """Apply missing migrations; safe when there are none, or when two processes do it at once."""
     command.upgrade(alembic_config(database_url), revision)
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Take steps back, to `base` for all of them; what they added is lost."""
+    """Revert migrations, with `base` all of them; their data is lost."""
     command.downgrade(alembic_config(database_url), revision)
 
 
@@ -45,7 +45,7 @@ def revisions() -> list[str]:
 
 
 def current_revision(database_url: str) -> str | None:
-    """The revision that the database is at; None for one without tables."""
+    """The revision of the database; None without tables."""
     engine = make_engine(database_url)
     try:
         with engine.connect() as connection:

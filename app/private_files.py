@@ -1,7 +1,7 @@
-"""Keeps the data folder to the user that runs Halflayer, whichever command made it, and when.
+"""Restricts the data folder to the user that runs Halflayer.
 
-Only what this user owns and what is ours by its name: a data folder may be a place that others
-share, such as /tmp.
+Changes only files that this user owns and that have known names, since a data folder may be shared,
+such as /tmp.
 """
 
 import os
@@ -23,22 +23,22 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def make_files_private() -> None:
-    """What this process and its children create from now on is for this user only."""
+    """Create files for this user only from now on, also in child processes."""
     os.umask(_OTHERS)
 
 
 def keep_private(settings: Settings) -> None:
-    """Take from other users what they may do in the data folder, if there is one."""
+    """Remove permissions of other users in the data folder, if it exists."""
     for path in open_to_others(settings):
-        with suppress(OSError):  # the doctor tells of it
+        with suppress(OSError):  # reported by the doctor
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
 
 
 def open_to_others(settings: Settings) -> list[Path]:
-    """What is ours and lets other users in; below a private folder nothing does."""
+    """Known files that other users can access; files below a private folder are safe."""
     folder = settings.data_dir.resolve()
     entries: list[Path] = []
-    with suppress(OSError):  # it does not exist, or is another user's
+    with suppress(OSError):  # it does not exist, or belongs to another user
         entries = sorted(folder.iterdir())
     found = [path for path in entries if path.name in _OURS]
     if all(path.name in _OURS | _NEUTRAL or path.name.startswith(".") for path in entries):

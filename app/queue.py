@@ -1,7 +1,7 @@
-"""The doorbell: Celery over Redis or Valkey carries a run id and nothing else.
+"""The job queue: Celery over Redis or Valkey carries run ids and nothing else.
 
-The database is the truth; a lost, repeated or late ring is harmless. The settings of both sides,
-the one that rings and the workers that answer, are here; the task itself is in `worker`.
+The database is the source of truth; a lost, repeated or late job is harmless. Holds the Celery
+settings of both sides; the task itself is in `worker`.
 """
 
 import logging
@@ -21,13 +21,13 @@ QUEUE = "halflayer"
 TASK = "halflayer.execute"
 
 RECONNECT_S = 3.0
-"""A worker tries this often to reach a broker that is away."""
+"""How often a worker tries to reach an unavailable broker."""
 
-_AWAY = (redis.RedisError, KombuError, OSError)
+_UNAVAILABLE = (redis.RedisError, KombuError, OSError)
 
 
 class _EagerConnection(Connection):  # type: ignore[misc]
-    """Kombu's own waits grow to 30 s; so long would a broker that is back go unnoticed."""
+    """Reconnects sooner than Kombu, whose waits grow to 30 s."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Connection:
         return super().ensure_connection(*args, **{"interval_max": RECONNECT_S} | options)
@@ -37,19 +37,19 @@ class _Amqp(AMQP):  # type: ignore[misc]
     Connection = _EagerConnection
 
 
-def make_celery(settings: Settings, *, patient: bool) -> Celery:
-    """The Celery app: `patient` for a worker, which waits for a broker that is away.
+def make_celery(settings: Settings, *, retry: bool) -> Celery:
+    """The Celery app; with `retry`, for workers, it waits for an unavailable broker.
 
-    The impatient one is for requests: it gives up within seconds, and the sweeper rings later.
+    Without, for requests, it gives up within seconds, and the sweeper enqueues the run later.
     """
     app = Celery("halflayer", broker=settings.broker_url, amqp=_Amqp, set_as_current=False)
     timeouts = {"socket_keepalive": True, "socket_timeout": 30, "health_check_interval": 25}
-    if not patient:
+    if not retry:
         timeouts |= {"socket_timeout": 3, "socket_connect_timeout": 2, "max_retries": 0}
     app.conf.update(
         task_default_queue=QUEUE,
         # Early ack: late acks on Redis deliver a task again after an hour, which would run long
-        # training twice. What a dead worker had in hand is found by the sweeper instead.
+        # training twice. The sweeper finds the runs of dead workers instead.
         task_acks_late=False,
         task_reject_on_worker_lost=False,
         task_ignore_result=True,
@@ -59,7 +59,7 @@ def make_celery(settings: Settings, *, patient: bool) -> Celery:
         accept_content=["json"],
         task_publish_retry=False,
         worker_prefetch_multiplier=1,
-        # Otherwise a busy worker would hold back a doorbell that an idle one could answer.
+        # Otherwise a busy worker would hold back a job that an idle one could take.
         worker_disable_prefetch=True,
         worker_pool="threads",
         worker_concurrency=1,
@@ -78,28 +78,28 @@ def make_celery(settings: Settings, *, patient: bool) -> Celery:
 
 
 class JobQueue:
-    """Rings for queued runs."""
+    """Enqueues runs."""
 
     def __init__(self, settings: Settings) -> None:
-        self._celery = make_celery(settings, patient=False)
+        self._celery = make_celery(settings, retry=False)
         self._redis = redis.Redis.from_url(
             settings.broker_url, socket_timeout=3, socket_connect_timeout=2
         )
 
-    def ring(self, run_id: str) -> bool:
-        """Tell the workers that `run_id` is queued; False when the broker is away."""
+    def enqueue(self, run_id: str) -> bool:
+        """Tell the workers that `run_id` is queued; False if the broker is unavailable."""
         try:
             self._celery.send_task(TASK, args=[run_id], queue=QUEUE, retry=False)
-        except _AWAY as error:
-            logger.warning("doorbell for run %s not rung: %s", run_id, error)
+        except _UNAVAILABLE as error:
+            logger.warning("run %s not enqueued: %s", run_id, error)
             return False
         return True
 
     def length(self) -> int | None:
-        """Doorbells that nobody has answered yet; None when the broker is away."""
+        """Number of waiting jobs; None if the broker is unavailable."""
         try:
             length = self._redis.llen(QUEUE)
-        except _AWAY:
+        except _UNAVAILABLE:
             return None
         assert isinstance(length, int)
         return length
@@ -108,10 +108,10 @@ class JobQueue:
         """Whether the broker answers."""
         try:
             return bool(self._redis.ping())
-        except _AWAY:
+        except _UNAVAILABLE:
             return False
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self._celery.close()
         self._redis.close()

@@ -1,4 +1,4 @@
-"""Serves the application with uvicorn, as the settings say: `python -m app.server`."""
+"""Serves the application with uvicorn: `python -m app.server`."""
 
 import asyncio
 import logging
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 UNSENT_BYTES = 32 * 1024
 READ_BYTES = 64 * 1024
-"""asyncio takes four times as much at once, for each connection, before anything is admitted."""
+"""asyncio reads four times as much per connection, before a request is admitted."""
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 16
-"""asyncio accepts so many connections before the first of them is counted."""
+"""asyncio accepts this many connections before the first of them is counted."""
 RESERVED_FILES = 192
-"""Open files for everything but connections; fewer than what live streams leave."""
+"""Open files for everything but connections; fewer than live streams leave."""
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _FRAMING = re.compile(
     rb"^(?:content-length|transfer-encoding)[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE
@@ -45,10 +45,10 @@ _FRAMING = re.compile(
 
 
 class Connection(H11Protocol):
-    """Limits what a client may hold without a request that is whole, plain, and signed in.
+    """Limits what clients hold without a complete, well-formed and authenticated request.
 
-    It also gives every request a hold on its connection: see `app.runs.live.sse.Connection`, and
-    `sign_in`, which `app.auth.dependencies` calls.
+    Gives requests access to their connection: see `app.runs.live.sse.Connection`, and
+    `mark_authenticated`, which `app.auth.dependencies` calls.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Connection(H11Protocol):
         self._open_connections, self._settings = open_connections, settings
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._signed_in = False
+        self._authenticated = False
         self.address = ""
         self.answering = False
 
@@ -71,8 +71,8 @@ class Connection(H11Protocol):
         if self._open_connections.admit(self):
             self._note_state()
         else:
-            logger.warning("no room for another connection, from %s", self.address)
-            self._refuse(503, "This server has as many connections as it takes.")
+            logger.warning("refused a connection from %s: connection limit reached", self.address)
+            self._refuse(503, "This server has reached its limit of connections.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
@@ -82,16 +82,16 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Called for all that has arrived; refuses a head that two readers could read differently.
+        """Called for received data; refuses ambiguous body lengths (request smuggling).
 
-        h11 lets Transfer-Encoding win over Content-Length, and takes one of two lengths.
+        h11 prefers Transfer-Encoding to Content-Length, and accepts one of two lengths.
         """
         if self.conn.their_state is h11.IDLE:
-            self._signed_in = False
+            self._authenticated = False
             head = _END_OF_HEAD.split(self.conn.trailing_data[0], 1)[0]
             framing = _FRAMING.findall(head)
             if len(framing) > 1 or any(b"," in value for value in framing):
-                self._refuse(400, "Say how long the body is once: by Content-Length, or in chunks.")
+                self._refuse(400, "Specify the body length once: by Content-Length or chunked.")
                 return
         super().handle_events()
         self._note_state()
@@ -102,39 +102,41 @@ class Connection(H11Protocol):
         self._note_state()
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn for what is no HTTP."""
+        """Called by uvicorn for invalid HTTP."""
         self._refuse(400, msg)
 
-    def sign_in(self) -> None:
-        """Note that the present request is from somebody whom the server knows."""
-        self._signed_in = True
+    def mark_authenticated(self) -> None:
+        """Note that the current request is authenticated."""
+        self._authenticated = True
         self._note_state()
 
     def evict(self) -> None:
-        """Make room for another connection."""
-        logger.warning("closed a connection that was not signed in, from %s: full", self.address)
+        """Close it to make room for another connection."""
+        logger.warning(
+            "closed an unauthenticated connection from %s: connection limit reached", self.address
+        )
         self.transport.abort()
 
     def pause_writing(self) -> None:
-        """Called by asyncio when the client takes less than it asked for."""
+        """Called by asyncio when the client reads too slowly."""
         super().pause_writing()
         if self._write_timer is None:
-            timeout_s = self._settings.stream_patience_s
+            timeout_s = self._settings.write_timeout_s
             self._write_timer = self.loop.call_later(timeout_s, self.cut_off)
 
     def resume_writing(self) -> None:
-        """Called by asyncio once the client has taken most of it."""
+        """Called by asyncio when the client has caught up."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
 
     def hold_little(self) -> None:
-        """Let the kernel take little more than is on its way; by itself it takes megabytes."""
+        """Keep the send buffer of the kernel small; by default it grows to megabytes."""
         self._set_option(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     def cut_off(self) -> None:
-        """Drop the connection and, by a reset, what the kernel still holds for it."""
+        """Reset the connection, which also drops what the kernel holds for it."""
         self._set_option(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
@@ -144,7 +146,7 @@ class Connection(H11Protocol):
 
     def _note_state(self) -> None:
         self.answering = self.cycle is not None and not self.cycle.response_complete
-        self._open_connections.set_evictable(self, not (self.answering and self._signed_in))
+        self._open_connections.set_evictable(self, not (self.answering and self._authenticated))
         if self.answering or self.transport.is_closing():
             self._stop_head_timer()
         elif self._head_timer is None:
@@ -158,13 +160,13 @@ class Connection(H11Protocol):
 
     def _end_waiting(self) -> None:
         if self.conn.trailing_data[0]:
-            logger.warning("no whole request within the time for it, from %s", self.address)
-            self._refuse(408, "The head of the request did not arrive in time.")
+            logger.warning("no complete request in time, from %s", self.address)
+            self._refuse(408, "The request headers did not arrive in time.")
         else:
             self.transport.close()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer without the application, and hang up."""
+        """Respond without the application, and close."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             headers = {**SECURITY_HEADERS, "connection": "close"}
             if status == 503:
@@ -178,7 +180,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends the live streams first: they never end by themselves."""
+    """Ends live streams first at shutdown, since they never end by themselves."""
 
     def __init__(self, config: uvicorn.Config, streams: StreamHub, url: str) -> None:
         super().__init__(config)
@@ -186,18 +188,18 @@ class Server(uvicorn.Server):
         self._url = url
 
     def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
-        # uvicorn's own names the address it listens on, such as http://0.0.0.0:8000.
+        # The message of uvicorn names the listen address, such as http://0.0.0.0:8000.
         logger.info("serving at %s", self._url)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called by uvicorn; lets more connections queue than asyncio accepts at once."""
+        """Called by uvicorn; raises the backlog above what asyncio accepts at once."""
         await super().startup(sockets)
         for listener in (each for server in self.servers for each in server.sockets):
             with socket.socket(fileno=os.dup(listener.fileno())) as again:
                 again.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called by uvicorn when it shall leave."""
+        """Called by uvicorn at shutdown."""
         self._streams.close()
         await super().shutdown(sockets)
 
@@ -227,7 +229,7 @@ def main() -> None:
         timeout_graceful_shutdown=2,
     )
     server = Server(config, app.state.context.streams, settings.public_url or settings.local_url)
-    # uvicorn shuts down and then raises the signal again: that was an orderly end.
+    # uvicorn shuts down and then raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):
         server.run()
@@ -236,7 +238,7 @@ def main() -> None:
 
 
 def _open_many_files() -> int:
-    """The limit of open files, raised as far as it goes: every live stream is one."""
+    """Raise the limit of open files as far as possible, since every live stream is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

@@ -1,4 +1,4 @@
-"""Settings of a Halflayer installation, from `HALFLAYER_*` variables; reads nothing else."""
+"""Settings of an installation, from `HALFLAYER_*` environment variables only."""
 
 from functools import cached_property
 from pathlib import Path
@@ -20,84 +20,83 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("data")
     """Folder for the database, uploads, run folders and artifacts. All hosts share it, unless
-    `storage_url` names a store that they share instead; then each has one of its own."""
+    `storage_url` names a shared store; then each host has its own."""
     database_url: str = ""
     """SQLAlchemy URL; empty means SQLite in the data folder."""
     broker_url: str = "redis://127.0.0.1:6379/0"
-    """Redis or Valkey that carries the doorbells."""
+    """Redis or Valkey for the job queue."""
     storage_url: str = ""
-    """fsspec URL of the store, such as s3://bucket/halflayer; empty means a folder in the data
-    folder. In a store that is no folder lie uploads and copies of checkpoints too, so that hosts
-    need share nothing else."""
+    """fsspec URL of the artifact store, such as s3://bucket/halflayer; empty means a folder in
+    `data_dir`. A remote store also holds uploads and copies of checkpoints, so that hosts share
+    nothing else."""
     mirror_every_s: float = Field(default=30.0, ge=0)
-    """A checkpoint is copied to such a store at most this often."""
+    """Minimum interval between copies of checkpoints to a remote store."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port that the API listens on."""
     public_url: str = ""
-    """URL under which browsers reach the API, such as https://halflayer.example: where printed
-    links lead. Empty means `host` and `port`."""
+    """URL of the API for browsers, such as https://halflayer.example, used in printed links. Empty
+    means `host` and `port`."""
     allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
-    """Host names that requests may name (JSON list), beside those of `public_url` and `host`;
-    others get 400."""
+    """Accepted Host headers (JSON list), beside those of `public_url` and `host`; others
+    get 400."""
     frontend_dir: Path | None = None
-    """Folder of the built page; empty means the one in the package."""
+    """Folder of the built web page; empty means the one in the package."""
     max_upload_bytes: int = 2 * 1024**3
     """Largest upload."""
     max_uploads: int = Field(default=40, ge=1)
-    """Uploads at a time, those that wait for their check included, half of them from one token;
+    """Maximum concurrent uploads, including those waiting for inspection, half of them per token;
     others get 503."""
     upload_timeout_s: float = Field(default=30.0, gt=0)
-    """An upload of which nothing arrives for this long, or 16 KiB/s less on average, gets 408."""
+    """An upload gets 408 if nothing arrives for this long, or less than 16 KiB/s on average."""
     max_body_bytes: int = 2 * 1024**2
     """Largest body of any other request."""
     max_held_body_bytes: int = 32 * 1024**2
-    """Bodies other than uploads that are in memory at a time, a quarter of them from one token or
-    address; others get 503."""
+    """Maximum total size of other request bodies in memory, a quarter of it per token or address;
+    others get 503."""
     body_timeout_s: float = Field(default=10.0, gt=0)
-    """The same as `upload_timeout_s`, for all other bodies."""
+    """Like `upload_timeout_s`, for all other request bodies."""
     header_timeout_s: float = Field(default=10.0, gt=0)
-    """A connection that sends no whole head of a request for this long is closed."""
+    """A connection without complete request headers for this long is closed."""
     max_connections: int = Field(default=6_000, ge=1)
-    """Connections at a time, live streams included, for each API process; the limit of open files
-    less 192 if that is fewer. Beyond it those that are not signed in make room, then 503."""
+    """Maximum connections per API process, live streams included; at most the limit of open files
+    minus 192. Beyond it, unauthenticated connections are closed, then new ones get 503."""
     max_connections_per_address: int = Field(default=1_000, ge=1)
-    """The same for one address. Behind a reverse proxy all connections come from the proxy's: set
-    it to `max_connections` there."""
+    """Maximum connections per client address. Behind a reverse proxy set it to `max_connections`,
+    since all connections come from the proxy."""
     max_streams: int = Field(default=5_000, ge=0)
-    """Pages and tools that may watch runs live at once, for each API process; others get 503."""
-    stream_patience_s: float = Field(default=120.0, gt=0)
-    """A reader of a live stream, or of any other answer, that takes nothing for this long is cut
-    off."""
+    """Maximum live streams per API process; others get 503."""
+    write_timeout_s: float = Field(default=120.0, gt=0)
+    """A client that reads nothing of a response or live stream for this long is disconnected."""
     log_format: LogFormat = "text"
     """`text` for people, `json` for one JSON object a line."""
     device: str = "auto"
-    """What a worker trains on: `auto` (GPUs, else the CPU), `cpu`, `cuda` (an error without a
-    GPU), `cuda:N`, or the UUID of a GPU or MIG instance."""
+    """Training device: `auto` (GPUs, else the CPU), `cpu`, `cuda` (fails without a GPU), `cuda:N`,
+    or the UUID of a GPU or MIG instance."""
     heartbeat_s: float = Field(default=10.0, gt=0)
-    """A supervisor beats this often."""
+    """Interval of worker heartbeats."""
     lease_s: float = Field(default=60.0, gt=0)
-    """A run without a beat for this long, on the watcher's own clock, is taken back."""
-    ring_again_s: float = Field(default=15.0, gt=0)
-    """A queued run whose doorbell seems lost is rung again after this time."""
+    """A run without a heartbeat for this long is recovered from its worker."""
+    requeue_after_s: float = Field(default=15.0, gt=0)
+    """A run queued for this long is enqueued again if its job seems lost."""
     stop_grace_s: float = Field(default=30.0, ge=0)
-    """A trainer asked to stop is killed after this time."""
+    """A trainer is killed this long after it was asked to stop."""
     hung_after_s: float = Field(default=1800.0, gt=0)
-    """A trainer that says nothing for this long, and for five times as long as it ever did, is
-    killed; its run goes on from its last checkpoint."""
+    """A trainer that reports nothing for this long, and for five times its longest pause so far, is
+    killed; its run resumes from the last checkpoint."""
     standby: bool = True
-    """Each worker keeps a process ready that has loaded the libraries: the next run starts seconds
-    earlier, for some 400 MiB."""
+    """Each worker keeps a process with loaded libraries ready: the next run starts seconds earlier,
+    for about 400 MiB."""
     max_attempts_without_progress: int = Field(default=3, ge=1)
-    """Attempts in a row without a newer checkpoint before a run fails as `worker_lost`, or as
+    """Consecutive attempts without a new checkpoint before a run fails as `worker_lost` or
     `device_lost`."""
     session_days: float = Field(default=30.0, gt=0)
-    """A browser stays signed in this long."""
+    """Lifetime of browser sessions."""
     secure_cookies: bool = False
-    """Send cookies over HTTPS only; switch on behind TLS."""
+    """Send cookies over HTTPS only; enable behind TLS."""
     token: SecretStr | None = None
-    """API token for the command line when it talks to a remote server."""
+    """API token for the command line with a remote server."""
     server: str | None = None
     """URL of a remote server for the command line."""
 
@@ -108,18 +107,20 @@ class Settings(BaseSettings):
             return ""
         url = AnyHttpUrl(value)
         if url.path not in (None, "/") or url.query or url.fragment or url.username or url.password:
-            raise ValueError("must be http:// or https://, a host, and a port if need be; no path")
+            raise ValueError(
+                "must be http:// or https:// with a host and an optional port, no path"
+            )
         return str(url).rstrip("/")
 
     @property
     def local_url(self) -> str:
-        """Where this machine reaches an API that listens on `host` and `port`."""
+        """URL of the API for clients on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def accepted_hosts(self) -> list[str]:
-        """`allowed_hosts`, and the hosts of the links that this installation prints itself."""
+        """`allowed_hosts`, and the hosts of printed links."""
         own = [urlsplit(url).hostname for url in (self.public_url, self.local_url)]
         return [*self.allowed_hosts, *(host for host in own if host)]
 
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
 
     @property
     def work_dir(self) -> Path:
-        """Where trainers work; checkpoints to resume from live here."""
+        """Work folders of trainers, with checkpoints to resume from."""
         return self.data_dir / "work"
 
     @property

@@ -101,13 +101,13 @@ def _doorbells(trial: Trial, stand: Installation, corpus: Json) -> Row:
     for _ in range(times):
         run_id = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
         for number in range(MESSAGES):
-            assert job_queue.ring(run_id)
+            assert job_queue.enqueue(run_id)
             if number % 20 == 0:
                 most = max(most, _executions(stand, run_id))
         while stand.run(run_id).state not in FINAL:
             most = max(most, _executions(stand, run_id))
             time.sleep(0.1)
-        job_queue.ring(run_id)
+        job_queue.enqueue(run_id)
         wait_for(lambda: job_queue.length() == 0, 60, "all doorbells to be answered")
         damage.compare(stand, run_id, stand.undisturbed)
         most = max(most, stand.run(run_id).attempt)

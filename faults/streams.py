@@ -237,7 +237,7 @@ def many_streams(trial: Trial) -> Iterator[Row]:
     readers, slow = trial.times(200, 5000), trial.times(10, 100)
     patience_s = trial.times(10, 120)
     settings = {
-        "HALFLAYER_STREAM_PATIENCE_S": str(patience_s),
+        "HALFLAYER_WRITE_TIMEOUT_S": str(patience_s),
         "HALFLAYER_MAX_CONNECTIONS_PER_ADDRESS": "6000",  # all of them come from this machine
     }
     if not trial.long:

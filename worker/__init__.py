@@ -1,1 +1,1 @@
-"""Answers doorbells: claims a run, keeps its trainer alive and brings home what it made."""
+"""Executes queued runs: claims a run, supervises its trainer and publishes the result."""

@@ -118,7 +118,7 @@ def serve(settings: Settings, device: Device) -> int:
     sweeper.start()
     tidy.start()
     try:
-        status = _answer_doorbells(settings, Supervisor(tools), worker_id, leave)
+        status = _run_jobs(settings, Supervisor(tools), worker_id, leave)
     finally:
         leave.set()
         if standby is not None:
@@ -132,7 +132,7 @@ def serve(settings: Settings, device: Device) -> int:
     return EXIT_NO_DEVICE if gone else status
 
 
-def _answer_doorbells(
+def _run_jobs(
     settings: Settings, supervisor: Supervisor, worker_id: str, leave: threading.Event
 ) -> int:
     def on_shutting_down(**_: object) -> None:

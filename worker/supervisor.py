@@ -79,7 +79,7 @@ class Supervisor:
         tools = self._tools
         if tools.leave.is_set():
             # The bell is answered for this worker; another one must hear it.
-            tools.job_queue.ring(run_id)
+            tools.job_queue.enqueue(run_id)
             return
         try:
             run = self._patiently(partial(self._claim, run_id))
@@ -91,7 +91,7 @@ class Supervisor:
             logger.warning("left without the database or the store; the sweeper finds the run")
             return
         for queued_id in ring:
-            tools.job_queue.ring(queued_id)
+            tools.job_queue.enqueue(queued_id)
 
     def _claim(self, run_id: str) -> Run | None:
         with self._tools.db.write() as session:

@@ -9,11 +9,11 @@ from worker.supervisor import Supervisor
 
 def make_worker_app(settings: Settings, supervisor: Supervisor) -> Celery:
     """The Celery app of one worker process."""
-    celery = make_celery(settings, patient=True)
+    celery = make_celery(settings, retry=True)
 
     @celery.task(name=TASK)  # type: ignore[untyped-decorator]
     def execute(run_id: str) -> None:
-        """Carry out the run of a doorbell."""
+        """Execute a queued run."""
         supervisor.answer(run_id)
 
     return celery

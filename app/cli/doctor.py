@@ -1,18 +1,16 @@
-"""`halflayer doctor`: shows what a look at the installation found."""
+"""`halflayer doctor`: prints the findings of the checks."""
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from app.cli.connect import DataDir
+from app.cli.connect import DataDir, settings_of
 from app.cli.terminal import console
 from app.doctor.examine import examine
 from app.doctor.findings import Status
-from app.settings import Settings
 
 SIGNS: dict[Status, tuple[str, str]] = {
     "ok": ("ok      ", "green"),
@@ -26,9 +24,9 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Look at this installation and say what to mend; exit code 1 if something does not work."""
+    """Check this installation and suggest fixes; exit code 1 if a check fails."""
     findings = []
-    for finding in examine(lambda: _settings(data_dir)):
+    for finding in examine(lambda: settings_of(data_dir)):
         findings.append(finding)
         if not as_json:
             word, style = SIGNS[finding.status]
@@ -41,9 +39,5 @@ def doctor(
         report = {"ok": well, "findings": [asdict(finding) for finding in findings]}
         console.print_json(json.dumps(report))
     elif not well:
-        console.print("Something does not work.", style="red")
+        console.print("Some checks failed.", style="red")
     raise typer.Exit(0 if well else 1)
-
-
-def _settings(data_dir: Path | None) -> Settings:
-    return Settings() if data_dir is None else Settings(data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""The command `halflayer`: parses, calls, prints; everything it does is done elsewhere."""
+"""The `halflayer` command line: parses arguments, calls services, maps errors to exit codes."""
 
 import os
 import signal
@@ -19,8 +19,9 @@ from app.cli.client import ClientError
 from app.cli.demo import DemoFailed, run_demo
 from app.cli.terminal import console, errors, say
 from app.db import WrongEncoding
+from app.doctor.machine import no_worker_because
 from app.errors import AppError
-from app.local.embedded_broker import BrokerDidNotStart, BrokerMissing
+from app.local.embedded_broker import BrokerMissing
 from app.local.processes import python_module
 from app.local.stack import Stack, StackError, child_environment, running_stack
 from app.migrations import upgrade
@@ -29,8 +30,8 @@ from app.settings import Settings
 from kdcore import __version__
 
 EXIT_CODES = """
-Exit codes: 0 done; 1 failed, or the run did not succeed; 2 wrong usage; 3 no server answers;
-4 the token is missing or may not do this; 5 the server refused; 6 a download was damaged.
+Exit codes: 0 success; 1 error, or the run did not succeed; 2 invalid usage; 3 server unreachable;
+4 token missing or not permitted; 5 request refused; 6 download damaged.
 """
 
 app = typer.Typer(
@@ -44,19 +45,18 @@ app.add_typer(tokens.app, name="token")
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(doctor.doctor)
-app.command()(retention.tidy)
+app.command()(retention.cleanup)
 
 Port = Annotated[
     int | None,
-    typer.Option(min=1, max=65535, help="Port to serve on; by default the next free one."),
+    typer.Option(min=1, max=65535, help="Port; default: the next free one from 8000."),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder for everything (HALFLAYER_DATA_DIR).", file_okay=False)
+    Path | None, typer.Option(help="Data folder (HALFLAYER_DATA_DIR).", file_okay=False)
 ]
 
 
-def _settings(data_dir: Path | None, port: int | None, host: str | None = None) -> Settings:
-    given: dict[str, Any] = {"data_dir": data_dir, "port": port, "host": host}
+def _settings(**given: Any) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -66,27 +66,29 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Serve Halflayer on this machine: broker, API and one worker, until Ctrl-C."""
-    with running_stack(_settings(data_dir, port, host), say) as stack:
+    """Run Halflayer on this machine (broker, API and one worker) until Ctrl-C."""
+    with running_stack(_settings(data_dir=data_dir, port=port, host=host), say) as stack:
         _print_link(stack)
-        say("Ctrl-C stops it; runs that train save a checkpoint and resume later.")
+        if problem := no_worker_because(stack.settings):
+            say(f"No worker runs: {problem}. Queued runs will not start.", style="yellow")
+        say("Press Ctrl-C to stop; running runs save a checkpoint and resume at the next start.")
         _serve(stack)
 
 
 @app.command()
 def demo(
     leave: Annotated[
-        bool, typer.Option("--exit", help="Leave at the end instead of serving on.")
+        bool, typer.Option("--exit", help="Exit at the end instead of continuing to serve.")
     ] = False,
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Run the published experiment at demo scale, with and without LayerDrop."""
-    with running_stack(_settings(data_dir, port), say) as stack:
+    """Run the published experiment at small scale, with and without LayerDrop."""
+    with running_stack(_settings(data_dir=data_dir, port=port), say) as stack:
         _print_link(stack)
         run_demo(stack)
         if not leave:
-            say(f"\nStill serving at {stack.public_url}; Ctrl-C stops it.")
+            say(f"\nStill serving at {stack.public_url}; press Ctrl-C to stop.")
             _print_link(stack)
             _serve(stack)
 
@@ -96,7 +98,7 @@ def demo(
     add_help_option=False,
 )
 def worker(context: typer.Context) -> None:
-    """Run a worker on this machine for the installation that HALFLAYER_* names."""
+    """Run a worker on this machine for the installation that HALFLAYER_* configures."""
     environment = child_environment(Settings())
     # Replaced, not wrapped: signals and the exit code are the worker's own.
     os.execve(  # noqa: S606
@@ -106,8 +108,8 @@ def worker(context: typer.Context) -> None:
 
 @app.command()
 def migrate(data_dir: DataDir = None) -> None:
-    """Bring the database to this version's tables."""
-    settings = _settings(data_dir, None)
+    """Migrate the database to this version."""
+    settings = _settings(data_dir=data_dir)
     keep_private(settings)
     upgrade(settings.resolved_database_url)
     console.print("The database is up to date.")
@@ -138,13 +140,13 @@ def options(
 
 
 def _print_link(stack: Stack) -> None:
-    say("\nHalflayer is ready. Open this link; it signs one browser in, once:")
+    say("\nHalflayer is ready. Open this one-time sign-in link:")
     say(f"  {stack.sign_in_link()}\n")
     say(f"Data is stored in {stack.settings.data_dir.resolve()} (change it with --data-dir).")
 
 
 def _serve(stack: Stack) -> None:
-    """Keeps the stack going until Ctrl-C or SIGTERM, which is how it is meant to end."""
+    """Keep the stack running until Ctrl-C or SIGTERM."""
     try:
         while True:
             stack.check()
@@ -153,24 +155,22 @@ def _serve(stack: Stack) -> None:
         say("Stopping ...")
 
 
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    # Like Ctrl-C: the blocks that hold children end, and end their children.
+def _exit_gracefully(number: int, _frame: FrameType | None) -> NoReturn:
+    # Like Ctrl-C: context managers stop the child processes.
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    """The entry point: runs a command and turns known errors into one line and an exit code."""
+    """Entry point; prints known errors as one line and exits with their code."""
     make_files_private()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit_gracefully)
     try:
         app()
     except ClientError as error:
         _fail(str(error), error.exit_code)
-    except (
-        StackError, BrokerMissing, BrokerDidNotStart, DemoFailed, BackupError, WrongEncoding
-    ) as error:  # fmt: skip
+    except (StackError, BrokerMissing, DemoFailed, BackupError, WrongEncoding) as error:
         _fail(str(error), 1)
     except AppError as error:
         _fail(error.detail, 5)
@@ -181,9 +181,9 @@ def main() -> None:
         name = f"{Settings.model_config['env_prefix']}{'.'.join(map(str, wrong['loc']))}".upper()
         _fail(f"{name}: {wrong['msg']}", 2)
     except SettingsError as error:
-        _fail(f"a HALFLAYER_ variable is not the JSON that it must be: {error}", 2)
+        _fail(f"a HALFLAYER_ variable is not valid JSON: {error}", 2)
     except SQLAlchemyError as error:
-        _fail(f"the database does not answer as it should: {error}".splitlines()[0], 1)
+        _fail(f"database error: {error}".splitlines()[0], 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -11,16 +11,18 @@ from app.cli.client import FINAL_STATES, Client, ClientError, Refused
 from app.cli.connect import DataDir, Server, Token, connect
 from app.cli.terminal import RunBars, console, duration, result_table, runs_table
 
-app = typer.Typer(help="Submit runs, watch them, fetch what comes out.", no_args_is_help=True)
+app = typer.Typer(help="Submit, list, watch, cancel and download runs.", no_args_is_help=True)
 RunId = Annotated[str, typer.Argument(help="Id of the run.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print what the server says, as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the response of the server as JSON.")]
 
 
 @app.command("list")
 def list_runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     kind: Annotated[str | None, typer.Option(help="teacher, prune or distill.")] = None,
-    query: Annotated[str | None, typer.Option("--query", "-q", help="Part of the name.")] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help="Part of the name, or an id.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     as_json: AsJson = False,
     server: Server = None,
@@ -40,19 +42,19 @@ def list_runs(
 
 @app.command()
 def submit(
-    source: Annotated[str, typer.Argument(help="Id of a preset, or a JSON file with a config.")],
-    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    source: Annotated[str, typer.Argument(help="A preset id, or a JSON config file.")],
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one field; may be repeated."),
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field; can be repeated."),
     ] = None,
-    watch_it: Annotated[bool, typer.Option("--watch", help="Watch until it has ended.")] = False,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Watch until it ends.")] = False,
     as_json: AsJson = False,
     server: Server = None,
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Submit a run or a whole pipeline, from a preset or a file."""
+    """Submit a run or a pipeline from a preset or a file."""
     with connect(server, token, data_dir) as client:
         config = _load_config(client, source)
         for change in changes or []:
@@ -71,12 +73,12 @@ def submit(
 
 @app.command()
 def watch(
-    run_ids: Annotated[list[str], typer.Argument(help="Ids of the runs, in order.")],
+    run_ids: Annotated[list[str], typer.Argument(help="Ids of the runs.")],
     server: Server = None,
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a progress bar with the time left until the runs have ended."""
+    """Show progress and time left until the runs have ended."""
     with connect(server, token, data_dir) as client:
         _watch_all(client, run_ids)
 
@@ -85,7 +87,7 @@ def watch(
 def cancel(
     run_id: RunId, server: Server = None, token: Token = None, data_dir: DataDir = None
 ) -> None:
-    """Stop a run for good: it leaves no checkpoint, and runs that wait for it are skipped."""
+    """Stop a run permanently, without a checkpoint; dependent runs are skipped."""
     with connect(server, token, data_dir) as client:
         run = client.cancel(run_id)
     console.print(f"run {run['id']} is {run['state']}")
@@ -95,13 +97,13 @@ def cancel(
 def download(
     run_id: RunId,
     folder: Annotated[
-        Path | None, typer.Option("--to", help="Folder for the files; by default the run's id.")
+        Path | None, typer.Option("--to", help="Target folder; default: the id of the run.")
     ] = None,
     server: Server = None,
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Fetch the checkpoint of a run, every file checked; a cut download resumes."""
+    """Download the checkpoint of a run, verified; an interrupted download resumes."""
     folder = folder or Path(run_id)
     with connect(server, token, data_dir) as client:
         size_bytes = sum(file["size_bytes"] for file in client.artifacts(run_id))
@@ -109,11 +111,11 @@ def download(
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("", total=size_bytes)
             files = client.download(run_id, folder, lambda size: bar.advance(task, size))
-    console.print(f"{len(files)} files in {folder}, each with the right SHA-256")
+    console.print(f"{len(files)} files in {folder}, verified by SHA-256")
 
 
 def apply_change(config: dict[str, Any], change: str) -> None:
-    """Sets one field, given as `key.path=value`; the value is JSON, or else plain text."""
+    """Set one field, given as `key.path=value`; the value is JSON or plain text."""
     path, equals, text = change.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
@@ -126,7 +128,7 @@ def apply_change(config: dict[str, Any], change: str) -> None:
     for key in keys[:-1]:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
-            raise typer.BadParameter(f"{key!r} in {path!r} is a value and has no fields")
+            raise typer.BadParameter(f"{key!r} in {path!r} is not an object")
     place[keys[-1]] = value
 
 
@@ -139,14 +141,14 @@ def _load_config(client: Client, source: str) -> dict[str, Any]:
                 config: dict[str, Any] = preset["config"]
                 return config
         known = ", ".join(preset["id"] for preset in presets)
-        raise Refused(f"{source!r} is neither a file nor a preset; the presets are {known}")
+        raise Refused(f"{source!r} is neither a file nor a preset; presets: {known}")
     try:
-        # As bytes: Windows editors save JSON with a byte order mark, which `loads` knows.
+        # As bytes: `loads` accepts the byte order mark of Windows editors.
         loaded = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ClientError(f"{source} cannot be read: {error}") from None
     if not isinstance(loaded, dict):
-        raise ClientError(f"{source} must hold one JSON object")
+        raise ClientError(f"{source} must contain one JSON object")
     return loaded
 
 

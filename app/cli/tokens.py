@@ -1,22 +1,19 @@
-"""`halflayer token`: against a server, or straight in the database of this installation.
+"""`halflayer token`: through a server, or directly in the database of this installation.
 
-The database is for the first token of all: whoever may read it needs no permission to write it.
+The database is needed for the first token; anyone who can write to it needs no token.
 """
 
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from app.auth.models import ApiToken, TokenKind
 from app.auth.service import LINK_NAME, create_token, list_tokens, revoke
-from app.cli.connect import DataDir, Server, Token, connect
+from app.cli.connect import DataDir, Server, Token, connect, local_database, settings_of
 from app.cli.terminal import console, errors, tokens_table
-from app.db import Database
 from app.local.state import find_server
-from app.private_files import keep_private
 from app.settings import Settings
 
 app = typer.Typer(help="Create, list, revoke API tokens and sign-in links.", no_args_is_help=True)
@@ -24,7 +21,7 @@ LINK_LIFETIME_DAYS = 1.0
 
 
 class ScopeChoice(StrEnum):
-    """What a token may do; each includes the ones before it."""
+    """Permissions of a token; each scope includes the previous ones."""
 
     read = "read"
     submit = "submit"
@@ -35,25 +32,27 @@ class ScopeChoice(StrEnum):
 def create(
     name: Annotated[
         str | None,
-        typer.Option(help="What it is for. A new link replaces the unused one of the same name."),
+        typer.Option(help="Name. A new link replaces the unused link of the same name."),
     ] = None,
     scope: Annotated[
         ScopeChoice | None,
-        typer.Option(help="What it may do; by default read, and admin for a sign-in link."),
+        typer.Option(help="Permissions; default: read; admin for a sign-in link."),
     ] = None,
     link: Annotated[
-        bool, typer.Option("--login", help="A sign-in link for one browser instead of a token.")
+        bool, typer.Option("--login", help="Create a sign-in link for a browser instead.")
     ] = False,
     expires_days: Annotated[
         float | None,
-        typer.Option(min=0.001, max=3650, help="Days until it expires; links: one day."),
+        typer.Option(
+            min=0.001, max=3650, help="Days until it expires; default: never; one day for links."
+        ),
     ] = None,
     server: Server = None,
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Create a token and print it, this once."""
-    settings = _settings(data_dir)
+    """Create a token and print it; it cannot be shown again."""
+    settings = settings_of(data_dir)
     scope = scope or (ScopeChoice.admin if link else ScopeChoice.read)
     name = name or (LINK_NAME if link else "from the command line")
     if link and expires_days is None:
@@ -67,27 +66,23 @@ def create(
         secret = _create_in_database(settings, name, scope, link, expires_days)
         local = find_server(settings.data_dir)
         url = settings.public_url or (local.url if local else settings.local_url)
-    once = f"It works once, and replaces the unused link named {name!r}:"
-    errors.print(once if link else "Keep it: it is shown this once.", style="dim", markup=False)
+    once = f"This link works once and replaces the unused link named {name!r}:"
+    hint = once if link else "Copy the token now; it will not be shown again."
+    errors.print(hint, style="dim", markup=False)
     shown = f"{url}/login#token={secret}" if link else secret
     console.print(shown, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command("list")
 def list_all(server: Server = None, token: Token = None, data_dir: DataDir = None) -> None:
-    """List the tokens that still open something, without their secrets."""
-    settings = _settings(data_dir)
+    """List valid tokens, without their secrets."""
+    settings = settings_of(data_dir)
     if _remote(server, settings):
         with connect(server, token, data_dir) as client:
             console.print(tokens_table(client.tokens()))
         return
-    keep_private(settings)
-    database = Database(settings.resolved_database_url)
-    try:
-        with database.read() as session:
-            console.print(tokens_table([_row(token) for token in list_tokens(session)]))
-    finally:
-        database.close()
+    with local_database(settings) as database, database.read() as session:
+        console.print(tokens_table([_row(token) for token in list_tokens(session)]))
 
 
 @app.command("revoke")
@@ -97,24 +92,15 @@ def revoke_one(
     token: Token = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a token useless at once."""
-    settings = _settings(data_dir)
+    """Revoke a token, effective immediately."""
+    settings = settings_of(data_dir)
     if _remote(server, settings):
         with connect(server, token, data_dir) as client:
             client.revoke_token(token_id)
     else:
-        keep_private(settings)
-        database = Database(settings.resolved_database_url)
-        try:
-            with database.write() as session:
-                revoke(session, token_id)
-        finally:
-            database.close()
-    console.print(f"token {token_id} opens nothing any more")
-
-
-def _settings(data_dir: Path | None) -> Settings:
-    return Settings() if data_dir is None else Settings(data_dir=data_dir)
+        with local_database(settings) as database, database.write() as session:
+            revoke(session, token_id)
+    console.print(f"Token {token_id} revoked.")
 
 
 def _remote(server: str | None, settings: Settings) -> bool:
@@ -125,15 +111,9 @@ def _create_in_database(
     settings: Settings, name: str, scope: ScopeChoice, link: bool, expires_days: float | None
 ) -> str:
     expires = timedelta(days=expires_days) if expires_days else None
-    keep_private(settings)
-    database = Database(settings.resolved_database_url)
-    try:
-        with database.write() as session:
-            kind: TokenKind = "login" if link else "api"
-            _, secret = create_token(session, kind, name, scope.value, expires)
-    finally:
-        database.close()
-    return secret
+    with local_database(settings) as database, database.write() as session:
+        kind: TokenKind = "login" if link else "api"
+        return create_token(session, kind, name, scope.value, expires)[1]
 
 
 def _row(token: ApiToken) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""`halflayer doctor`: looks at an installation and says what to mend; mends nothing itself."""
+"""`halflayer doctor`: checks an installation and suggests fixes; changes nothing."""

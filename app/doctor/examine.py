@@ -1,4 +1,4 @@
-"""All checks in order; one that breaks does not hide the others."""
+"""Runs all checks in order; one that crashes does not stop the others."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -11,23 +11,23 @@ from app.doctor import machine, services
 from app.doctor.findings import Finding, failed, skipped
 from app.settings import Settings
 
-NEEDS_DATABASE = "it needs the database"
+NEEDS_DATABASE = "needs the database"
 
 
 def examine(make_settings: Callable[[], Settings]) -> Iterator[Finding]:
-    """What there is to say of the installation that these settings describe."""
+    """Check the installation that these settings describe."""
     yield from machine.python()
     try:
         settings = make_settings()
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"][:1]).upper()
-            yield failed("settings", f"HALFLAYER_{name}: {problem['msg']}", "change it")
+            yield failed("settings", f"HALFLAYER_{name}: {problem['msg']}", "correct it")
         return
     except SettingsError as error:
-        yield failed("settings", str(error), "write lists as JSON, for instance '[\"a.example\"]'")
+        yield failed("settings", str(error), "write lists as JSON, e.g. '[\"a.example\"]'")
         return
-    yield from machine.settings_that_do_not_fit(settings)
+    yield from machine.inconsistent_settings(settings)
     yield from _guarded("torch", machine.torch)
     yield from _guarded("data folder", lambda: machine.data_folder(settings))
     yield from _guarded("page", lambda: machine.page(settings))
@@ -45,11 +45,11 @@ def examine(make_settings: Callable[[], Settings]) -> Iterator[Finding]:
         yield from _guarded("clocks", lambda: services.clocks(db))
         yield from _guarded("workers", lambda: services.workers(settings, db))
         yield from _guarded("work folders", lambda: services.work_folders(settings, db))
-        yield from _guarded("leftovers", lambda: services.cut_off(settings, db))
+        yield from _guarded("leftovers", lambda: services.interrupted(settings, db))
 
 
 def _guarded(check: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
     except Exception as error:
-        yield failed(check, f"{type(error).__name__}: {error}", "this look itself failed")
+        yield failed(check, f"{type(error).__name__}: {error}", "the check itself failed")

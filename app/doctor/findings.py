@@ -1,4 +1,4 @@
-"""What a look at one thing found, and what to do about it."""
+"""The result of a check, and how to fix it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,26 +14,26 @@ class Finding:
     status: Status
     detail: str
     remedy: str = ""
-    """What to do, as a command where there is one."""
+    """How to fix it, as a command where possible."""
 
 
 def ok(check: str, detail: str) -> Finding:
-    """As it should be."""
+    """No problem."""
     return Finding(check, "ok", detail)
 
 
 def warning(check: str, detail: str, remedy: str) -> Finding:
-    """It works, but not as well or as safely as it should."""
+    """Works, but not as well or as safely as it should."""
     return Finding(check, "warning", detail, remedy)
 
 
 def failed(check: str, detail: str, remedy: str) -> Finding:
-    """Something does not work."""
+    """Does not work."""
     return Finding(check, "failed", detail, remedy)
 
 
 def skipped(check: str, detail: str) -> Finding:
-    """It could not be looked at, or there is nothing to look at."""
+    """Could not be checked, or there is nothing to check."""
     return Finding(check, "skipped", detail)
 
 

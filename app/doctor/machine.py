@@ -1,4 +1,4 @@
-"""What can be seen without asking anybody: Python, torch, settings, the data folder, the page."""
+"""Checks that need no other service: Python, torch, settings, the data folder, the page."""
 
 import importlib.metadata
 import json
@@ -18,10 +18,10 @@ from app.web.static import frontend_dir
 from kdcore import __version__
 
 COMFORTABLE_BYTES = 5 * 1024**3
-"""With less, a few runs' checkpoints may fill the disk."""
+"""With less, the checkpoints of a few runs may fill the disk."""
 TORCH_S = 180
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
-# In a process of its own: the command line must not wait for torch at every start.
+# In a child process: loading torch would slow down every command.
 _TORCH = """
 import json, torch
 print(json.dumps([torch.__version__, [
@@ -31,7 +31,7 @@ print(json.dumps([torch.__version__, [
 
 
 def python() -> Iterator[Finding]:
-    """This very interpreter."""
+    """The Python interpreter."""
     yield ok("python", f"Python {platform.python_version()}, Halflayer {__version__}")
 
 
@@ -42,21 +42,15 @@ def torch() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         yield warning(
             "torch",
-            "PyTorch is not installed; an API needs none, a worker does",
-            "where a worker runs: pip install -r requirements-torch.lock",
+            "PyTorch is not installed; workers need it, an API does not",
+            "on worker hosts: pip install -r requirements-torch.lock",
         )
         return
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _TORCH],
-        capture_output=True,
-        text=True,
-        timeout=TORCH_S,
-        check=False,
-    )
+    done = _load_torch()
     if done.returncode != 0:
-        words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        message = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         remedy = "pip install -r requirements-torch.lock"
-        yield failed("torch", f"PyTorch does not load: {words}", remedy)
+        yield failed("torch", f"PyTorch does not load: {message}", remedy)
         return
     version, gpus = json.loads(done.stdout)
     yield ok("torch", f"PyTorch {version}")
@@ -64,20 +58,40 @@ def torch() -> Iterator[Finding]:
         yield warning(
             "devices",
             "this machine has an NVIDIA driver, but PyTorch sees no GPU",
-            "install PyTorch's build for CUDA, and look at CUDA_VISIBLE_DEVICES",
+            "install a CUDA build of PyTorch and check CUDA_VISIBLE_DEVICES",
         )
     else:
         yield ok("devices", ", ".join(gpus) or f"CPU with {os.cpu_count()} cores, no GPU")
 
 
+def no_worker_because(settings: Settings) -> str:
+    """Why no worker can start on the device of the settings; empty if one can."""
+    if settings.device in ("auto", "cpu"):
+        return ""
+    done = _load_torch()
+    if done.returncode == 0 and json.loads(done.stdout)[1]:
+        return ""
+    return f"HALFLAYER_DEVICE is {settings.device}, but PyTorch finds no GPU"
+
+
+def _load_torch() -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-P", "-c", _TORCH],
+        capture_output=True,
+        text=True,
+        timeout=TORCH_S,
+        check=False,
+    )
+
+
 def data_folder(settings: Settings) -> Iterator[Finding]:
-    """Exists, can be written, belongs to us alone, and has room."""
+    """Exists, is writable, is private, and has free space."""
     folder = settings.data_dir.resolve()
     if not folder.is_dir():
         yield failed(
             "data folder",
-            f"{folder} is not there",
-            "`halflayer up` makes it; or name the right one in HALFLAYER_DATA_DIR",
+            f"{folder} does not exist",
+            "`halflayer up` creates it; or set HALFLAYER_DATA_DIR",
         )
         return
     try:
@@ -88,29 +102,29 @@ def data_folder(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield failed(
             "data folder",
-            f"{folder} cannot be written: {error.strerror or error}",
-            f"give it to the user that runs Halflayer: chown -R {os.geteuid()} {folder}",
+            f"{folder} is not writable: {error.strerror or error}",
+            f"make the user that runs Halflayer its owner: chown -R {os.geteuid()} {folder}",
         )
         return
-    yield ok("data folder", f"{folder} can be written")
+    yield ok("data folder", f"{folder} is writable")
     opened = " ".join(map(str, open_to_others(settings)))
     if opened:
         yield warning(
             "permissions",
-            f"other users of this machine can look into {opened}, and read uploads, models, tokens",
+            f"other users of this machine can read uploads, models and tokens in {opened}",
             f"chmod go-rwx {opened}",
         )
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < MIN_FREE_BYTES:
-        yield failed("free space", f"only {size(free_bytes)} are left", "delete runs or uploads")
+        yield failed("free space", f"only {size(free_bytes)} left", "delete runs or uploads")
     elif free_bytes < COMFORTABLE_BYTES:
-        yield warning("free space", f"{size(free_bytes)} are left", "delete runs or uploads")
+        yield warning("free space", f"{size(free_bytes)} left", "delete runs or uploads")
     else:
-        yield ok("free space", f"{size(free_bytes)} are left")
+        yield ok("free space", f"{size(free_bytes)} left")
 
 
 def page(settings: Settings) -> Iterator[Finding]:
-    """Whether there is a page to serve."""
+    """Whether the web page is built."""
     folder = frontend_dir(settings)
     if (folder / "index.html").is_file():
         yield ok("page", f"built, in {folder}")
@@ -118,40 +132,40 @@ def page(settings: Settings) -> Iterator[Finding]:
         yield failed("page", f"not built: {folder} has no index.html", "make frontend")
 
 
-def settings_that_do_not_fit(settings: Settings) -> Iterator[Finding]:
-    """Settings that are valid one by one, but not together."""
-    found = list(_misfits(settings))
-    yield from found or [ok("settings", "fit together")]
+def inconsistent_settings(settings: Settings) -> Iterator[Finding]:
+    """Settings that are valid alone, but not together."""
+    found = list(_inconsistencies(settings))
+    yield from found or [ok("settings", "consistent")]
 
 
-def _misfits(settings: Settings) -> Iterator[Finding]:
+def _inconsistencies(settings: Settings) -> Iterator[Finding]:
     public = [host for host in settings.accepted_hosts if host not in LOOPBACK]
     known = {f"HALFLAYER_{name.upper()}" for name in Settings.model_fields}
     for name in sorted(name for name in os.environ if name.startswith("HALFLAYER_")):
         if name.upper() not in known:
-            yield warning("settings", f"{name} is no setting", "look for a typing mistake in it")
+            yield warning("settings", f"unknown setting {name}", "check the spelling")
     if "*" in settings.accepted_hosts:
         yield warning(
             "settings",
-            "the API answers to any host name, so that a page elsewhere can reach it by its own",
-            "list the real names in HALFLAYER_ALLOWED_HOSTS",
+            "the API accepts any host name, which allows DNS rebinding from other pages",
+            "list its host names in HALFLAYER_ALLOWED_HOSTS",
         )
     elif public and not settings.secure_cookies:
         yield warning(
             "settings",
-            f"browsers reach the API as {public[0]}, and their cookies may go over plain HTTP",
+            f"browsers reach the API as {public[0]}, and cookies may be sent over plain HTTP",
             "serve it over TLS and set HALFLAYER_SECURE_COOKIES=true",
         )
     if settings.host not in LOOPBACK and not public and not settings.public_url:
         yield warning(
             "settings",
-            f"the API listens on {settings.host}, but answers to names of this machine only",
-            "set HALFLAYER_PUBLIC_URL to the address that browsers use",
+            f"the API listens on {settings.host}, but accepts local host names only",
+            "set HALFLAYER_PUBLIC_URL to the URL that browsers use",
         )
     if settings.lease_s < 3 * settings.heartbeat_s:
         yield failed(
             "settings",
-            f"a run is taken from its worker after {settings.lease_s:g} s without a beat, and it "
-            f"beats every {settings.heartbeat_s:g} s: one late beat would cost a run its worker",
-            "set HALFLAYER_LEASE_S to three times HALFLAYER_HEARTBEAT_S at least",
+            f"the lease of {settings.lease_s:g} s is too short for a heartbeat every "
+            f"{settings.heartbeat_s:g} s: one late heartbeat could take a run from its worker",
+            "set HALFLAYER_LEASE_S to at least three times HALFLAYER_HEARTBEAT_S",
         )

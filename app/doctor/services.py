@@ -1,4 +1,4 @@
-"""What has to be asked: database, broker, API, store, workers."""
+"""Checks of other services: database, broker, API, store, workers."""
 
 import os
 import tempfile
@@ -30,7 +30,7 @@ ORPHAN_AGE_S = 3600.0
 
 
 def shown_url(url: str) -> str:
-    """Without its password."""
+    """The URL without its password."""
     return make_url(url).render_as_string(hide_password=True)
 
 
@@ -39,10 +39,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Reachable, and at this version's tables."""
+    """Reachable, and migrated to this version."""
     url = make_url(settings.resolved_database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        yield failed("database", f"{url.database} is not there", "halflayer migrate")
+        yield failed("database", f"{url.database} does not exist", "halflayer migrate")
         return
     try:
         current = current_revision(settings.resolved_database_url)
@@ -53,32 +53,32 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield failed(
             "database",
             f"{shown_url(settings.resolved_database_url)} does not answer: {_first_line(error)}",
-            "start it, or name the right one in HALFLAYER_DATABASE_URL",
+            "start it, or set HALFLAYER_DATABASE_URL",
         )
         return
     if current is not None and current not in revisions():
         yield failed(
             "database",
-            f"its tables are at {current}, which is newer than Halflayer {__version__}",
-            "install the version that wrote it",
+            f"its schema {current} is newer than Halflayer {__version__}",
+            "install the version that migrated it",
         )
     elif current != head_revision():
         yield failed(
             "database",
-            f"its tables are at {current or 'nothing'}, and this version needs {head_revision()}",
+            f"its schema is {current or 'empty'}; this version needs {head_revision()}",
             "halflayer migrate",
         )
     else:
-        yield ok("database", f"{shown_url(settings.resolved_database_url)}, tables {current}")
+        yield ok("database", f"{shown_url(settings.resolved_database_url)}, schema {current}")
 
 
 def clocks(db: Database) -> Iterator[Finding]:
-    """The database server's clock beside this host's."""
+    """The clock of the database server compared to the clock of this host."""
     if db.engine.dialect.name == "sqlite":
-        yield ok("clocks", "the database is a file of this host: one clock")
+        yield ok("clocks", "the database is a local file")
         return
     with db.read() as session:
-        session.execute(select(1))  # the time of connecting shall not count
+        session.execute(select(1))  # connect first, so that it does not count
         before = utc_now()
         there = session.execute(select(func.clock_timestamp())).scalar_one()
         after = utc_now()
@@ -86,43 +86,41 @@ def clocks(db: Database) -> Iterator[Finding]:
     if abs(skew_s) > MAX_SKEW_S:
         yield warning(
             "clocks",
-            f"the database's clock is {skew_s:+.0f} s off this host's: ages and expiry are wrong",
-            "let both hosts keep time by NTP (chrony or systemd-timesyncd)",
+            f"the clock of the database differs by {skew_s:+.0f} s: ages and expiry are wrong",
+            "synchronize both hosts by NTP (chrony or systemd-timesyncd)",
         )
     else:
-        yield ok("clocks", f"the database's is {skew_s:+.2f} s off this host's")
+        yield ok("clocks", f"the clock of the database differs by {skew_s:+.2f} s")
 
 
 def api(settings: Settings) -> tuple[list[Finding], dict[str, str]]:
-    """Whether a server answers, and what it says of what it needs."""
+    """Whether a server answers, and its readiness report."""
     local = find_server(settings.data_dir)
     url = settings.server or (local.url if local else settings.local_url)
     try:
         response = httpx.get(f"{url}/readyz", timeout=15, trust_env=False)
         says = response.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        remedy = "halflayer up, or python -m app.server; or name it in HALFLAYER_SERVER"
-        return [failed("api", f"no Halflayer answers at {url}: {_first_line(error)}", remedy)], {}
+        remedy = "halflayer up, or python -m app.server; or set HALFLAYER_SERVER"
+        return [failed("api", f"no server answers at {url}: {_first_line(error)}", remedy)], {}
     if response.status_code == 400:
-        remedy = "add that name to the API's HALFLAYER_ALLOWED_HOSTS"
+        remedy = "add the host name to HALFLAYER_ALLOWED_HOSTS of the API"
         return [failed("api", f"{url}: {says.get('detail')}", remedy)], {}
     if says.get("status") == "ready":
         return [ok("api", f"{url} is ready")], says
     away = ", ".join(name for name in ("database", "broker", "disk") if says.get(name) == "failed")
-    return [failed("api", f"{url} is {says.get('status')}: {away}", "see the lines below")], says
+    return [failed("api", f"{url} is {says.get('status')}: {away}", "see the checks below")], says
 
 
 def broker(settings: Settings, api_says: dict[str, str]) -> Iterator[Finding]:
-    """The broker answers; that of `halflayer up` is known to its API only."""
+    """The broker answers; only the API knows the embedded one."""
     if "broker_url" not in settings.model_fields_set:
         if api_says.get("broker") == "ok":
-            yield ok("broker", "the embedded one, as the API says")
+            yield ok("broker", "embedded; the API reaches it")
         elif api_says:
-            yield failed("broker", "the API does not reach its broker", "start `halflayer up` anew")
+            yield failed("broker", "the API does not reach its broker", "restart `halflayer up`")
         else:
-            yield skipped(
-                "broker", "HALFLAYER_BROKER_URL is not set; `halflayer up` brings its own"
-            )
+            yield skipped("broker", "HALFLAYER_BROKER_URL is not set; `halflayer up` embeds one")
         return
     shown = shown_url(settings.broker_url)
     try:
@@ -134,17 +132,17 @@ def broker(settings: Settings, api_says: dict[str, str]) -> Iterator[Finding]:
         yield failed(
             "broker",
             f"{shown} does not answer: {_first_line(error)}",
-            "start it, or name the right one in HALFLAYER_BROKER_URL",
+            "start it, or set HALFLAYER_BROKER_URL",
         )
     else:
         yield ok("broker", f"{shown} answers")
 
 
 def store(settings: Settings) -> Iterator[Finding]:
-    """A file goes in and comes out as it was."""
+    """A file can be written and read back."""
     shown = settings.resolved_storage_url
     if not settings.storage_url and not settings.data_dir.is_dir():
-        yield skipped("store", "it lies in the data folder")
+        yield skipped("store", "it is in the data folder")
         return
     key, content = f"doctor-{new_id()}", os.urandom(64)
     try:
@@ -163,20 +161,22 @@ def store(settings: Settings) -> Iterator[Finding]:
         yield failed(
             "store",
             f"{shown} cannot be used: {_first_line(error)}",
-            "look at HALFLAYER_STORAGE_URL, its credentials and its permissions",
+            "check HALFLAYER_STORAGE_URL, its credentials and permissions",
         )
         return
     if same:
-        yield ok("store", f"{shown} takes files and gives them back")
+        yield ok("store", f"{shown} can be written and read")
     else:
-        yield failed("store", f"{shown} gives back something else", "do not trust this store")
+        yield failed(
+            "store", f"{shown} returns different bytes than were written", "do not use this store"
+        )
 
 
 def workers(settings: Settings, db: Database) -> Iterator[Finding]:
-    """Who beats, as seen by watching the counters; no clock of another host is asked."""
+    """Which workers send heartbeats; watches counters, so that no clock of another host counts."""
     rows = _rows(db)
     first = {row.id: row.beat for row in rows}
-    # Only how long to wait rests on a clock: those that were not seen lately are not waited for.
+    # Clocks only limit the wait: workers not seen recently are not waited for.
     recent = {row.id for row in rows if abs((utc_now() - row.seen_at).total_seconds()) < 300}
     deadline = time.monotonic() + 1.5 * settings.heartbeat_s + 2
     alive: set[str] = set()
@@ -189,27 +189,31 @@ def workers(settings: Settings, db: Database) -> Iterator[Finding]:
     if beating:
         yield ok("workers", ", ".join(f"{row.hostname} on {row.device}" for row in beating))
     else:
-        yield failed("workers", "none beats, so nothing will be trained", "halflayer worker")
+        yield failed(
+            "workers",
+            "no worker is sending heartbeats; queued runs will not start",
+            "halflayer worker",
+        )
     if silent:
         names = ", ".join(f"{row.hostname} on {row.device}" for row in silent[:SHOWN])
         yield warning(
             "workers",
-            f"{len(silent)} left without a word: {names}; others take up their runs",
-            "look at their logs, start them again; they are forgotten after a week",
+            f"{len(silent)} lost: {names}; other workers continue their runs",
+            "check their logs and restart them; lost workers are removed after a week",
         )
     other = sorted({row.version for row in beating} - {__version__})
     if other:
         yield warning(
             "workers",
-            f"some are of version {', '.join(other)}, this is {__version__}",
+            f"some run version {', '.join(other)}, this is {__version__}",
             "install the same version everywhere",
         )
     hosts = {row.hostname for row in beating}
     if db.engine.dialect.name == "sqlite" and len(hosts) > 1:
         yield failed(
             "workers",
-            f"workers on {len(hosts)} hosts share a SQLite file, whose locks do not reach so far",
-            "move to Postgres: HALFLAYER_DATABASE_URL",
+            f"workers on {len(hosts)} hosts share a SQLite file, which needs a single host",
+            "use Postgres: set HALFLAYER_DATABASE_URL",
         )
 
 
@@ -218,27 +222,27 @@ def _rows(db: Database) -> list[Worker]:
         return list(session.scalars(select(Worker).where(Worker.stopped_at.is_(None))))
 
 
-def cut_off(settings: Settings, db: Database) -> Iterator[Finding]:
-    """What killed uploads and killed workers left in the uploads and in the store."""
+def interrupted(settings: Settings, db: Database) -> Iterator[Finding]:
+    """Files of interrupted uploads and workers in the uploads and in the store."""
     found = leftovers(db, settings, Store(settings))
     mine = [each for each in found if each.known]
     strange = [each for each in found if not each.known]
     if mine:
         yield warning(
             "leftovers",
-            f"{len(mine)} uploads or results were cut off, {size(_total(mine))}",
-            "halflayer tidy",
+            f"{len(mine)} interrupted uploads or results, {size(_total(mine))}",
+            "halflayer cleanup",
         )
     if strange:
         places = ", ".join(each.place for each in strange[:SHOWN])
         yield warning(
             "leftovers",
-            f"{len(strange)} belong to no run or dataset of this database, "
+            f"{len(strange)} of no run or dataset in this database, "
             f"{size(_total(strange))}: {places}",
-            "if this is the right database, remove them by hand",
+            "remove them by hand if this is the right database",
         )
     if not found:
-        yield ok("leftovers", "no upload and no result was left half done")
+        yield ok("leftovers", "none")
 
 
 def _total(found: list[Leftover]) -> int:
@@ -246,7 +250,7 @@ def _total(found: list[Leftover]) -> int:
 
 
 def work_folders(settings: Settings, db: Database) -> Iterator[Finding]:
-    """Work folders of runs that have ended or are gone."""
+    """Work folders of runs that have ended or were deleted."""
     folder = settings.work_dir
     here = sorted(folder.iterdir()) if folder.is_dir() else []
     with db.read() as session:
@@ -263,15 +267,15 @@ def work_folders(settings: Settings, db: Database) -> Iterator[Finding]:
     if left:
         yield warning(
             "work folders",
-            f"{len(left)} of runs that have ended, {size(_bytes(left))}",
+            f"{len(left)} of ended runs, {size(_bytes(left))}",
             "rm -r " + " ".join(map(str, left)),
         )
     else:
-        yield ok("work folders", "none of a run that has ended")
+        yield ok("work folders", "none of ended runs")
     if failures:
         yield ok(
             "work folders",
-            f"{len(failures)} of failed runs are kept until the runs are deleted, "
+            f"{len(failures)} of failed runs, kept until the runs are deleted, "
             f"{size(_bytes(failures))}",
         )
 

@@ -1,9 +1,9 @@
-"""Runs and pipelines over HTTP: checks scopes, calls services, and commits at the edge."""
+"""Runs and pipelines over HTTP: checks scopes, calls services, commits."""
 
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.auth.dependencies import CurrentPrincipal, GuardedRoute, needs_read, needs_submit
@@ -19,6 +19,7 @@ from app.runs.artifacts import (
     find_row,
     list_rows,
 )
+from app.runs.lifecycle import cancel
 from app.runs.models import Run
 from app.runs.report import render_report
 from app.runs.schemas import (
@@ -35,7 +36,7 @@ from app.runs.schemas import (
 from app.runs.series import DEFAULT_POINTS, MIN_POINTS, run_metrics
 from app.runs.states import RunState
 from app.runs.views import run_detail, run_log, run_summary
-from app.schemas import RunIdPath
+from app.schemas import Id, RunIdPath
 from app.storage import remove_run_files
 from kdcore.config import Kind
 
@@ -50,10 +51,20 @@ pipelines = APIRouter(prefix="/pipelines", tags=["runs"], route_class=GuardedRou
 Since = Annotated[
     int, Query(ge=0, le=MAX_SEQ, description="Only what has a greater sequence number.")
 ]
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-
-# ------------------------------------------------------------------------------- submit and list
+FilePath = Annotated[
+    str, Path(examples=["model.safetensors"], description="Path of the file, as listed.")
+]
+BINARY = {"schema": {"type": "string", "format": "binary", "examples": ["(the file's bytes)"]}}
+EVENTS = {
+    "type": "string",
+    "examples": [
+        'event: run\ndata: {"id": "k3v9x2m4q8zt", "state": "running", "...": "..."}\n\n'
+        'event: metrics\ndata: {"step": 120, "attempt": 1, "values": {"loss": 6.31}}\nid: 57\n\n'
+        'event: log\ndata: {"time": "2026-01-15T09:31:00Z", "level": "info", '
+        '"message": "checkpoint saved"}\nid: 58\n\n'
+        'event: end\ndata: {"state": "succeeded"}\n\n'
+    ],
+}
 
 
 @router.post("", status_code=201, dependencies=SUBMIT)
@@ -67,7 +78,7 @@ def submit_run(body: SubmitRun, ctx: Ctx, once: Once) -> RunDetail:
             raise _below_config(error) from error
         detail = run_detail(session, run)
         once.end(detail.model_dump_json())
-    _ring(ctx, [run])
+    _enqueue(ctx, [run])
     return detail
 
 
@@ -83,7 +94,7 @@ def submit_pipeline(body: SubmitPipeline, ctx: Ctx, once: Once) -> PipelineRuns:
         details = [run_detail(session, run) for run in runs]
         pipeline = PipelineRuns(pipeline_id=runs[0].pipeline_id or "", runs=details)
         once.end(pipeline.model_dump_json())
-    _ring(ctx, runs)
+    _enqueue(ctx, runs)
     return pipeline
 
 
@@ -93,10 +104,11 @@ def list_runs(
     state: Annotated[RunState | None, Query(description="Only runs in this state.")] = None,
     kind: Annotated[Kind | None, Query(description="Only runs of this kind.")] = None,
     pipeline_id: Annotated[
-        str | None, Query(max_length=12, description="Only runs of this pipeline.")
+        Id | None, Query(max_length=12, description="Only runs of this pipeline.")
     ] = None,
     q: Annotated[
-        str | None, Query(max_length=200, description="Only runs with this in their name or id.")
+        str | None,
+        Query(max_length=200, examples=["demo"], description="Part of the name, or an id."),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Runs on a page.")] = 50,
     offset: Annotated[int, Query(ge=0, le=10**9, description="Runs to skip.")] = 0,
@@ -117,9 +129,6 @@ def list_runs(
         return RunList(items=[run_summary(run) for run in runs], total=total)
 
 
-# ------------------------------------------------------------------------------------- one run
-
-
 @router.get("/{run_id}", dependencies=READ)
 def get_run(run_id: RunIdPath, ctx: Ctx) -> RunDetail:
     """One run with its config, worker and lineage."""
@@ -129,7 +138,7 @@ def get_run(run_id: RunIdPath, ctx: Ctx) -> RunDetail:
 
 @router.patch("/{run_id}", dependencies=SUBMIT)
 def change_run(run_id: RunIdPath, body: ChangeRun, ctx: Ctx) -> RunDetail:
-    """Give a run another name, or pin it, so that its files are never tidied up."""
+    """Rename a run, or pin it, which excludes its files from cleanup."""
     with ctx.db.write() as session:
         run = service.change(session, run_id, name=body.name, pinned=body.pinned)
         return run_detail(session, run)
@@ -137,20 +146,20 @@ def change_run(run_id: RunIdPath, body: ChangeRun, ctx: Ctx) -> RunDetail:
 
 @router.post("/{run_id}/cancel", dependencies=SUBMIT)
 def cancel_run(run_id: RunIdPath, ctx: Ctx) -> RunDetail:
-    """Stop a run for good: it keeps curves and log, and leaves no checkpoint.
+    """Stop a run permanently; metrics and log are kept, no checkpoint is saved.
 
-    Runs that wait for it are skipped.
+    Runs that depend on it are skipped.
     """
     with ctx.db.write() as session:
-        return run_detail(session, service.cancel(session, run_id))
+        return run_detail(session, cancel(session, run_id))
 
 
 @router.delete("/{run_id}", status_code=204, dependencies=SUBMIT)
 def delete_run(run_id: RunIdPath, ctx: Ctx) -> None:
-    """Delete a run that has ended, with its curves, log and files."""
+    """Delete a run that has ended, with its metrics, log and files."""
     with ctx.db.write() as session:
         service.delete(session, run_id)
-    # After the commit: a file too many is litter, a row without its file would be a lie.
+    # After the commit: a leftover file is harmless, a row without its file is not.
     remove_run_files(ctx.settings, ctx.store, run_id)
 
 
@@ -159,14 +168,19 @@ def get_metrics(
     run_id: RunIdPath,
     ctx: Ctx,
     names: Annotated[
-        str | None, Query(max_length=2000, description="Curves, separated by commas; else all.")
+        str | None,
+        Query(
+            max_length=2000,
+            examples=["loss,eval/loss"],
+            description="Names of metrics, separated by commas; all by default.",
+        ),
     ] = None,
     since: Since = 0,
     max_points: Annotated[
-        int, Query(ge=MIN_POINTS, le=100_000, description="Points a curve, spikes kept.")
+        int, Query(ge=MIN_POINTS, le=100_000, description="Points per metric; spikes are kept.")
     ] = DEFAULT_POINTS,
 ) -> RunMetrics:
-    """The curves of a run; long ones as the least and greatest value of equal buckets."""
+    """The metrics of a run; long series are reduced to the minimum and maximum of equal buckets."""
     wanted = [CONTROL.sub(" ", name) for name in names.split(",") if name] if names else None
     with ctx.db.read() as session:
         run = service.get_run(session, run_id)
@@ -180,7 +194,7 @@ def get_log(
     since: Since = 0,
     limit: Annotated[int, Query(ge=1, le=5000, description="Lines to return.")] = 500,
 ) -> RunLog:
-    """Lines of a run's log after `since`, oldest first; without `since` the newest lines."""
+    """Log lines after `since`, oldest first; without `since` the newest lines."""
     with ctx.db.read() as session:
         return run_log(session, service.get_run(session, run_id), since, limit)
 
@@ -189,30 +203,28 @@ def get_log(
     "/{run_id}/events",
     dependencies=READ,
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": EVENTS}}}},
 )
 async def stream_events(
     run_id: RunIdPath,
     ctx: Ctx,
     principal: CurrentPrincipal,
     last_event_id: Annotated[
-        str | None, Header(description="Sequence number of the last event that the client has.")
+        str | None,
+        Header(examples=["57"], description="Sequence number of the last event received."),
     ] = None,
     since: Since = 0,
 ) -> Response:
-    """Metric points, log lines and changes of a run as they happen, as server-sent events.
+    """Metrics, log lines and state changes of a run as server-sent events.
 
-    `metrics` and `log` carry their sequence number as id; `run` is the run itself; after
-    `end` nothing follows. A stream without `end` broke off, or its token was revoked.
+    `metrics` and `log` carry their sequence number as id; `run` is the run itself; `end` is the
+    last event. A stream without `end` was interrupted, or its token was revoked.
     """
     await ctx.streams.require_run(run_id)
     after = since
     if last_event_id is not None and last_event_id.isdecimal() and len(last_event_id) < 19:
         after = int(last_event_id)
     return ctx.streams.response(run_id, after, principal.token_id)
-
-
-# ---------------------------------------------------------------------------------------- files
 
 
 @router.get("/{run_id}/artifacts", dependencies=READ)
@@ -231,17 +243,17 @@ def list_artifacts(run_id: RunIdPath, ctx: Ctx) -> ArtifactList:
     responses={
         200: {"content": {"application/octet-stream": BINARY}},
         206: {
-            "description": "The part that Range names",
+            "description": "The requested range",
             "content": {"application/octet-stream": BINARY},
         },
-        304: {"description": "The client has this very file"},
+        304: {"description": "Not modified"},
     },
 )
-def download_artifact(run_id: RunIdPath, path: str, request: Request, ctx: Ctx) -> Response:
-    """One file; takes a single Range and If-None-Match, its ETag is its SHA-256."""
+def download_artifact(run_id: RunIdPath, path: FilePath, request: Request, ctx: Ctx) -> Response:
+    """One file; supports a single Range and If-None-Match. Its ETag is its SHA-256."""
     with ctx.db.read() as session:
         row = find_row(session, run_id, path)
-    return file_response(request, ctx.seals, row)
+    return file_response(request, ctx.reader, row)
 
 
 @router.get(
@@ -251,11 +263,11 @@ def download_artifact(run_id: RunIdPath, path: str, request: Request, ctx: Ctx) 
     responses={200: {"content": {"application/zip": BINARY}}},
 )
 def download_checkpoint(run_id: RunIdPath, ctx: Ctx) -> Response:
-    """All files of a run as one zip, a folder that `transformers` loads as it is."""
+    """All files of a run as one zip, a folder that `transformers` loads directly."""
     with ctx.db.read() as session:
         run = service.get_run(session, run_id)
         rows = list_rows(session, run_id)
-    return archive_response(ctx.seals, run, rows)
+    return archive_response(ctx.reader, run, rows)
 
 
 @router.get(
@@ -265,21 +277,21 @@ def download_checkpoint(run_id: RunIdPath, ctx: Ctx) -> Response:
     responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
 )
 def download_report(run_id: RunIdPath, ctx: Ctx) -> Response:
-    """One HTML file that needs nothing else: curves, config, results, lineage, versions."""
+    """A self-contained HTML file: metrics, config, results, lineage, versions."""
     with ctx.db.read() as session:
         html = render_report(session, service.get_run(session, run_id))
     headers = {"Content-Disposition": disposition(f"halflayer-{run_id}.html")}
     return Response(html, media_type="text/html", headers=headers)
 
 
-def _ring(ctx: Context, runs: list[Run]) -> None:
-    """Ring for the queued ones; a broker that is away delays them but loses nothing."""
+def _enqueue(ctx: Context, runs: list[Run]) -> None:
+    """Enqueue the queued runs; while the broker is unavailable they are delayed, not lost."""
     for run in runs:
         if run.state == RunState.QUEUED:
-            ctx.job_queue.ring(run.id)
+            ctx.job_queue.enqueue(run.id)
 
 
 def _below_config(error: Invalid) -> Invalid:
-    """The same error with pointers into the body instead of into its config."""
+    """The same error with pointers into the request body instead of the config."""
     problems = [FieldProblem(f"/config{each.pointer}", each.detail) for each in error.problems]
     return Invalid(error.detail, problems)

@@ -38,22 +38,8 @@ def cancel(session: Session, run_id: str) -> Run:
     if state is RunState.CANCELLING:
         return run
     if state is RunState.RUNNING:
-        return transition(
-            session,
-            run_id,
-            from_=state,
-            to=RunState.CANCELLING,
-            fence=run.attempt,
-            cancel_requested=True,
-        )
-    run = transition(
-        session,
-        run_id,
-        from_=state,
-        to=RunState.CANCELLED,
-        fence=run.attempt,
-        cancel_requested=True,
-    )
+        return transition(session, run_id, from_=state, to=RunState.CANCELLING, fence=run.attempt)
+    run = transition(session, run_id, from_=state, to=RunState.CANCELLED, fence=run.attempt)
     settle_dependants(session, run_id)
     return run
 

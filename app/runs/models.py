@@ -13,10 +13,10 @@ MAX_MESSAGE_CHARS = 8_000
 
 
 class Run(Base):
-    """One run; the truth about its state. The queue only rings.
+    """One run; its row is the source of truth, the queue carries only its id.
 
     `state`, `attempt`, `beat` and the tail are written by `app.runs.transitions`, `lifecycle`
-    and `record` only: every write there is fenced.
+    and `ingest` only: every write there is fenced.
     """
 
     __tablename__ = "runs"
@@ -35,11 +35,12 @@ class Run(Base):
     """Shared by the runs that were submitted as one pipeline."""
 
     attempt: Mapped[int] = mapped_column(default=0)
-    """Rises at every claim; fences all writes of earlier attempts."""
+    """Incremented at every claim; fences writes of earlier attempts."""
     worker_id: Mapped[str | None] = mapped_column(String(12))
     beat: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Counter that the supervisor raises; a sweeper that sees it stand still takes the run back."""
+    """Heartbeat counter of the worker; the sweeper recovers runs whose counter stands still."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    """No longer used; a later release drops the column (docs/adr/0010)."""
     attempts_without_progress: Mapped[int] = mapped_column(default=0)
     checkpoint_step: Mapped[int | None] = mapped_column(BigInteger)
     claimed_checkpoint_step: Mapped[int | None] = mapped_column(BigInteger)
@@ -59,15 +60,15 @@ class Run(Base):
 
     tail_attempt: Mapped[int] = mapped_column(default=0)
     """The attempt whose files the two offsets count in; a new attempt first reads the rest of
-    its predecessor's, since a resumed trainer does not repeat what lies before its checkpoint."""
+    its predecessor's, since a resumed trainer does not repeat what precedes its checkpoint."""
     tail_offset: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Bytes of that attempt's events.jsonl that are already in rows."""
+    """Bytes of events.jsonl of that attempt that are stored in rows."""
     stderr_offset: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Bytes of that attempt's stderr.log that are already in rows."""
+    """Bytes of stderr.log of that attempt that are stored in rows."""
     event_seq: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Last sequence number given to a metric point or log line of this run."""
+    """Last sequence number of a metric point or log line of this run."""
     version: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Rises at every change that a page shows; tells streams to send the run anew."""
+    """Incremented at every visible change, so that streams send the run again."""
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now, index=True)
     queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -75,9 +76,9 @@ class Run(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Somebody wants its files kept: nothing removes them, or the run."""
+    """Its files are excluded from cleanup, and the run cannot be deleted."""
     files_removed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    """When its published files were tidied up; it can be no run's input any more."""
+    """When cleanup removed its published files; it cannot be an input any more."""
 
     inputs: Mapped[list["RunInput"]] = relationship(
         foreign_keys="RunInput.run_id", cascade="all, delete-orphan", lazy="selectin"
@@ -85,7 +86,7 @@ class Run(Base):
 
 
 class RunInput(Base):
-    """`run_id` starts from the result of `input_run_id`, in the given role."""
+    """`run_id` uses the result of `input_run_id` in the given role."""
 
     __tablename__ = "run_inputs"
 
@@ -96,7 +97,7 @@ class RunInput(Base):
 
 
 class MetricPoint(Base):
-    """One value of one curve. A later attempt's row for a step wins over an earlier one's."""
+    """One value of one metric. For the same step, the row of the latest attempt counts."""
 
     __tablename__ = "metric_points"
     __table_args__ = (Index("ix_metric_points_run_name_step", "run_id", "name", "step"),)
@@ -122,7 +123,7 @@ class LogLine(Base):
 
 
 class Artifact(Base):
-    """One published file of a run; the row appears only after the file is whole in the store."""
+    """One published file of a run; the row is written after the file is complete in the store."""
 
     __tablename__ = "artifacts"
 
@@ -133,13 +134,13 @@ class Artifact(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     storage_key: Mapped[str] = mapped_column(String(255))
-    """Where the store keeps it; never shown to a client."""
+    """Key in the store; never shown to clients."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file of a result that lies whole in the store."""
+    """One file of a result that is complete in the store."""
 
     path: str
     size_bytes: int

@@ -1,4 +1,4 @@
-"""The curves of a run, thinned so that spikes stay; writes nothing."""
+"""The metrics of a run, reduced so that spikes are kept; writes nothing."""
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,13 +14,13 @@ DEFAULT_POINTS = 1_500
 def run_metrics(
     session: Session, run: Run, names: list[str] | None, since: int, max_points: int
 ) -> RunMetrics:
-    """Curves of `run` (all, or those named) from the points after `since`."""
+    """Metrics of `run` (all, or those named) after the sequence number `since`."""
     query = (
         select(MetricPoint.name, MetricPoint.step, MetricPoint.value)
         .where(
             MetricPoint.run_id == run.id,
             MetricPoint.seq > since,
-            # Not what was written since `run` was read: it would be fetched again next time.
+            # Points written after `run` was read are left to the next request.
             MetricPoint.seq <= run.event_seq,
         )
         .order_by(MetricPoint.seq)
@@ -29,7 +29,7 @@ def run_metrics(
         query = query.where(MetricPoint.name.in_(names))
     curves: dict[str, dict[int, float | None]] = {}
     for name, step, value in session.execute(query):
-        # Sequence numbers rise over attempts, so the later attempt's value for a step stays.
+        # Sequence numbers rise over attempts: the value of the latest attempt is kept.
         curves.setdefault(name, {})[step] = value
     series = []
     sampled = False
@@ -44,9 +44,9 @@ def run_metrics(
 
 
 def extremes(points: list[Point], max_points: int) -> list[Point]:
-    """At most `max_points` of `points`: the first, the last, and each bucket's least and greatest.
+    """At most `max_points` of `points`: the first, the last, minimum and maximum of each bucket.
 
-    A value that is not finite (None) counts as the greatest: it is the one spike nobody may miss.
+    A non-finite value (None) counts as the maximum, so that it is always kept.
     """
     if len(points) <= max(max_points, MIN_POINTS):
         return points

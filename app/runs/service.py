@@ -1,7 +1,7 @@
-"""What people do with runs: submit, look, rename, pin, cancel, delete.
+"""Submits, lists, renames, pins and deletes runs; knows no HTTP.
 
-Functions flush and never commit; the edge commits, and rings for what `queued_ids` lists. States
-change in `app.runs.transitions` only.
+Functions flush and never commit; endpoints commit, and then enqueue the queued runs. States change
+in `app.runs.transitions` only.
 """
 
 from dataclasses import asdict
@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from app.db import new_id, utc_now
 from app.errors import Conflict, FieldProblem, Invalid
-from app.runs.lifecycle import cancel
 from app.runs.models import Run, RunInput
 from app.runs.states import FINAL, UNSUCCESSFUL, RunState
 from app.runs.transitions import RunNotFound
@@ -26,28 +25,16 @@ from kdcore.config import (
     TeacherConfig,
 )
 
-__all__ = [
-    "RunNotFound",
-    "cancel",
-    "change",
-    "delete",
-    "get_run",
-    "list_runs",
-    "queued_ids",
-    "submit",
-    "submit_pipeline",
-]
-
 
 def submit(
     session: Session, config: AnyConfig, name: str | None = None, pipeline_id: str | None = None
 ) -> Run:
     """Accept a run: queued, or waiting until its inputs have succeeded.
 
-    Raises Invalid, with pointers relative to the config, for what is known to be impossible.
+    Raises Invalid, with pointers relative to the config.
     """
     findings = validate(session, config)
-    findings.raise_if_wrong()
+    findings.raise_if_invalid()
     return _insert(session, config, name or default_name(config), pipeline_id, findings)
 
 
@@ -82,12 +69,12 @@ def _pipeline_problems(config: PipelineConfig, teacher: Findings) -> list[FieldP
     """Problems of the prune and distil parts, as far as the teacher's shape is known."""
     if teacher.problems:
         return []
-    unborn = RunCheckpoint(run_id="0" * 12)
+    placeholder = RunCheckpoint(run_id="0" * 12)
     pruned, distilled = Findings(), Findings()
-    check_shapes(config.prune_config(unborn), {"teacher": teacher.shape}, pruned)
+    check_shapes(config.prune_config(placeholder), {"teacher": teacher.shape}, pruned)
     if not pruned.problems:
         check_shapes(
-            config.distill_config(unborn, unborn),
+            config.distill_config(placeholder, placeholder),
             {"teacher": teacher.shape, "student": pruned.shape},
             distilled,
         )
@@ -122,7 +109,7 @@ def _insert(
 
 
 def default_name(config: AnyConfig) -> str:
-    """A name that tells runs apart in a list."""
+    """A name made of the main settings."""
     match config:
         case TeacherConfig(model=ScratchModel() as model):
             return f"Teacher {model.layers} x {model.hidden_size}, layer drop {config.layer_drop:g}"
@@ -132,11 +119,6 @@ def default_name(config: AnyConfig) -> str:
             return f"Prune, {config.layers.strategy.replace('_', ' ')}"
         case DistillConfig():
             return f"Distil, temperature {config.loss.temperature:g}"
-
-
-def queued_ids(runs: list[Run]) -> list[str]:
-    """The runs to ring for after the commit."""
-    return [run.id for run in runs if run.state == RunState.QUEUED]
 
 
 def get_run(session: Session, run_id: str) -> Run:
@@ -177,7 +159,7 @@ def list_runs(
 def change(
     session: Session, run_id: str, *, name: str | None = None, pinned: bool | None = None
 ) -> Run:
-    """Give the run another name, pin it or let it go; None leaves things as they are."""
+    """Rename, pin or unpin the run; None leaves a field unchanged."""
     run = get_run(session, run_id)
     run.name = run.name if name is None else name
     run.pinned = run.pinned if pinned is None else pinned
@@ -187,19 +169,18 @@ def change(
     return run
 
 
-def delete(session: Session, run_id: str) -> list[str]:
-    """Forget an ended run that no other run needs; returns the ids whose files must now go.
+def delete(session: Session, run_id: str) -> None:
+    """Delete an ended run that no other run needs.
 
-    Call `app.storage.remove_run_files` for each after the commit: files without rows are rubbish,
-    rows without files would be lies.
+    Call `app.storage.remove_run_files` after the commit, so that no row is left without its files.
     """
     run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
     if run is None:
         raise RunNotFound(run_id)
     if RunState(run.state) not in FINAL:
-        raise Conflict(f"run {run_id} is {run.state}: cancel it first")
+        raise Conflict(f"Run {run_id} is {run.state}: cancel it first.")
     if run.pinned:
-        raise Conflict(f"run {run_id} is pinned: unpin it first")
+        raise Conflict(f"Run {run_id} is pinned: unpin it first.")
     dependant = session.scalars(
         select(Run)
         .join(RunInput, RunInput.run_id == Run.id)
@@ -209,14 +190,13 @@ def delete(session: Session, run_id: str) -> list[str]:
     ).one_or_none()
     if dependant is not None:
         raise Conflict(
-            f"run {dependant.id} ({dependant.name}) starts from run {run_id}: delete that first"
+            f"Run {dependant.id} ({dependant.name}) depends on run {run_id}: delete it first."
         )
     session.execute(sql_delete(RunInput).where(RunInput.input_run_id == run_id))
-    # Not through the relationship: the database's own cascade removes points without loading them.
+    # Not through the ORM: the cascade of the database removes points without loading them.
     session.execute(
         sql_delete(Run)
         .where(Run.id == run_id, Run.state.in_(FINAL))
         .execution_options(synchronize_session=False)
     )
     session.expunge(run)
-    return [run_id]

@@ -18,9 +18,9 @@ class RunState(StrEnum):
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED})
 ACTIVE = frozenset({RunState.RUNNING, RunState.CANCELLING})
-"""A worker has the run in hand."""
+"""A worker is executing the run."""
 UNSUCCESSFUL = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED})
-"""What starts from such a run can never start."""
+"""Runs that depend on such a run can never start."""
 
 ALLOWED: dict[RunState, frozenset[RunState]] = {
     RunState.WAITING: frozenset({RunState.QUEUED, RunState.SKIPPED, RunState.CANCELLED}),
@@ -33,7 +33,7 @@ ALLOWED: dict[RunState, frozenset[RunState]] = {
             RunState.QUEUED,  # recovery: resumes from the last checkpoint
         }
     ),
-    # A run may finish, or fail, before it notices that it was asked to stop: the honest end.
+    # A run may finish or fail before it notices the request to stop.
     RunState.CANCELLING: frozenset({RunState.CANCELLED, RunState.SUCCEEDED, RunState.FAILED}),
     RunState.SUCCEEDED: frozenset(),
     RunState.FAILED: frozenset(),

@@ -1,7 +1,7 @@
-"""The one UPDATE behind every change of state, and how ends pass on to what waits for them.
+"""The single UPDATE behind every state change, and its effect on dependent runs.
 
-Functions flush and never commit. Rows are locked in the order of their creation, inputs before
-what starts from them, so that two transactions never wait for each other.
+Functions flush and never commit. Rows are locked in order of creation, inputs before dependents,
+so that two transactions never wait for each other.
 """
 
 from typing import Any
@@ -19,18 +19,18 @@ class RunNotFound(NotFound):
     """There is no such run."""
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"there is no run {run_id}; it may have been deleted")
+        super().__init__(f"There is no run {run_id}; it may have been deleted.")
 
 
 class Overtaken(Conflict):
-    """Somebody else changed the run first."""
+    """The run was changed concurrently."""
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} has just changed its state: look again and retry")
+        super().__init__(f"Run {run_id} has just changed its state: reload and try again.")
 
 
 class StaleAttempt(Exception):
-    """This attempt no longer owns its run: the run was taken back, has ended, or is gone."""
+    """This attempt no longer owns its run, which was recovered, has ended, or was deleted."""
 
     def __init__(self, run_id: str, attempt: int) -> None:
         super().__init__(f"attempt {attempt} no longer owns run {run_id}")
@@ -46,7 +46,7 @@ def transition(
     only_if: tuple[ColumnElement[bool], ...] = (),
     **values: Any,
 ) -> Run:
-    """Change the state of attempt `fence` of a run; raises Overtaken if somebody was first."""
+    """Change the state of attempt `fence` of a run; raises Overtaken for a concurrent change."""
     if to not in ALLOWED[from_]:
         raise ValueError(f"a run cannot go from {from_} to {to}")
     if to in FINAL:
@@ -65,11 +65,8 @@ def transition(
     ).one()
 
 
-# ------------------------------------------------------------------------- inputs and dependants
-
-
 def settle_dependants(session: Session, run_id: str) -> list[str]:
-    """Queue or skip what waits for `run_id`, which has just ended; returns the queued ids."""
+    """Queue or skip the runs waiting for `run_id`, which has ended; returns the queued ids."""
     queued: list[str] = []
     ended = [run_id]
     while ended:
@@ -78,8 +75,8 @@ def settle_dependants(session: Session, run_id: str) -> list[str]:
             .join(RunInput, RunInput.run_id == Run.id)
             .where(RunInput.input_run_id == ended.pop(), Run.state == RunState.WAITING)
             .order_by(Run.created_at, Run.id)
-            # Locked before the other inputs are looked at: of two inputs that end at the same
-            # moment, the later one to get the lock sees both.
+            # Locked before the other inputs are read: of two inputs that end at the same
+            # time, the later one to get the lock sees both.
             .with_for_update(of=Run),
             execution_options={"populate_existing": True},
         ).all()
@@ -93,7 +90,7 @@ def settle_dependants(session: Session, run_id: str) -> list[str]:
 
 
 def settle(session: Session, run: Run) -> RunState:
-    """Move a locked waiting run on as its inputs allow; returns its state."""
+    """Queue or skip a locked waiting run as its inputs require; returns its state."""
     inputs = session.execute(
         select(RunInput.role, Run.id, Run.name, Run.state)
         .join(Run, Run.id == RunInput.input_run_id)

@@ -1,6 +1,6 @@
-"""What can be known of a run before it trains, checked against the store of runs and datasets.
+"""Validates a config against existing runs and datasets before training; reads only.
 
-Reads only. The checks between shapes are kdcore's own, which the trainer makes again.
+The checks of model shapes are those of kdcore, which the trainer repeats.
 """
 
 import json
@@ -40,8 +40,8 @@ AnyConfig = TeacherConfig | PruneConfig | DistillConfig
 SHAPE: TypeAdapter[ModelShape] = TypeAdapter(ModelShape)
 
 _LOCAL = (
-    "a server does not read paths that a client names: upload the file and choose 'upload', or "
-    "start from a run"
+    "local paths are not allowed on a server: upload the file and choose 'upload', or use the "
+    "result of a run"
 )
 
 
@@ -51,7 +51,7 @@ def json_pointer(path: tuple[str | int, ...]) -> str:
 
 
 def inputs_of(config: AnyConfig) -> dict[str, str]:
-    """The runs that `config` starts from, by role, which is also the field's name."""
+    """The input runs of `config`, by role, which is also the name of the field."""
     fields: dict[str, object]
     match config:
         case TeacherConfig():
@@ -69,7 +69,7 @@ def inputs_of(config: AnyConfig) -> dict[str, str]:
 
 @dataclass
 class Findings:
-    """What validation found: the shape that the run will make, its inputs, and what is wrong."""
+    """Result of the validation: expected shape, inputs and problems."""
 
     inputs: dict[str, Run] = field(default_factory=dict)
     shape: ModelShape | None = None
@@ -79,16 +79,16 @@ class Findings:
         """Add a problem with the field at `path`."""
         self.problems.append(FieldProblem(json_pointer(path), detail))
 
-    def raise_if_wrong(self) -> None:
+    def raise_if_invalid(self) -> None:
         """Raise Invalid with all problems, if there are any."""
         if self.problems:
             raise Invalid("; ".join(problem.detail for problem in self.problems), self.problems)
 
 
 def validate(session: Session, config: AnyConfig) -> Findings:
-    """Check `config` as far as it can be known now; never raises for a wrong config.
+    """Check `config` as far as possible now; never raises for an invalid config.
 
-    The inputs' rows are locked against ending unseen, until the transaction is over.
+    The rows of the inputs stay locked until the end of the transaction.
     """
     findings = Findings()
     _refuse_local_paths(config, findings)
@@ -104,7 +104,7 @@ def validate(session: Session, config: AnyConfig) -> Findings:
 def check_shapes(
     config: AnyConfig, inputs: dict[str, ModelShape | None], findings: Findings
 ) -> None:
-    """Check whether the models fit together, and note the shape that comes out."""
+    """Check whether the models are compatible, and set the shape of the result."""
     try:
         match config:
             case TeacherConfig():
@@ -148,8 +148,8 @@ def _check_input(
     session: Session, config: AnyConfig, role: str, run_id: str, findings: Findings
 ) -> None:
     run = session.scalars(
-        # Shared lock: were the input to end between this look and our commit, its end would not
-        # see the new run, which would then wait for ever.
+        # Shared lock: an input that ended before our commit would not see the new run, which would
+        # then wait forever.
         select(Run).where(Run.id == run_id).with_for_update(read=True, of=Run),
         execution_options={"populate_existing": True},
     ).one_or_none()
@@ -159,18 +159,18 @@ def _check_input(
         return
     state = RunState(run.state)
     if state in (RunState.FAILED, RunState.CANCELLED, RunState.SKIPPED):
-        findings.add_problem(
-            pointer, f"run {run_id} ended as {state}: it has no result to start from"
-        )
+        findings.add_problem(pointer, f"run {run_id} ended as {state}: it has no result")
     elif state is RunState.CANCELLING:
         findings.add_problem(pointer, f"run {run_id} is being cancelled: it will have no result")
     elif run.files_removed_at is not None:
-        findings.add_problem(pointer, f"the files of run {run_id} were tidied up: train it anew")
+        findings.add_problem(
+            pointer, f"the files of run {run_id} were removed by cleanup: train it again"
+        )
     elif isinstance(config, DistillConfig) and role == "teacher" and run.kind == "prune":
         findings.add_problem(
             pointer,
-            f"run {run_id} is a pruned student that has not been trained since: "
-            "choose a teacher or a distilled student to learn from",
+            f"run {run_id} is a pruned student that has not been trained: "
+            "choose a teacher or a distilled student",
         )
     else:
         findings.inputs[role] = run
@@ -219,7 +219,7 @@ def _check_column(corpus: UploadCorpus, dataset: Dataset, findings: Findings) ->
 def _check_amount(
     config: AnyConfig, path: tuple[str, ...], dataset: Dataset, findings: Findings
 ) -> None:
-    """Refuse text that is certainly too little, whatever the tokenizer will make of it."""
+    """Refuse text that is too short for any tokenizer."""
     corpus = getattr(config, "corpus", None)
     assert isinstance(corpus, UploadCorpus)
     documents = dataset.documents
@@ -228,8 +228,8 @@ def _check_amount(
     if documents < 2 and corpus.validation_dataset_id is None:
         findings.add_problem(
             path,
-            f"'{dataset.name}' holds a single document (a line or row), so none can be held out to "
-            "evaluate on: upload text with line breaks, or choose a dataset to evaluate on as well",
+            f"'{dataset.name}' has a single document (line or row), so none can be held out for "
+            "evaluation: upload text with line breaks, or choose a validation dataset",
         )
         return
     if dataset.format == "parquet":
@@ -238,7 +238,7 @@ def _check_amount(
     if path[-1] == "validation_dataset_id":
         evaluation = getattr(config, "evaluation", None)
         seq_len = (evaluation and evaluation.seq_len) or seq_len
-    # A token takes a byte at least; [CLS] and [SEP] are added to every document.
+    # A token has at least one byte; [CLS] and [SEP] are added to every document.
     tokens_at_most = dataset.size_bytes + 2 * documents
     if seq_len is not None and tokens_at_most < seq_len:
         findings.add_problem(

@@ -1,4 +1,4 @@
-"""Reads the authority of Host and Origin headers strictly; decides nothing."""
+"""Parses the authority of Host and Origin headers strictly."""
 
 import re
 from ipaddress import AddressValueError, IPv6Address
@@ -13,7 +13,7 @@ Authority = tuple[str, int | None]
 
 
 def parse_authority(text: str) -> Authority | None:
-    """`HOST`, `HOST:PORT` or `[IPV6]:PORT`, and nothing around it; None for anything else."""
+    """Parse exactly `HOST`, `HOST:PORT` or `[IPV6]:PORT`; None for anything else."""
     found = _AUTHORITY.fullmatch(text.lower())
     if found is None:
         return None

@@ -1,6 +1,6 @@
-"""Request bodies on their way in: taken once a route admits them, within limits of bytes and time.
+"""Limits of size and time for request bodies, which are read only once a route admits them.
 
-Pure ASGI, so that bodies are counted while they arrive and nothing more is held in memory.
+Pure ASGI, so that bodies are counted while they arrive.
 """
 
 import time
@@ -16,16 +16,16 @@ from app.web.limits import Budget
 MULTIPART_SLACK_BYTES = 64 * 1024
 """Room for the multipart framing and the small fields around an uploaded file."""
 MIN_BYTES_PER_S = 16 * 1024
-"""The slowest client that is waited for."""
+"""Minimum average upload speed."""
 LINGER_S = 2.0
 LINGER_BYTES = 4 * 1024**2
 LINGERING = 8
-"""So long, so much, and so many clients at a time may send on after a refusal, to no effect: closed
-at once, the connection would be reset, often before the client has read why."""
+"""Limits of time, bytes and clients for reading on after a refusal: a connection closed at once
+would be reset, often before the client has read the response."""
 
 
 class BodyMiddleware:
-    """Gives each request its `Body`; hangs up on a client whose body was not taken to its end."""
+    """Gives each request its `Body`; closes the connection if the body was not read completely."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -38,12 +38,12 @@ class BodyMiddleware:
         body = Body(receive, Headers(scope=scope))
         scope.setdefault("state", {})["body"] = body
 
-        async def send_or_hang_up(message: Message) -> None:
+        async def send_or_close(message: Message) -> None:
             if body.aborted:
                 return  # the client has left
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
             if not body.ended and message["type"] == "http.response.start":
-                # The server would read the rest of the body to its end, which may never come.
+                # Otherwise the server would wait for the rest of the body.
                 MutableHeaders(scope=message)["connection"] = "close"
             if not body.ended and last and self._lingering < LINGERING:
                 self._lingering += 1
@@ -56,22 +56,22 @@ class BodyMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, body.receive, send_or_hang_up)
+            await self.app(scope, body.receive, send_or_close)
         except ClientDisconnect:
-            pass  # the log shows status 0
+            pass  # logged as status 0
         finally:
             body.free()
 
 
 class Body:
-    """The body of one request. Its bytes are dropped until `admit` was called."""
+    """The body of one request; discarded unless admitted."""
 
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive, self._headers = receive, headers
         self.announced = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         self.ended = not self.announced
         self.aborted = False
-        """Whether the client left before the end of its body."""
+        """Whether the client disconnected before the end of its body."""
         self._limit_bytes: int | None = None
         self._timeout_s = 0.0
         self._received_bytes = 0
@@ -88,14 +88,14 @@ class Body:
         budget: Budget | None,
         client: str,
     ) -> None:
-        """Let the body in; raises HTTPException 413 or 415 for what its headers say already.
+        """Accept the body; raises HTTPException 413 or 415 if its headers rule that out.
 
-        `budget` has the bytes of bodies that stay in memory until their request ends; None for a
-        body that does not. `client` is whose share of it this body is.
+        `budget` limits the bytes of bodies in memory, by `client`; None for a body that is not kept
+        in memory.
         """
-        # A packed body could be small on its way in and endless when unpacked.
+        # A compressed body could be of any size when unpacked.
         if self._headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise HTTPException(415, "Send the body as it is, without a Content-Encoding.")
+            raise HTTPException(415, "Send the body without a Content-Encoding.")
         sent = self._headers.get("content-type", "").partition(";")[0].strip().lower()
         if sent != media_type:
             kind = sent or "of no declared type"
@@ -111,7 +111,7 @@ class Body:
             return await self._receive()
         if self._limit_bytes is None:
             return {**self._note(await self._receive()), "body": b""}
-        # Only the time that the client takes counts, not our own.
+        # Only the time of the client counts.
         rest_s = self._timeout_s + self._received_bytes / MIN_BYTES_PER_S - self._waited_s
         started_s = time.monotonic()
         with anyio.move_on_after(min(rest_s, self._timeout_s)) as waiting:
@@ -119,7 +119,7 @@ class Body:
         if waiting.cancelled_caught:
             raise HTTPException(
                 408,
-                f"The body did not arrive in time: nothing came for {self._timeout_s:g} seconds, "
+                f"The body did not arrive in time: nothing for {self._timeout_s:g} seconds, "
                 f"or less than {MIN_BYTES_PER_S // 1024} KiB a second on average.",
             )
         self._waited_s += time.monotonic() - started_s
@@ -129,14 +129,14 @@ class Body:
         return message
 
     async def drain(self) -> None:
-        """Read on for a moment and drop what comes, so that the client reads its answer."""
+        """Read and discard for a moment, so that the client reads its response."""
         up_to_bytes = self._received_bytes + LINGER_BYTES
         with anyio.move_on_after(LINGER_S):
             while not self.ended and not self.aborted and self._received_bytes < up_to_bytes:
                 self._note(await self._receive())
 
     def free(self) -> None:
-        """Say that nothing of the body is in memory any more."""
+        """Release the memory budget of the body."""
         if self._budget is not None:
             self._budget.give_back(self._client, self._held_bytes)
 
@@ -145,10 +145,10 @@ class Body:
             return
         if not self._budget.take(self._client, size_bytes):
             own = self._budget.has_room_for(self._client, size_bytes)
-            whose = "This server holds" if own else "This client has sent"
+            whose = "This server" if own else "This client"
             raise HTTPException(
                 503,
-                f"{whose} as many bytes of unanswered requests as fit; try again in a moment.",
+                f"{whose} has too many bytes in unanswered requests; try again in a moment.",
                 headers={"Retry-After": "5"},
             )
         self._held_bytes += size_bytes
@@ -163,6 +163,4 @@ class Body:
 
 
 def _too_large(limit_bytes: int) -> HTTPException:
-    return HTTPException(
-        413, f"The body is larger than the {limit_bytes:,} bytes that this server takes here."
-    )
+    return HTTPException(413, f"The body is larger than the limit of {limit_bytes:,} bytes.")

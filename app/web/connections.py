@@ -1,4 +1,4 @@
-"""How many connections there may be, and which of them must make room; knows no HTTP."""
+"""Limits the number of connections and selects which to close; knows no HTTP."""
 
 from typing import Protocol
 
@@ -6,36 +6,36 @@ from app.web.limits import Budget
 
 
 class Evictable(Protocol):
-    """A connection as `Connections` sees it."""
+    """A connection that `Connections` can close."""
 
     address: str
     answering: bool
-    """Whether it has sent a whole request, whose answer is not complete."""
+    """Whether it waits for the rest of a response."""
 
     def evict(self) -> None:
         """Close it at once."""
 
 
 class Connections:
-    """The open connections of a process, within a limit for each address and in all.
+    """The open connections of a process, limited per address and in total.
 
-    A connection stays while it is used by somebody who is signed in. Any other one makes room for a
-    new one: first those with no request or half of one, then those whose answer is not complete,
-    since it may never be read.
+    Connections with an authenticated request are kept. Others are closed to make room for new ones:
+    first those without a complete request, then those whose response is not complete, since it may
+    never be read.
     """
 
     def __init__(self, in_all: int, per_address: int) -> None:
         self._room = Budget(in_all, per_address)
         self._open: set[Evictable] = set()
         self._evictable: dict[str, dict[Evictable, None]] = {}
-        """By address; the one that has been so longest comes first."""
+        """By address, oldest first."""
 
     def admit(self, connection: Evictable) -> bool:
-        """Count a new connection; False if there is no room, and none can be made."""
+        """Count a new connection; False if no room can be made."""
         while not self._room.take(connection.address):
             address = connection.address
             if self._room.has_room_for(address):
-                # The address that has most of them takes the room of the others.
+                # The address with the most connections makes room.
                 address = max(
                     self._evictable, key=lambda each: len(self._evictable[each]), default=""
                 )
@@ -50,7 +50,7 @@ class Connections:
         return True
 
     def set_evictable(self, connection: Evictable, evictable: bool) -> None:
-        """Note whether it may be closed to make room."""
+        """Set whether it may be closed to make room."""
         if connection not in self._open:
             return
         of_address = self._evictable.setdefault(connection.address, {})
@@ -62,7 +62,7 @@ class Connections:
             del self._evictable[connection.address]
 
     def remove(self, connection: Evictable) -> None:
-        """Count it no more; doing it twice is fine."""
+        """Stop counting it; idempotent."""
         self.set_evictable(connection, False)
         if connection in self._open:
             self._open.remove(connection)

@@ -1,4 +1,4 @@
-"""Turns every exception that reaches the edge into problem+json, in words."""
+"""Converts exceptions of endpoints to problem+json."""
 
 import errno
 import logging
@@ -16,6 +16,7 @@ from app.errors import (
     AppError,
     DiskFull,
     FieldProblem,
+    Invalid,
     Unavailable,
     error_response,
     problem_response,
@@ -25,9 +26,9 @@ from kdcore.errors import is_disk_full
 
 logger = logging.getLogger(__name__)
 DISCRIMINATORS = ("kind", "source", "strategy")
-WORDS = {
+MESSAGES = {
     "missing": "this field is required",
-    "extra_forbidden": "there is no such field here",
+    "extra_forbidden": "unknown field",
     "json_invalid": "the body is not valid JSON",
 }
 
@@ -53,24 +54,24 @@ async def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     detail = str(error.detail)
     if error.status_code == 404 and detail == "Not Found":
-        detail = f"There is nothing at {request.url.path}."
+        detail = f"Nothing found at {request.url.path}."
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
-        detail = f"{request.method} is not possible here; possible: {headers['Allow']}."
+        detail = f"{request.method} is not supported here; supported: {headers['Allow']}."
     if error.status_code == 400 and detail == "There was an error parsing the body":
-        detail = "The body cannot be read: send UTF-8 JSON of reasonable depth and numbers."
+        detail = "The body cannot be parsed: send UTF-8 JSON of reasonable depth and numbers."
     return problem_response(error.status_code, detail, headers=headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Methods of all routes with this path: Starlette names those of the first one only."""
+    """Methods of all routes with this path; Starlette names those of the first one only."""
     path: str = request.scope["path"]
     found = [
         route.methods or set()
         for route in iter_route_contexts(request.app.routes)
         if route.path_regex.match(path)
     ]
-    # What is no route is a file of the page. `HeadMiddleware` turns a HEAD into a GET.
+    # Other paths are files of the web page. `HeadMiddleware` turns HEAD into GET.
     methods = set().union(*found) or {"GET"}
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
@@ -79,7 +80,7 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [field_problem(each, error.body) for each in error.errors()]
     if any(each["loc"][:1] == ("path",) for each in error.errors()):
-        return problem_response(404, "There is nothing here: this is not an id of this server.")
+        return problem_response(404, "Not found: this is not a valid id.")
     if any(each["type"] == "json_invalid" for each in error.errors()):
         return problem_response(400, f"The body is not valid JSON: {problems[0].detail}.")
     first = problems[0]
@@ -88,8 +89,8 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
     return problem_response(
         422,
         f"{where}{first.detail}{more}",
-        slug="invalid",
-        title="The request has a mistake",
+        slug=Invalid.slug,
+        title=Invalid.title,
         problems=problems,
     )
 
@@ -97,11 +98,11 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
 async def _database_error(_request: Request, error: Exception) -> Response:
     full = "disk is full" in str(error) or "No space left" in str(error)
     if full:
-        return error_response(DiskFull("The database has no room left on its disk."))
+        return error_response(DiskFull("The disk of the database is full."))
     away = isinstance(error, OperationalError | InterfaceError | PoolTimeout)
     if not away and not getattr(error, "connection_invalidated", False):
-        raise error  # a mistake of ours, not of the weather
-    logger.warning("database away: %s", error)
+        raise error  # a bug, not an outage
+    logger.warning("database unavailable: %s", error)
     return error_response(Unavailable("The database cannot be reached; try again in a moment."))
 
 
@@ -112,26 +113,27 @@ async def _store_away(_request: Request, error: Exception) -> Response:
 
 async def _os_error(_request: Request, error: Exception) -> Response:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        logger.warning("no file can be opened: %s", error)
+        logger.warning("too many open files: %s", error)
         return error_response(
-            Unavailable("The server has as many files open as it may; try again.")
+            Unavailable("The server has reached its limit of open files; try again.")
         )
     if not is_disk_full(error):
         raise error
-    return error_response(DiskFull("The server's disk is full: delete something first."))
+    return error_response(
+        DiskFull("The disk of the server is full: delete runs or datasets first.")
+    )
 
 
 def field_problem(error: dict[str, Any], body: Any) -> FieldProblem:
-    """One pydantic error as a pointer into the body as it was sent, and plain words."""
-    return FieldProblem(pointer(error["loc"], body), _words(error))
+    """A pydantic error as pointer into the body and message."""
+    return FieldProblem(pointer(error["loc"], body), _message(error))
 
 
 def pointer(loc: Sequence[str | int], body: Any) -> str:
     """JSON pointer for a pydantic location.
 
-    pydantic names the chosen variant of a union inside the location; the client never wrote such a
-    step, so it is left out: ("config", "teacher", "model", "scratch", "heads") is
-    `/config/model/heads`.
+    pydantic includes the chosen variant of a union in the location, which is not in the body, so
+    it is left out: ("config", "teacher", "model", "scratch", "heads") is `/config/model/heads`.
     """
     if loc[:1] == ("header",):
         return f"{loc[-1]}:"
@@ -142,7 +144,7 @@ def pointer(loc: Sequence[str | int], body: Any) -> str:
     fresh = True
     for step in loc[1:]:
         if fresh and isinstance(node, dict) and _is_tag(node, step):
-            fresh = False  # a variant is named once for each object
+            fresh = False  # once per object
             continue
         steps.append(str(step).replace("~", "~0").replace("/", "~1"))
         node, fresh = _descend(node, step), True
@@ -161,7 +163,7 @@ def _descend(node: Any, step: str | int) -> Any:
     return None
 
 
-def _words(error: dict[str, Any]) -> str:
+def _message(error: dict[str, Any]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -169,13 +171,13 @@ def _words(error: dict[str, Any]) -> str:
         return f"{context.get('error', 'malformed')} at character {error['loc'][-1]}"
     if kind == "union_tag_invalid":
         return (
-            f"'{context['tag']}' is not known for {context['discriminator']}: "
+            f"unknown {context['discriminator'].strip(chr(39))} '{context['tag']}': "
             f"choose {context['expected_tags']}"
         )
     if kind == "union_tag_not_found":
-        return f"name the variant in {context['discriminator']}"
-    if kind in WORDS:
-        return WORDS[kind]
+        return f"the field {context['discriminator']} is required"
+    if kind in MESSAGES:
+        return MESSAGES[kind]
     message: str = error["msg"]
     message = message.replace("Input should be", "must be").replace("String should", "must")
     return message.replace(

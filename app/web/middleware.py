@@ -1,4 +1,4 @@
-"""What happens to every request before routing and to every response: hosts, headers, log."""
+"""Middleware of every request: host check, security headers, request times and log."""
 
 import logging
 import secrets
@@ -29,13 +29,13 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-UNNOTED = frozenset({"healthz", "readyz", "prometheus_metrics"})
-"""Asked every few seconds by machines: written down only when something is wrong."""
+LOGGED_ON_ERROR = frozenset({"healthz", "readyz", "prometheus_metrics"})
+"""Polled every few seconds: logged only on errors."""
 access_logger = logging.getLogger("app.requests")
 
 
 class OutermostMiddleware:
-    """Security headers on every response, request times and log, words instead of a bare 500."""
+    """Security headers on every response, request times and log, problem+json for a 500."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self.app = app
@@ -45,7 +45,7 @@ class OutermostMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        # Ours, never the client's: it must be one of a kind, and harmless in a log.
+        # Never the id of the client: it must be unique, and safe in a log.
         request_id = secrets.token_hex(8)
         with logs.bound(request_id=request_id):
             await self._serve(scope, receive, send, request_id)
@@ -62,7 +62,7 @@ class OutermostMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 if headers.get("content-type", "").startswith("text/event-stream"):
-                    # Open for hours, by intent: what counts is how soon it began.
+                    # Streams are open for hours: count the time to the first byte.
                     answered_s = time.perf_counter() - started_s
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
@@ -75,25 +75,25 @@ class OutermostMiddleware:
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if status:
-                raise  # half a response is out: only a broken connection tells the client so
+                raise  # the response has begun: only a broken connection signals the error
             response = problem_response(
                 500,
-                f"The server made a mistake; its log says which, at request {request_id}.",
+                f"Internal server error; see request {request_id} in the server log.",
                 headers={"connection": "close"},  # its body may not have been read
             )
             await response(scope, receive, send_with_headers)
         finally:
-            # The operation's name; a route's path lacks the prefix of the routers around it.
+            # The name of the operation; the path of a route lacks the prefix of its routers.
             route = getattr(scope.get("route"), "name", None)
             elapsed_s = time.perf_counter() - started_s
             self.telemetry.observe(scope["method"], route, status, answered_s or elapsed_s)
-            _note(scope, route, status, elapsed_s)
+            _log(scope, route, status, elapsed_s)
 
 
-def _note(scope: Scope, route: str | None, status: int, elapsed_s: float) -> None:
-    """One line for the log; a status of 0 is a client that left before it was answered."""
-    level = logging.DEBUG if route in UNNOTED and status < 400 else logging.INFO
-    # As it was sent, still percent-encoded, and without the query: both may hold anything.
+def _log(scope: Scope, route: str | None, status: int, elapsed_s: float) -> None:
+    """Log one line; status 0 is a client that disconnected before the response."""
+    level = logging.DEBUG if route in LOGGED_ON_ERROR and status < 400 else logging.INFO
+    # Percent-encoded as sent, and without the query, which may contain anything.
     path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
     access_logger.log(
         level,
@@ -111,7 +111,7 @@ def _note(scope: Scope, route: str | None, status: int, elapsed_s: float) -> Non
 
 
 class HeadMiddleware:
-    """Answers every HEAD as the GET of the same path, up to the end of the headers."""
+    """Answers HEAD like GET, without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -125,7 +125,7 @@ class HeadMiddleware:
         async def send_headers(message: Message) -> None:
             await send(message)
             await send({"type": "http.response.body"})
-            # What follows is a body: a large file is not worth reading, a stream never ends.
+            # The body is skipped: it may be a large file or an endless stream.
             raise _HeadersSent
 
         try:
@@ -137,7 +137,7 @@ class HeadMiddleware:
 
 
 class _HeadersSent(Exception):
-    """A HEAD has had its whole answer."""
+    """The response to a HEAD is complete."""
 
 
 class HostMiddleware:
@@ -151,8 +151,7 @@ class HostMiddleware:
         if scope["type"] == "http" and not self._allows(Headers(scope=scope).getlist("host")):
             response = problem_response(
                 400,
-                "This server does not answer to that host name; "
-                "its operator can add it to HALFLAYER_ALLOWED_HOSTS.",
+                "This host name is not allowed; it can be added to HALFLAYER_ALLOWED_HOSTS.",
                 slug="unknown-host",
                 title="Unknown host",
             )

@@ -1,4 +1,4 @@
-"""Serves the built page: its files as they are, and index.html for every address of the page."""
+"""Serves the built web page: its files, and index.html for every route of the page."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ def frontend_dir(settings: Settings) -> Path:
 
 
 class Frontend(StaticFiles):
-    """Static files that fall back to index.html, where the page's own router takes over."""
+    """Static files with fallback to index.html, for the client-side router."""
 
     def __init__(self, settings: Settings) -> None:
         self._dist = frontend_dir(settings)
         super().__init__(directory=self._dist, html=True, check_dir=False)
 
     async def check_config(self) -> None:
-        """Nothing to check: a page that is not built yet is answered in words."""
+        """Nothing to check: a page that is not built gets a message."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file of the page, or the page itself."""
-        # Whatever is below /api or /assets is never an address of the page.
+        # /api and /assets are never routes of the page.
         if path.split("/", 1)[0] == "api":
             raise HTTPException(404)
         try:
@@ -40,7 +40,7 @@ class Frontend(StaticFiles):
             if not (self._dist / "index.html").is_file():
                 return PlainTextResponse(NOT_BUILT, status_code=404)
             response = await super().get_response("index.html", scope)
-        # The build puts a hash of the content into the names below assets/; nothing else has one.
+        # Only names below assets/ contain a hash of the content.
         lasting = path.startswith("assets/") and response.status_code in (200, 304)
         response.headers["cache-control"] = (
             "public, max-age=31536000, immutable" if lasting else "no-cache"

@@ -236,7 +236,7 @@ def test_a_database_of_another_encoding_is_refused(
     finally:
         postgres_server.execute("DROP DATABASE old WITH (FORCE)")
     assert done.returncode == 1
-    assert f"the database 'old' has the encoding {encoding}, and not UTF8" in done.stderr
+    assert f"the database 'old' has the encoding {encoding} instead of UTF8" in done.stderr
     assert "createdb --encoding=UTF8 --template=template0 old" in done.stderr
     assert finding.status == "failed"
     assert f"{finding.detail}: {finding.remedy}" in done.stderr

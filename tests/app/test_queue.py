@@ -1,4 +1,4 @@
-"""The doorbell's own settings; that it rings is seen wherever a worker answers."""
+"""The settings of the job queue; that it delivers is tested wherever a worker runs."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def test_a_worker_looks_for_its_broker_every_few_seconds_however_long_it_is_away
 ) -> None:
     monkeypatch.setattr("kombu.utils.functional.sleep", lambda _seconds: None)
     celery = make_celery(
-        Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:1/0"), patient=True
+        Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:1/0"), retry=True
     )
     waits_s: list[float] = []
     with celery.connection_for_read() as connection, pytest.raises(OperationalError):

@@ -44,7 +44,7 @@ def test_up_keeps_its_secrets_to_itself(installation: Installation) -> None:
 def test_a_second_up_on_the_same_folder_says_so(installation: Installation) -> None:
     second = installation.halflayer("up")
     assert second.returncode == 1
-    assert "already serves" in second.stderr
+    assert "already running" in second.stderr
     assert installation.url in second.stderr
 
 
@@ -90,7 +90,7 @@ def test_submit_refuses_what_the_server_refuses(installation: Installation, tmp_
         "runs", "submit", "small-teacher", "--set", "model.heads=3", "--set", "schedule.max_steps=1"
     )
     assert wrong.returncode == 5
-    assert "/config/model" in wrong.stderr
+    assert "halflayer: /model" in wrong.stderr, "a pointer into the config, as it was given"
     assert len(wrong.stderr.strip().splitlines()) == 1
     unknown = installation.halflayer("runs", "submit", "no-such-preset")
     assert unknown.returncode == 5

@@ -44,7 +44,7 @@ def test_every_line_is_json_and_those_of_a_run_carry_its_ids(
         )
     job_queue = JobQueue(settings)
     try:
-        assert job_queue.ring(run_id)
+        assert job_queue.enqueue(run_id)
         for _ in range(1200):
             with db.read() as session:
                 if session.get_one(Run, run_id).state == RunState.FAILED:

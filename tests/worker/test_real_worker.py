@@ -125,7 +125,7 @@ def submit_and_ring(database: Database, settings: Settings, config: dict[str, An
     with database.write() as session:
         run_id = submit(session, RUN_CONFIG.validate_python({"kind": "teacher"} | config)).id
     job_queue = JobQueue(settings)
-    assert job_queue.ring(run_id)
+    assert job_queue.enqueue(run_id)
     job_queue.close()
     return run_id
 
@@ -158,7 +158,7 @@ def test_a_pipeline_runs_from_submit_to_published_files(
         ids = [run.id for run in submit_pipeline(session, config, "tiny")]
     assert [run_row(database, run_id).state for run_id in ids] == ["queued", "waiting", "waiting"]
     job_queue = JobQueue(settings)
-    assert job_queue.ring(ids[0])
+    assert job_queue.enqueue(ids[0])
 
     with worker_process(settings) as worker:
         wait_for(lambda: all(run_row(database, i).state in FINAL for i in ids), 240)
@@ -230,7 +230,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_resumes(
     settings: Settings, database: Database, corpus: dict[str, str]
 ) -> None:
     run_id = submit_and_ring(database, settings, ENDLESS | {"corpus": corpus})
-    impatient = {"HALFLAYER_LEASE_S": "3", "HALFLAYER_RING_AGAIN_S": "2"}
+    impatient = {"HALFLAYER_LEASE_S": "3", "HALFLAYER_REQUEUE_AFTER_S": "2"}
     with worker_process(settings, **impatient) as first:
         wait_for(lambda: len(points(database, run_id, "loss")) >= 5)
         first.kill()
@@ -267,7 +267,7 @@ def test_a_failure_is_typed_and_skips_what_waits(
     with database.write() as session:
         ids = [run.id for run in submit_pipeline(session, config)]
     job_queue = JobQueue(settings)
-    job_queue.ring(ids[0])
+    job_queue.enqueue(ids[0])
     job_queue.close()
     with worker_process(settings):
         wait_for(lambda: all(run_row(database, i).state in FINAL for i in ids))

@@ -339,7 +339,7 @@ time.sleep(600)
     assert tools.job_queue.length() == 1
     Supervisor(tools).answer(run_id)
     assert row(database, run_id).attempt == 1, "a worker that leaves takes nothing"
-    assert tools.job_queue.length() == 2, "and passes the doorbell on"
+    assert tools.job_queue.length() == 2, "and enqueues the run again"
 
 
 def test_a_worker_that_lost_its_run_kills_its_trainer_and_writes_nothing(

@@ -1,6 +1,8 @@
 """What the doctor says of installations that are broken in one way or another."""
 
+import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -114,16 +116,16 @@ def test_a_page_that_is_not_built(tmp_path: Path) -> None:
         ({"heartbeat_s": 30}, "HALFLAYER_LEASE_S"),
     ],
 )
-def test_settings_that_do_not_fit(given: dict[str, object], word: str) -> None:
-    (finding,) = machine.settings_that_do_not_fit(Settings(**given))
+def test_inconsistent_settings(given: dict[str, object], word: str) -> None:
+    (finding,) = machine.inconsistent_settings(Settings(**given))
     assert word in finding.remedy
 
 
 def test_settings_that_fit_and_one_that_is_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = Settings(allowed_hosts=["train.example"], secure_cookies=True)
-    assert statuses(machine.settings_that_do_not_fit(fits)) == {"settings": "ok"}
+    assert statuses(machine.inconsistent_settings(fits)) == {"settings": "ok"}
     monkeypatch.setenv("HALFLAYER_DATABSE_URL", "x")
-    (finding,) = machine.settings_that_do_not_fit(fits)
+    (finding,) = machine.inconsistent_settings(fits)
     assert "HALFLAYER_DATABSE_URL" in finding.detail
 
 
@@ -296,3 +298,17 @@ def test_one_broken_check_does_not_hide_the_others(
         *("python", "settings", "torch", "data folder", "permissions", "free space", "page"),
         *("leftovers", "api", "broker", "store", "database", "clocks", "workers", "work folders"),
     }
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "reason"),
+    [("auto", [], ""), ("cpu", [], ""), ("cuda", ["H100"], ""), ("cuda:1", [], "no GPU")],
+)
+def test_a_device_that_does_not_exist_is_named_before_a_worker_starts(
+    device: str, gpus: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = subprocess.CompletedProcess([], 0, json.dumps(["2.13", gpus]))
+    monkeypatch.setattr(machine, "_load_torch", lambda: found)
+    said = machine.no_worker_because(Settings(device=device))
+    assert reason in said
+    assert bool(said) == bool(reason)

@@ -264,7 +264,7 @@ def test_readiness_and_figures(api_everywhere: Api) -> None:
     api.post("/runs", {"config": TEACHER})
     text = api.client.get("/metrics", headers=api.headers("read")).text
     assert 'halflayer_runs{state="queued"} 1.0' in text
-    assert "halflayer_doorbells 1.0" in text
+    assert "halflayer_queue_length 1.0" in text
     assert 'route="submit_run"' in text
 
 

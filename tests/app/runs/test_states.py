@@ -92,7 +92,7 @@ def test_of_many_that_claim_at_once_one_gets_the_run(database: Database) -> None
     assert row(database, run_id).attempt == 1
 
 
-def test_a_spare_doorbell_finds_the_run_that_has_waited_longest(database: Database) -> None:
+def test_a_spare_job_finds_the_run_that_has_waited_longest(database: Database) -> None:
     first, second = add_run(database), add_run(database)
     with database.write() as session:
         for run_id in (first, second):

@@ -1,4 +1,4 @@
-"""The sweeper on a clock of the test's own: orphans, lost doorbells, false alarms."""
+"""The sweeper on a clock of the test's own: orphans, lost jobs, false alarms."""
 
 import pytest
 
@@ -111,6 +111,6 @@ def test_without_a_broker_nothing_is_lost(
     watch(sweeper, clock, 30)
     assert row(database, run_id).state == RunState.QUEUED
     back = JobQueue(settings)
-    sweeper._doorbell = back
+    sweeper._job_queue = back
     watch(sweeper, clock, 5)
     assert back.length() == 1
