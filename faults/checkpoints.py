@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults import savings
+from faults import save_targets
 from faults.figures import Figure, Row
 from faults.installation import ROOT
 from faults.trial import Trial
-from kdcore.train.checkpoint import Checkpoint, Checkpointer, manifest_of
+from kdcore.files import Manifest
+from kdcore.train.checkpoint import Checkpoint, Checkpointer
 from tests.fixtures.missing import skip_or_fail
 from worker.publish import publish
 
@@ -142,26 +143,30 @@ def _kill(trial: Trial, saver: Saver, saving: Saving) -> Row:
 
 
 def _earlier_checkpoints(folder: Path) -> None:
-    for step in range(1, savings.BEFORE + 1):
-        savings.save(Checkpointer(folder), step)
+    for step in range(1, save_targets.BEFORE + 1):
+        save_targets.save(Checkpointer(folder), step)
 
 
 def _damaged_checkpoint_too(folder: Path) -> None:
     _earlier_checkpoints(folder)
-    savings.save_checkpoint(folder)
-    file = folder / f"step-{savings.STEP:08d}" / "model.safetensors"
+    save_targets.save_checkpoint(folder)
+    file = folder / f"step-{save_targets.STEP:08d}" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-7])
 
 
 def _checkpoint_damaged(folder: Path) -> bool:
     checkpointer = Checkpointer(folder)
     found, _ = checkpointer.load_newest()
-    if found is None or found.step not in (savings.BEFORE, savings.STEP) or not _right(found):
+    if (
+        found is None
+        or found.step not in (save_targets.BEFORE, save_targets.STEP)
+        or not _right(found)
+    ):
         return True
-    savings.save_checkpoint(folder)
+    save_targets.save_checkpoint(folder)
     again, refused = checkpointer.load_newest()
     leftovers = list(folder.glob(".*"))
-    return again is None or again.step != savings.STEP or bool(refused) or bool(leftovers)
+    return again is None or again.step != save_targets.STEP or bool(refused) or bool(leftovers)
 
 
 def _right(found: Checkpoint) -> bool:
@@ -179,22 +184,22 @@ def _nothing(folder: Path) -> None:
 def _result_damaged(folder: Path) -> bool:
     """A folder called `model` must be whole, and the manifest must not claim what is not so."""
     model, manifest = folder / "model", folder / "manifest.json"
-    whole = manifest_of(folder.parent / "whole" / "model")
-    if model.exists() and manifest_of(model) != whole:
+    whole = Manifest.of(folder.parent / "whole" / "model")
+    if model.exists() and Manifest.of(model) != whole:
         return True
-    return manifest.exists() and json.loads(manifest.read_text()) != manifest_of(model)
+    return manifest.exists() and Manifest.read(manifest) != Manifest.of(model)
 
 
 def _artifact_damaged(folder: Path) -> bool:
     """What is in the store must be whole, and publishing anew must work."""
-    workspace, store = savings.workspace_of(folder)
+    workspace, store = save_targets.workspace_of(folder)
     keys = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
     for path in keys:
         if not path.name.startswith("."):
             whole = workspace.model / path.name
             if path.read_bytes() != whole.read_bytes():
                 return True
-    return len(publish(workspace, savings.RUN, store)) != len(list(workspace.model.iterdir()))
+    return len(publish(workspace, save_targets.RUN, store)) != len(list(workspace.model.iterdir()))
 
 
 SAVINGS = (
@@ -227,7 +232,7 @@ SAVINGS = (
         "SIGKILL at each system call of bringing the result into the store",
         "the attempt after it publishes the result",
         "half_artifacts",
-        savings.fill_workspace,
+        save_targets.fill_workspace,
         _artifact_damaged,
     ),
 )
