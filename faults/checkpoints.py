@@ -110,11 +110,11 @@ def _calls(saver: Saver, saving: Saving, folder: Path) -> list[tuple[str, int]]:
 
 def _kill(trial: Trial, saver: Saver, saving: Saving) -> Row:
     """Kill one saving after the other, each at the next system call."""
-    folder = trial.new_folder("savings")
+    folder = trial.new_folder("save_targets")
     calls = _calls(saver, saving, folder)
     chosen = list(range(len(calls)))
     if not trial.long:
-        chosen = sorted(trial.random("savings", saving.fault).sample(chosen, 10))
+        chosen = sorted(trial.random("save_targets", saving.fault).sample(chosen, 10))
     damaged, survived = [], 0
     for index in chosen:
         name, number = calls[index]
