@@ -38,7 +38,7 @@ class BadKey(ValueError):
     """A key that would leave the store."""
 
 
-class StoreAway(OSError):
+class StoreUnavailable(OSError):
     """The store cannot be reached or failed a request; the same may work later."""
 
 
@@ -184,8 +184,8 @@ class Store:
 
 @contextmanager
 def _typed_errors() -> Iterator[None]:
-    """Raise StoreAway for any error of a store's libraries; a missing file, a missing permission
-    and a full local disk keep their types."""
+    """Raise StoreUnavailable for any error of a store's libraries, except for a missing file, a
+    missing permission and a full local disk."""
     try:
         yield
     except (FileNotFoundError, PermissionError):
@@ -193,7 +193,9 @@ def _typed_errors() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and is_disk_full(error):
             raise
-        raise StoreAway(f"the store is unavailable: {type(error).__name__}: {error}") from error
+        raise StoreUnavailable(
+            f"the store is unavailable: {type(error).__name__}: {error}"
+        ) from error
 
 
 def remove_run_files(settings: Settings, store: Store, run_id: str) -> None:

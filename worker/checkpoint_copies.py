@@ -167,7 +167,7 @@ class _Copy:
 def fetch_newest(store: Store, run_id: str, workspace: Workspace) -> tuple[int | None, list[str]]:
     """Bring the newest intact copy into the workspace: its step, and why newer ones were skipped.
 
-    Raises StoreAway.
+    Raises StoreUnavailable.
     """
     skipped = []
     for copy in _copies(store, run_id):

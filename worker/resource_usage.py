@@ -74,8 +74,8 @@ def _gpu(device: Device) -> Usage:
             gpus = [pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in device.uuid.split(",")]
             # The driver may know one figure without the other, as of a MIG instance.
             with suppress(pynvml.NVMLError):
-                busy = [pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100 for gpu in gpus]
-                usage["device_busy"] = fmean(busy)
+                percents = [pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu for gpu in gpus]
+                usage["device_busy"] = fmean(percents) / 100
             with suppress(pynvml.NVMLError):
                 # Version 2, because version 1 counts memory that the driver reserves.
                 memory = [pynvml.nvmlDeviceGetMemoryInfo(gpu, pynvml.nvmlMemory_v2) for gpu in gpus]

@@ -19,12 +19,12 @@ from tenacity import (
     wait_incrementing,
 )
 
-from app.storage import StoreAway
+from app.storage import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
-UNAVAILABLE = (*DATABASE_UNAVAILABLE, StoreAway)
+UNAVAILABLE = (*DATABASE_UNAVAILABLE, StoreUnavailable)
 
 T = TypeVar("T")
 
@@ -58,5 +58,5 @@ class RetryWhileUnavailable:
 
 def _log(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    what = "store" if isinstance(error, StoreAway) else "database"
+    what = "store" if isinstance(error, StoreUnavailable) else "database"
     logger.warning("the %s is unavailable, retry in %.0f s: %s", what, state.upcoming_sleep, error)

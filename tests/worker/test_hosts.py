@@ -17,7 +17,7 @@ from app.db import Database
 from app.queue import JobQueue
 from app.runs.states import RunState
 from app.settings import Settings
-from app.storage import Store, StoreAway
+from app.storage import Store, StoreUnavailable
 from kdcore.config import RUN_CONFIG
 from kdcore.errors import DataError
 from tests.app.runs.test_states import add_run, row
@@ -278,7 +278,7 @@ def test_a_result_waits_for_a_store_that_is_away(
     def put_file(self: Store, local: Path, key: str) -> None:
         if len(refused) < 2:
             refused.append(key)
-            raise StoreAway("nobody answers")
+            raise StoreUnavailable("nobody answers")
         real(self, local, key)
 
     monkeypatch.setattr(Store, "put_file", put_file)

@@ -6,16 +6,16 @@ import time
 
 import pytest
 
-from app.storage import StoreAway
+from app.storage import StoreUnavailable
 from worker.retry import RetryAborted, RetryWhileUnavailable
 
 
 def unavailable() -> None:
-    raise StoreAway("connection refused")
+    raise StoreUnavailable("connection refused")
 
 
 def test_work_is_repeated_until_the_service_answers(caplog: pytest.LogCaptureFixture) -> None:
-    failures = [StoreAway("refused"), StoreAway("refused")]
+    failures = [StoreUnavailable("refused"), StoreUnavailable("refused")]
 
     def work() -> int:
         if failures:
