@@ -1,4 +1,4 @@
-# The API with the built page; also runs migrations. It has no PyTorch: the API never imports it.
+# The API with the built page; also runs migrations. Without PyTorch, which the API never imports.
 
 FROM node:22-bookworm-slim AS frontend
 WORKDIR /src/frontend
@@ -12,7 +12,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/halflayer
 COPY requirements-api.lock ./
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements-api.lock
-COPY pyproject.toml README.md alembic.ini ./
+COPY pyproject.toml README.md LICENSE alembic.ini ./
 COPY alembic/ alembic/
 COPY kdcore/ kdcore/
 COPY app/ app/
