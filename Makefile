@@ -15,8 +15,8 @@ export npm_config_update_notifier := false
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check deploy-check \
-	bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
+.PHONY: help demo up wheel test faults check lint types contracts generated frontend-check \
+	docker-check deploy-check bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
 	setup setup-dev setup-bench setup-compat frontend format openapi lock audit clean
 
 help: ## Show this list
@@ -29,6 +29,12 @@ demo: setup frontend ## Run the published experiment at demo scale, then keep se
 
 up: setup frontend ## Start Halflayer on this machine
 	$(VENV)/bin/halflayer up $(ARGS)
+
+# Emptied first: setuptools would pack what an earlier build left there.
+wheel: setup frontend ## Build the wheel into build/wheel; it includes the page and the migrations
+	@rm -rf build/lib build/wheel
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@ls build/wheel/*.whl
 
 # ------------------------------------------------------------------------------- for developers
 
@@ -104,7 +110,7 @@ audit: setup-dev frontend/node_modules/.stamp ## Check the locked dependencies f
 	cd frontend && $(NPM) audit
 
 clean: ## Remove everything that make created, except data
-	rm -rf $(VENV) build frontend/node_modules frontend/dist *.egg-info
+	rm -rf $(VENV) build frontend/node_modules app/web/page *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # -------------------------------------------------------------------------------- prerequisites
@@ -113,7 +119,7 @@ setup: $(VENV)/.stamp-run
 setup-dev: $(VENV)/.stamp-dev
 setup-bench: build/bench/site/.stamp
 setup-compat: build/compat/site/.stamp
-frontend: frontend/dist/index.html
+frontend: app/web/page/index.html
 
 $(PY): | scripts/make-venv
 	scripts/make-venv $(VENV)
@@ -143,6 +149,6 @@ frontend/node_modules/.stamp: frontend/package-lock.json frontend/package.json |
 	cd frontend && $(NPM) ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-frontend/dist/index.html: frontend/node_modules/.stamp $(FRONTEND_SOURCES)
+app/web/page/index.html: frontend/node_modules/.stamp $(FRONTEND_SOURCES)
 	cd frontend && $(NPM) run --silent build
 	@touch $@

@@ -8,7 +8,7 @@ WORKDIR /srv/halflayer
 COPY requirements-s3.lock requirements-torch.lock ./
 RUN pip install --no-cache-dir --require-hashes -r requirements-s3.lock \
     && pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -r requirements-torch.lock
-COPY pyproject.toml README.md LICENSE alembic.ini ./
+COPY pyproject.toml README.md LICENSE ./
 COPY alembic/ alembic/
 COPY kdcore/ kdcore/
 COPY app/ app/
