@@ -4,7 +4,12 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-import app.auth.service  # noqa: F401 - the tables register themselves
+# Their tables are in the metadata once they are imported.
+import app.auth.models
+import app.datasets.models
+import app.idempotency
+import app.runs.models
+import app.workers.models  # noqa: F401
 from alembic import context
 from app.db import Base, UtcDateTime, make_engine
 from app.settings import Settings

@@ -23,7 +23,12 @@ from sqlalchemy import create_engine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
 
-import app.auth.service  # noqa: F401 - the tables register themselves
+# Their tables are in the metadata once they are imported.
+import app.auth.models
+import app.datasets.models
+import app.idempotency
+import app.runs.models
+import app.workers.models  # noqa: F401
 from app.db import Base, Database
 from app.local.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
 from app.settings import Settings

@@ -15,7 +15,12 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import make_url
 
-import app.auth.service  # noqa: F401 - the tables register themselves
+# Their tables are in the metadata once they are imported.
+import app.auth.models
+import app.datasets.models
+import app.idempotency
+import app.runs.models
+import app.workers.models  # noqa: F401
 from app.backup.manifest import (
     FORMAT,
     BackupError,
