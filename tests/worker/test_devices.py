@@ -208,7 +208,7 @@ def test_a_fleet_starts_its_workers_by_uuid_and_leaves_a_lost_card_alone(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_the_roll_says_why_the_processor_and_why_a_worker_left(database: Database) -> None:
+def test_registration_says_why_the_cpu_and_why_a_worker_left(database: Database) -> None:
     on_cpu, lost = register(database, cpu("no GPU can be used")), register(database, cpu())
     deregister(database, on_cpu)
     deregister(database, lost, "cuda:0 cannot be used any more")
