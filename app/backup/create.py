@@ -15,12 +15,6 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import make_url
 
-# Their tables are in the metadata once they are imported.
-import app.auth.models
-import app.datasets.models
-import app.idempotency
-import app.runs.models
-import app.workers.models  # noqa: F401
 from app.backup.manifest import (
     FORMAT,
     BackupError,
@@ -35,12 +29,13 @@ from app.backup.rows import count_rows, save_table, tables_of
 from app.backup.work import remove_pins, save_copy, save_work
 from app.datasets.models import Dataset
 from app.datasets.service import dataset_path
-from app.db import Base, Database, new_id, utc_now
+from app.db import Database, new_id, utc_now
 from app.migrations import current_revision
 from app.runs.models import Artifact, Run
 from app.runs.states import FINAL
 from app.settings import Settings
 from app.storage import Store
+from app.tables import METADATA
 from kdcore import __version__
 from kdcore.errors import is_disk_full
 from kdcore.files import ManifestFile, sync_folder
@@ -167,7 +162,7 @@ def _of_unfinished(
 def _save_rows(
     connection: Connection, settings: Settings, folder: Path, progress: Progress
 ) -> _Snapshot:
-    tables = tables_of(connection, Base.metadata.tables)
+    tables = tables_of(connection, METADATA.tables)
     advance = progress.phase("Rows", count_rows(connection, tables), "rows")
     snapshot = _Snapshot()
     for table in tables:
