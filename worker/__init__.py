@@ -1,1 +1,1 @@
-"""Executes queued runs: claims a run, supervises its trainer and publishes the result."""
+"""Claims runs, supervises their trainers and publishes their results."""

@@ -1,4 +1,4 @@
-"""Reports the progress of a backup or restore; knows no terminal."""
+"""How long-running work reports its progress."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,12 +7,8 @@ Advance = Callable[[int], None]
 """Called with the amount of work done, in the unit of the phase."""
 
 
-def noop(_amount: int) -> None:
-    """Reports nothing."""
-
-
-class Watcher(Protocol):
-    """Shows progress, as `app.cli.terminal.PhaseBars` does."""
+class Progress(Protocol):
+    """Shows the progress of phases one after the other."""
 
     def phase(self, what: str, total: int, unit: str) -> Advance:
-        """Begin a phase of `total` `rows`, `runs` or `bytes`."""
+        """Begin a new phase of `total` `rows`, `runs` or `bytes`."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.backup.create import create_backup, where
-from app.backup.manifest import BackupError, Manifest
+from app.backup.manifest import BackupError, BackupManifest
 from app.backup.restore import Contents, check_backup, contents_of, restore_backup
 from app.cli.connect import DataDir, settings_of
 from app.cli.terminal import PhaseBars, console, size_text
@@ -68,7 +68,7 @@ def restore(
 
 
 def _confirm(settings: Settings, found: Contents, force: bool, yes: bool) -> None:
-    if found.nothing:
+    if found.is_empty:
         return
     holds = f"{len(found.runs)} runs and {len(found.datasets)} datasets"
     place = f"{settings.data_dir.resolve()} with {where(settings)}"
@@ -84,7 +84,7 @@ def _confirm(settings: Settings, found: Contents, force: bool, yes: bool) -> Non
         typer.confirm("Delete them?", abort=True)
 
 
-def _summary(manifest: Manifest) -> str:
+def _summary(manifest: BackupManifest) -> str:
     rows = sum(table.rows for table in manifest.tables)
     return (
         f"{rows:,} rows and {len(manifest.files):,} files, {size_text(manifest.size_bytes)}, of "
@@ -92,6 +92,6 @@ def _summary(manifest: Manifest) -> str:
     )
 
 
-def _print_left_out(manifest: Manifest) -> None:
+def _print_left_out(manifest: BackupManifest) -> None:
     for each in manifest.left_out:
         console.print(f"not in the backup: {each.path}, {each.why}", style="yellow", markup=False)

@@ -18,7 +18,8 @@ from app.runs.models import Run
 from app.runs.states import FINAL
 from app.schemas import fields_of
 from app.settings import Settings
-from app.storage import UPLOADS, Store, fsync_folder
+from app.storage import UPLOADS, Store
+from kdcore.files import sync_folder
 
 FILE_NAMES: dict[DatasetFormat, str] = {
     "txt": "data.txt",
@@ -132,7 +133,7 @@ def delete_dataset(session: Session, dataset_id: str) -> None:
 def keep_files(settings: Settings, store: Store, dataset_id: str, incoming: Path) -> None:
     """Store a checked upload durably for all workers; call it before adding the row."""
     if store.is_local:
-        fsync_folder(incoming)
+        sync_folder(incoming)
         incoming.rename(settings.uploads_dir / dataset_id)
         return
     for file in incoming.iterdir():
