@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kdcore.figures import CURVES, KEY_RESULTS, result_figure
 from kdcore.presets import preset
 
 RUN_ID, PRUNE_ID, DISTILL_ID = "k3v9x2m4q8zt", "p4r8u2n6e1ab", "d9s1t7l3m5xy"
@@ -172,11 +173,16 @@ RESPONSES: dict[str, Any] = {
     "list_datasets": {"items": [DATASET], "total": 1},
     "get_dataset": DATASET,
     "get_config_schema": {"type": "object", "title": "TeacherConfig", "properties": {}},
+    "get_result_schema": {
+        "results": [result_figure(name).model_dump(mode="json") for name in KEY_RESULTS],
+        "curves": [CURVES[0].model_dump(mode="json")],
+        "key_results": list(KEY_RESULTS),
+    },
     "list_presets": {
         "items": [
             {
                 "id": "demo",
-                "title": "The same at demo scale",
+                "title": "Published experiment at demo scale",
                 "description": "Minutes on two CPU cores, no hub.",
                 "kind": "pipeline",
                 "config": PIPELINE_CONFIG,
