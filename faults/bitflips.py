@@ -13,7 +13,7 @@ from sqlalchemy import select
 from app.cli.client import Json
 from app.runs.models import Artifact, LogLine
 from app.runs.states import RunState
-from faults import savings
+from faults import save_targets
 from faults.figures import Figure, Row
 from faults.installation import Installation, installation, teacher
 from faults.kills import Damage
@@ -47,9 +47,9 @@ def _checkpoints(trial: Trial) -> Row:
     draw, times = trial.random("bits"), trial.times(200, 5000)
     folder = trial.new_folder("bits")
     checkpointer = Checkpointer(folder)
-    for step in range(1, savings.BEFORE + 1):
-        savings.save(checkpointer, step)
-    newest = folder / f"step-{savings.BEFORE:08d}"
+    for step in range(1, save_targets.BEFORE + 1):
+        save_targets.save(checkpointer, step)
+    newest = folder / f"step-{save_targets.BEFORE:08d}"
     files = sorted(newest.iterdir())
     undetected = silent = 0
     for _ in range(times):
@@ -57,7 +57,7 @@ def _checkpoints(trial: Trial) -> Row:
         whole = file.read_bytes()
         flip(file, draw)
         found, refused = checkpointer.load_newest()
-        undetected += found is None or found.step != savings.BEFORE - 1
+        undetected += found is None or found.step != save_targets.BEFORE - 1
         silent += not refused
         file.write_bytes(whole)
     return Row(

@@ -29,12 +29,12 @@ RACERS = 8
 LEASE_S = 6.0
 
 
-def doubles(trial: Trial) -> Iterator[Row]:
+def duplicate_delivery(trial: Trial) -> Iterator[Row]:
     """On Postgres, where writers really meet; the claims on SQLite too."""
     kinds: tuple[Kind, ...] = ("postgres", "sqlite") if trial.long else ("postgres",)
     for kind in kinds:
         with installation(
-            trial.new_folder("doubles"), kind, workers=0, HALFLAYER_LEASE_S=str(LEASE_S)
+            trial.new_folder("duplicate-delivery"), kind, workers=0, HALFLAYER_LEASE_S=str(LEASE_S)
         ) as stand:
             yield _claims(trial, stand)
             for _ in range(WORKERS):

@@ -1,4 +1,4 @@
-"""Thousands of readers of one run's live stream, in a process of their own: `python -m ...crowd`.
+"""Thousands of readers of one run's live stream, in a process of their own.
 
 Bare sockets, for the readers must cost less than what they measure. Takes one JSON object a line
 on stdin, answers each with one on stdout:

@@ -45,7 +45,7 @@ class Up:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
-        self.process = Process("up", "app.cli.main up", environment, folder / "up.out", held)
+        self.process = Process("up", "app.cli up", environment, folder / "up.out", held)
         self.wait_ready()
 
     def wait_ready(self) -> None:

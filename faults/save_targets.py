@@ -40,7 +40,7 @@ def save(checkpointer: Checkpointer, step: int) -> None:
     model = nn.Linear(40, 40)
     nn.init.constant_(model.weight, step)
     moments = {"weight/exp_avg": torch.full((40, 40), step + 0.5)}
-    checkpointer.save(step, model, moments, {"identity": "savings"})
+    checkpointer.save(step, model, moments, {"identity": "save targets"})
 
 
 def save_checkpoint(folder: Path) -> None:
@@ -90,7 +90,7 @@ def void(_value: object) -> None:
 
 def main() -> None:
     disable_progress_bar()
-    savings = {
+    targets = {
         "checkpoint": save_checkpoint,
         "result": make_result(),
         "artifacts": put_artifacts,
@@ -102,7 +102,7 @@ def main() -> None:
             # Some kernels let only a parent trace; ours shall let anybody of this user.
             ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
             os.kill(os.getpid(), signal.SIGSTOP)
-            savings[what](Path(folder))
+            targets[what](Path(folder))
             os._exit(0)
         os.waitpid(child, os.WUNTRACED)
         print(child, flush=True)

@@ -198,4 +198,4 @@ def test_the_model_card_tells_what_was_lost(tmp_path: Path) -> None:
     assert "| Unknown tokens (training) | 25.00 % |" in card
     assert "| Unknown tokens (held-out) | 25.00 % |" in card
     assert "| Empty documents | 1 |" in card
-    assert "| Tokenizer | vocab.txt tells capital letters apart: the text is not" in card
+    assert "| Tokenizer | vocab.txt is cased: the text is not" in card
