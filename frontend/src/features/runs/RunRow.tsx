@@ -44,10 +44,10 @@ export function RunRow({ run }: { run: RunSummary }) {
       <Text size="sm" className="numeric">
         {result ? (
           <>
-            {result.text}{" "}
             <Text span size="xs" c="dimmed" title={result.description}>
-              {result.label.toLowerCase()}
-            </Text>
+              {result.label}
+            </Text>{" "}
+            {result.text}
           </>
         ) : (
           <Text span c="dimmed" visibleFrom="sm">
