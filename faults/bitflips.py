@@ -101,12 +101,12 @@ def _log(stand: Installation, run_id: str) -> list[str]:
 
 
 def _downloads(trial: Trial, stand: Installation) -> Row:
-    """Published files, before and after somebody has downloaded them; whole, in parts, as a zip."""
+    """Published files, before and after a first download; whole, in parts, as a zip."""
     draw, times = trial.random("downloads"), trial.times(40, 1000)
     run_id = stand.undisturbed
     with stand.db.read() as session:
         rows = session.scalars(select(Artifact).where(Artifact.run_id == run_id)).all()
-    undetected = wordless = broken_for_good = 0
+    undetected = unexplained = broken_for_good = 0
     for number in range(times):
         trial.say(f"damaged downloads: {number + 1} of {times}")
         row = draw.choice(rows)
@@ -126,7 +126,7 @@ def _downloads(trial: Trial, stand: Installation) -> Row:
         undetected += _arrived(stand, url, headers) is not None
         again = stand.http.get(url, headers=headers)
         words = again.json()["detail"] if again.status_code == 500 else ""
-        wordless += row.path not in words
+        unexplained += row.path not in words
         stored.write_bytes(whole)
         broken_for_good += expected is None or _arrived(stand, url, headers) != expected
     return Row(
@@ -136,7 +136,7 @@ def _downloads(trial: Trial, stand: Installation) -> Row:
         "not what the run published`",
         [
             Figure("undetected_flips", undetected),
-            Figure("refused_without_words", wordless),
+            Figure("refused_without_words", unexplained),
             Figure("sound_files_refused", broken_for_good),
         ],
     )

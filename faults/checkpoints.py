@@ -25,7 +25,7 @@ _CALL = re.compile(r"^([a-z0-9_]+)\(", re.MULTILINE)
 
 
 class Saver:
-    """Forks a child for each saving; a saving can be told to die at one of its system calls."""
+    """Forks a child for each save; it can be made to die at one of its system calls."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -190,7 +190,7 @@ def _result_damaged(folder: Path) -> bool:
 
 
 def _artifact_damaged(folder: Path) -> bool:
-    """What is in the store must be whole, and publishing anew must work."""
+    """What is in the store must be whole, and publishing again must work."""
     workspace, store = save_targets.workspace_of(folder)
     keys = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
     for path in keys:
