@@ -31,7 +31,7 @@ POLL_S = 1.0
 WELL_BELOW_NATS = 0.1
 """A teacher that learnt only word frequencies stays at the unigram entropy itself."""
 COLUMNS = (
-    "layers", "layer_drop", "train_loss", "last_loss", "mean_loss", "eval_loss", "start_eval_loss",
+    "layers", "layer_drop", "train_loss", "eval_loss", "start_eval_loss", "last_loss", "mean_loss",
     "unigram_entropy",
 )  # fmt: skip
 SENTENCES = (
