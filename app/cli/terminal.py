@@ -191,7 +191,7 @@ def runs_table(runs: list[Json]) -> Table:
 def removable_table(files: Sequence[Removable]) -> Table:
     """Files that may go, one run's a line."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("Run", "Kind", "State", "Files", "RunOutcome", "Name"):
+    for heading in ("Run", "Kind", "State", "Files", "Ended", "Name"):
         table.add_column(heading)
     table.add_column("Size", justify="right")
     for each in files:
