@@ -37,7 +37,7 @@ def resolve_references(
 ) -> AnyConfig:
     """`config` as the trainer can carry it out: every reference is a path below the workspace.
 
-    Raises DataError for what has vanished or fails its checksum, StoreAway.
+    Raises DataError for what has vanished or fails its checksum, StoreUnavailable.
     """
     # An earlier try may have brought half of them.
     shutil.rmtree(workspace.inputs, ignore_errors=True)

@@ -3,7 +3,6 @@
 A database or broker that is away never ends a training: what the trainer says waits in its files.
 """
 
-import errno
 import logging
 import threading
 import time
@@ -26,14 +25,14 @@ from app.runs.validation import SHAPE
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG
-from kdcore.errors import ConfigError, DiskFull, KdcoreError
-from worker.checkpoint_copies import Mirror, fetch_newest
+from kdcore.errors import ConfigError, DiskFull, KdcoreError, is_disk_full
+from worker.checkpoint_copies import CheckpointCopier, fetch_newest
 from worker.heartbeat import Heartbeat, LeaseState
 from worker.ingest import Recorder
 from worker.inputs import resolve_references
 from worker.outcome import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.publish import publish, withdraw
-from worker.retry import DATABASE_AWAY, GaveUp, Patience
+from worker.retry import DATABASE_UNAVAILABLE, RetryAborted, RetryWhileUnavailable
 from worker.tail import last_lines
 from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.watchdog import Watchdog
@@ -56,7 +55,7 @@ class Tools:
     db: Database
     store: Store
     job_queue: JobQueue
-    heart: Heartbeat
+    heartbeat: Heartbeat
     worker_id: str
     device: str
     leave: threading.Event
@@ -72,7 +71,7 @@ class Supervisor:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._patiently = Patience(tools.leave, tools.settings.stop_grace_s)
+        self._retry = RetryWhileUnavailable(tools.leave, tools.settings.stop_grace_s)
 
     def answer(self, run_id: str) -> None:
         """Carry out the run of this doorbell, or whichever has waited longest, if any."""
@@ -82,13 +81,13 @@ class Supervisor:
             tools.job_queue.ring(run_id)
             return
         try:
-            run = self._patiently(partial(self._claim, run_id))
+            run = self._retry(partial(self._claim, run_id))
             if run is None:
                 return
             with logs.bound(run_id=run.id, attempt=run.attempt):
-                ring = Attempt(tools, self._patiently, run).carry_out()
-        except GaveUp:
-            logger.warning("left without the database or the store; the sweeper finds the run")
+                ring = Attempt(tools, self._retry, run).carry_out()
+        except RetryAborted:
+            logger.warning("stopped while a service was unavailable; the sweeper will find the run")
             return
         for queued_id in ring:
             tools.job_queue.ring(queued_id)
@@ -101,14 +100,14 @@ class Supervisor:
 class Attempt:
     """One attempt of one run, from its claim to its end."""
 
-    def __init__(self, tools: Tools, patiently: Patience, run: Run) -> None:
+    def __init__(self, tools: Tools, retry: RetryWhileUnavailable, run: Run) -> None:
         self._tools = tools
-        self._patiently = patiently
+        self._retry = retry
         self._run = run
         self._workspace = Workspace.of(tools.settings, run.id, run.attempt)
-        self._pulse: LeaseState = tools.heart.watch(run.id, run.attempt)
+        self._lease: LeaseState = tools.heartbeat.watch(run.id, run.attempt)
         self._recorder = Recorder(tools.db, run, self._workspace)
-        self._mirror = Mirror(tools.store, self._workspace, tools.settings.mirror_every_s)
+        self._copier = CheckpointCopier(tools.store, self._workspace, tools.settings.mirror_every_s)
 
     def carry_out(self) -> list[str]:
         """Train and end the run; returns the runs to ring for."""
@@ -118,13 +117,13 @@ class Attempt:
             queued = self._end(self._outcome())
         except StaleAttempt as error:
             logger.warning("%s: dropped", error)
-            if self._patiently(self._is_over):
+            if self._retry(self._is_over):
                 # Whoever ended the run removed its folder, perhaps before our trainer last wrote.
                 self._workspace.drop_run()
             return []
         finally:
-            self._mirror.close()
-            self._tools.heart.forget()
+            self._copier.close()
+            self._tools.heartbeat.forget()
         logger.info("run %s: attempt %d is over", run.id, run.attempt)
         return queued
 
@@ -133,15 +132,15 @@ class Attempt:
     def _outcome(self) -> Outcome:
         try:
             self._go_on()
-            self._patiently(self._write_config)
+            self._retry(self._write_config)
             return self._train()
         except KdcoreError as error:
             return Failed(error.code, str(error))
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 return Failed("disk_full", f"the worker's disk is full: {error}")
             return Lost(f"the worker could not work: {error}")
-        except (GaveUp, StaleAttempt):
+        except (RetryAborted, StaleAttempt):
             raise
         except Exception as error:
             # A mistake of ours would be the same on the next attempt: say so instead of retrying.
@@ -156,8 +155,8 @@ class Attempt:
         inherited = self._workspace.create(1 if store.is_local else run.tail_attempt)
         elsewhere = not store.is_local and not inherited and run.attempt > 1
         if elsewhere:
-            step, notes = self._patiently(lambda: fetch_newest(store, run.id, self._workspace))
-        self._patiently(self._recorder.catch_up)
+            step, notes = self._retry(lambda: fetch_newest(store, run.id, self._workspace))
+        self._retry(self._recorder.catch_up)
         if elsewhere and (step != run.checkpoint_step or notes):
             if step is None:
                 notes.append("no checkpoint outlived the lost host: training begins anew")
@@ -185,7 +184,7 @@ class Attempt:
         try:
             status = self._watch(trainer, watchdog)
             self._prepare_next()
-            self._patiently(self._recorder.record_rest)
+            self._retry(self._recorder.record_rest)
         finally:
             trainer.end()
         return outcome_of(
@@ -194,7 +193,7 @@ class Attempt:
             asked_to_stop=trainer.asked_to_stop,
             oom_killed=trainer.oom_killed(),
             stderr_tail=last_lines(self._workspace.stderr),
-            hung_s=watchdog.silent_s if watchdog.barked else None,
+            hung_s=watchdog.silent_s if watchdog.hung else None,
         )
 
     def _watch(self, trainer: Trainer, watchdog: Watchdog) -> int:
@@ -210,19 +209,19 @@ class Attempt:
             polls += 1
             if polls == PREPARE_NEXT_S / POLL_S:
                 self._prepare_next()
-            if self._pulse.stale:
+            if self._lease.stale:
                 raise StaleAttempt(self._run.id, self._run.attempt)
-            if self._pulse.cancelling or self._tools.leave.is_set():
+            if self._lease.cancelling or self._tools.leave.is_set():
                 trainer.stop()
             if kill_at_s is None and self._recorder.has_result:
                 kill_at_s = time.monotonic() + self._tools.settings.stop_grace_s
-            if watchdog.barks() or (kill_at_s is not None and time.monotonic() > kill_at_s):
+            if watchdog.check() or (kill_at_s is not None and time.monotonic() > kill_at_s):
                 trainer.kill()
             try:
                 busy = polls >= put_off_until and self._recorder.record()
-                self._mirror.offer(self._recorder.checkpoint)
-            except DATABASE_AWAY as error:
-                logger.warning("recording put off, the database is away: %s", error)
+                self._copier.offer(self._recorder.checkpoint)
+            except DATABASE_UNAVAILABLE as error:
+                logger.warning("recording postponed, the database is unavailable: %s", error)
                 busy, put_off_until = False, polls + round(2 / POLL_S)
             if not busy:
                 pause.wait(POLL_S)
@@ -237,16 +236,16 @@ class Attempt:
     def _end(self, outcome: Outcome) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         logger.info("run %s: %s", run_id, type(outcome).__name__.lower())
-        if isinstance(outcome, Stopped | Lost) and not self._pulse.cancelling:
-            self._mirror.offer(self._recorder.checkpoint)
-            self._mirror.flush(self._tools.settings.stop_grace_s)
-        self._mirror.close()
+        if isinstance(outcome, Stopped | Lost) and not self._lease.cancelling:
+            self._copier.offer(self._recorder.checkpoint)
+            self._copier.flush(self._tools.settings.stop_grace_s)
+        self._copier.close()
         match outcome:
             case Succeeded(summary):
                 return self._succeed(summary)
             case Failed(code, message):
                 self._change(lambda s: lifecycle.fail(s, run_id, attempt, code, message))
-                self._mirror.drop()
+                self._copier.remove_all()
                 return []
             case Stopped():
                 state = self._change(lambda s: lifecycle.release(s, run_id, attempt))
@@ -260,19 +259,19 @@ class Attempt:
         if state is RunState.CANCELLED:
             self._workspace.drop_run()
         if state is not RunState.QUEUED:
-            self._mirror.drop()
+            self._copier.remove_all()
         return [run_id] if state is RunState.QUEUED else []
 
     def _succeed(self, summary: dict[str, object]) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         try:
-            files = self._patiently(lambda: publish(self._workspace, run_id, self._tools.store))
+            files = self._retry(lambda: publish(self._workspace, run_id, self._tools.store))
         except DiskFull as error:
             return self._end(Failed("disk_full", str(error)))
         except KdcoreError as error:
             return self._end(Failed("internal", str(error)))
         except OSError as error:
-            return self._end(Lost(f"the store is away: {error}"))
+            return self._end(Lost(f"the store is unavailable: {error}"))
         try:
             queued = self._change(lambda s: _succeed(s, run_id, attempt, summary, files))
         except StaleAttempt:
@@ -281,7 +280,7 @@ class Attempt:
                 raise
             queued = []
         self._workspace.drop_run()
-        self._mirror.drop()
+        self._copier.remove_all()
         return queued
 
     def _has_succeeded(self) -> bool:
@@ -296,7 +295,7 @@ class Attempt:
                     and run.state == RunState.SUCCEEDED
                 )
 
-        return self._patiently(look)
+        return self._retry(look)
 
     def _is_over(self) -> bool:
         """Whether nobody needs the run's work folder any more."""
@@ -310,7 +309,7 @@ class Attempt:
             with self._tools.db.write() as session:
                 return change(session)
 
-        return self._patiently(work)
+        return self._retry(work)
 
 
 def _succeed(
