@@ -1,4 +1,4 @@
-"""Configs worth starting from, for the form, the command line and the demo; imports no torch."""
+"""Presets for the form, the command line and the demo; imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,7 +30,7 @@ PresetKind = Literal["teacher", "prune", "distill", "pipeline"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A config with a name and a reason."""
+    """A named config to start from."""
 
     id: str
     title: str
@@ -56,13 +56,13 @@ PUBLISHED = PipelineConfig(
     teacher=PUBLISHED_TEACHER,
     # The published student's head was left random; Halflayer's own default copies it.
     prune=PruneOptions(copy_head_transform=False),
-    # About 14 updates were published; WikiText-2 has some 17,500 lines of at least 12 tokens.
+    # About 14 steps were published; WikiText-2 has some 17,500 lines of at least 12 tokens.
     distill=DistillOptions(schedule=DistillSchedule(batch_size=25, accumulation_steps=50)),
 )
 
-# Four layers learn more than word frequencies only after some hundred updates, and then quickly:
-# small batches, a narrow feed-forward layer and a small vocabulary buy updates, and a bias that
-# starts at the word frequencies saves them.
+# Four layers learn more than word frequencies only after some hundred steps, and then quickly:
+# small batches, a narrow feed-forward layer and a small vocabulary make steps cheap, and an output
+# bias that starts at the word frequencies saves some.
 DEMO_TEACHER = TeacherConfig(
     layer_drop=0.1,
     model=ScratchModel(
@@ -83,8 +83,8 @@ DEMO_TEACHER = TeacherConfig(
 DEMO = PipelineConfig(
     teacher=DEMO_TEACHER,
     distill=DistillOptions(
-        # Within so few updates a student that is asked for rare words more often learns little
-        # but that they are frequent, and its held-out loss, of uniform masks, rises.
+        # In so few steps, a student that is asked for rare words more often learns little but that
+        # they are frequent, and its eval loss, with uniform masks, rises.
         masking=DistillMasking(smoothing=0.0),
         schedule=DistillSchedule(max_steps=80, batch_size=16),
         evaluation=Evaluation(max_sequences=256),
@@ -94,35 +94,35 @@ DEMO = PipelineConfig(
 PRESETS: tuple[Preset, ...] = (
     Preset(
         id="published",
-        title="The published experiment",
-        description="Four layers of 768 on WikiText-2, every other layer kept, one epoch each; "
-        "needs a GPU to be quick, and the hub, or the text and the tokenizer as uploads.",
+        title="Published experiment",
+        description="4 layers of size 768 on WikiText-2, every other layer kept, one epoch each; "
+        "needs a GPU to be fast, and the hub, or the text and the tokenizer as uploads.",
         config=PUBLISHED,
     ),
     Preset(
         id="demo",
-        title="The same at demo scale",
-        description="Four layers of 256 on the offline sample; minutes on two CPU cores, no hub.",
+        title="Published experiment at demo scale",
+        description="4 layers of size 256 on the offline sample; minutes on two CPU cores, no hub.",
         config=DEMO,
     ),
     Preset(
         id="small-teacher",
-        title="A small teacher",
-        description="The demo's teacher alone, on the offline sample.",
+        title="Small teacher",
+        description="Only the teacher of the demo, on the offline sample.",
         config=DEMO_TEACHER,
     ),
     Preset(
         id="bert-six-layers",
-        title="Six layers of BERT",
-        description="Cuts bert-base-uncased down to layers 0, 2, 4, 7, 9 and 11, as DistilBERT "
-        "does; needs the hub.",
+        title="DistilBERT from BERT",
+        description="Keeps layers 0, 2, 4, 7, 9 and 11 of bert-base-uncased, as DistilBERT does; "
+        "needs the hub.",
         config=PruneConfig(teacher=HubCheckpoint(name="bert-base-uncased"), layers=Spread(k=6)),
     ),
     Preset(
         id="fresh-student",
-        title="A student from scratch",
-        description="Distils bert-base-uncased into two random layers on the offline sample: the "
-        "control that a pruned student must beat; needs the hub.",
+        title="Student from scratch",
+        description="Distils bert-base-uncased into 2 randomly initialised layers on the offline "
+        "sample: the baseline for pruned students; needs the hub.",
         config=DistillConfig(
             teacher=HubCheckpoint(name="bert-base-uncased"),
             student=FreshStudent(layers=2),

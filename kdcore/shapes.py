@@ -1,7 +1,6 @@
-"""What can be known of a run before it trains: model shapes, and whether they fit together.
+"""Model shapes, and whether the models of a run fit together; imports no torch.
 
-Imports no torch, so that the server refuses at submit what would fail an hour later, with the very
-checks that the trainer makes again at its start.
+The server makes these checks when a run is submitted, the trainer makes them again when it starts.
 """
 
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from kdcore.config import (
 from kdcore.errors import ConfigError
 
 DISTILBERT_EPS = 1e-12
-"""The epsilon of DistilBERT's layer norms, which its config cannot change."""
+"""Epsilon of DistilBERT's layer norms; its config cannot change it."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ def scratch_shape(config: TeacherConfig) -> ModelShape | None:
 
 
 def layers_to_keep(choice: LayersToKeep, teacher_layers: int) -> list[int]:
-    """The teacher's layers that `choice` keeps, in rising order, counted from 0.
+    """The teacher's layers that `choice` keeps, in ascending order, counted from 0.
 
-    Raises ConfigError, with a field below `layers`, if the teacher lacks them.
+    Raises ConfigError, with a field below `layers`, if the teacher does not have them.
     """
     match choice:
         case EveryOther():
@@ -94,22 +93,22 @@ def layers_to_keep(choice: LayersToKeep, teacher_layers: int) -> list[int]:
 
 
 def pruned_shape(options: PruneOptions, teacher: ModelShape) -> ModelShape:
-    """Shape of the student that `options` cuts out of `teacher`.
+    """Shape of the student that `options` cuts from `teacher`.
 
-    Raises ConfigError if the teacher lacks the layers or cannot become the family.
+    Raises ConfigError if the teacher does not have the layers or does not fit the architecture.
     """
     kept = layers_to_keep(options.layers, teacher.layers)
     if teacher.family == "distilbert" and options.student_family == "bert":
         raise ConfigError(
             ("student_family",),
-            "a DistilBERT teacher has no token types and no pooler to give to a BERT student: "
+            "a DistilBERT teacher has no token types and no pooler, which a BERT student needs: "
             "choose 'distilbert'",
         )
     if options.student_family == "distilbert" and teacher.layer_norm_eps != DISTILBERT_EPS:
         raise ConfigError(
             ("student_family",),
             f"the teacher's layer_norm_eps is {teacher.layer_norm_eps:g}, a DistilBERT's is always "
-            f"{DISTILBERT_EPS:g}: choose 'bert', or the student would not compute the same",
+            f"{DISTILBERT_EPS:g}: choose 'bert', which keeps the teacher's",
         )
     return ModelShape(
         family=options.student_family,
@@ -125,17 +124,18 @@ def pruned_shape(options: PruneOptions, teacher: ModelShape) -> ModelShape:
 
 
 def fresh_student_shape(student: FreshStudent, teacher: ModelShape) -> ModelShape:
-    """Shape of a random student for `teacher`; raises ConfigError if it is wider."""
+    """Shape of a new student for `teacher`; raises ConfigError if it is wider."""
     hidden_size = student.hidden_size or teacher.hidden_size
     field: tuple[str, ...] = ("student", "hidden_size")
     if hidden_size > teacher.hidden_size:
         raise ConfigError(
             field,
-            f"a student of width {hidden_size} is wider than its teacher's {teacher.hidden_size}",
+            f"hidden size {hidden_size} is larger than the teacher's {teacher.hidden_size}",
         )
     if hidden_size % teacher.heads:
         raise ConfigError(
-            field, f"the teacher's {teacher.heads} heads do not divide a width of {hidden_size}"
+            field,
+            f"hidden size {hidden_size} must be a multiple of the teacher's {teacher.heads} heads",
         )
     return ModelShape(
         family=student.family,
@@ -151,13 +151,15 @@ def fresh_student_shape(student: FreshStudent, teacher: ModelShape) -> ModelShap
 
 
 def check_teacher(config: TeacherConfig, start: ModelShape | None) -> None:
-    """Raise ConfigError if `config` cannot train on its start (None: not known yet)."""
+    """Raise ConfigError if `config` does not fit its initial model (None: not known yet)."""
     if start is None:
         return
     if config.evaluation.seq_len is not None:
         _check_length(("evaluation", "seq_len"), config.evaluation.seq_len, start.max_positions)
     if start.family != "bert":
-        raise ConfigError(("model",), f"a teacher is a BERT; this checkpoint is a {start.family}")
+        raise ConfigError(
+            ("model",), f"a teacher must be a BERT; this checkpoint is a {start.family}"
+        )
     _check_length(("seq_len",), config.seq_len, start.max_positions)
     if config.distil_lines is not None:
         least = config.distil_lines.min_tokens
@@ -168,8 +170,7 @@ def _check_length(field: tuple[str, ...], tokens: int | None, max_positions: int
     if tokens is not None and tokens > max_positions:
         raise ConfigError(
             field,
-            f"sequences of {tokens} tokens are longer than the {max_positions} positions "
-            "that the model has",
+            f"sequences of {tokens} tokens are longer than the model's {max_positions} positions",
         )
 
 
@@ -178,8 +179,8 @@ def check_distill(config: DistillConfig, teacher: ModelShape, student: ModelShap
     if student.hidden_size > teacher.hidden_size:
         raise ConfigError(
             ("student",),
-            f"the student (width {student.hidden_size}) is wider than its teacher "
-            f"(width {teacher.hidden_size})",
+            f"the student's hidden size {student.hidden_size} is larger than the teacher's "
+            f"{teacher.hidden_size}",
         )
     if student.layers > teacher.layers:
         raise ConfigError(
@@ -189,7 +190,7 @@ def check_distill(config: DistillConfig, teacher: ModelShape, student: ModelShap
     if config.loss.alpha_cos > 0 and student.hidden_size != teacher.hidden_size:
         raise ConfigError(
             ("loss", "alpha_cos"),
-            f"the cosine term compares hidden states of equal width, but the student has "
+            f"the cosine loss requires equal hidden sizes, but the student has "
             f"{student.hidden_size} and the teacher {teacher.hidden_size}: set alpha_cos to 0",
         )
     if None not in (teacher.vocab_size, student.vocab_size) and (
@@ -201,20 +202,20 @@ def check_distill(config: DistillConfig, teacher: ModelShape, student: ModelShap
             f"{teacher.vocab_size}: both must use the same tokenizer",
         )
     if _other_tokenizer(teacher.tokenizer, student.tokenizer):
-        raise ConfigError(("student",), "student and teacher were made with different tokenizers")
+        raise ConfigError(("student",), "student and teacher use different tokenizers")
     longest = min(teacher.max_positions, student.max_positions)
     _check_length(("lines", "max_tokens"), config.lines.max_tokens, longest)
     if config.lines.min_tokens > longest:
         raise ConfigError(
             ("lines", "min_tokens"),
-            f"lines of at least {config.lines.min_tokens} tokens are longer than the {longest} "
-            "positions that the models have: no line would be left",
+            f"lines of at least {config.lines.min_tokens} tokens are longer than the models' "
+            f"{longest} positions: no line would be left",
         )
     _check_length(("evaluation", "seq_len"), config.evaluation.seq_len, longest)
 
 
 def _other_tokenizer(one: str | None, other: str | None) -> bool:
-    """Whether two fingerprints are known to be of different tokenizers."""
+    """Whether two fingerprints are known and belong to different tokenizers."""
     if one is None or other is None:
         return False
     if ("+" in one) != ("+" in other):

@@ -20,6 +20,7 @@ from rich.table import Table
 from app.cli.client import FINAL_STATES, Client
 from app.cli.terminal import RunBars, console, duration
 from app.local.stack import Stack
+from kdcore.figures import Figure, result_figure
 
 Json = dict[str, Any]
 
@@ -28,7 +29,11 @@ RATES = (0.0, 0.1)
 NAME = "Demo, LayerDrop"
 POLL_S = 1.0
 WELL_BELOW_NATS = 0.1
-"""A teacher that only learns word frequencies ends at the unigram level itself."""
+"""A teacher that learnt only word frequencies stays at the unigram entropy itself."""
+COLUMNS = (
+    "layers", "layer_drop", "train_loss", "eval_loss", "start_eval_loss", "last_loss", "mean_loss",
+    "unigram_entropy",
+)  # fmt: skip
 SENTENCES = (
     "the city is the capital of [MASK] .",
     "he was born in [MASK] york city .",
@@ -78,10 +83,11 @@ def run_demo(stack: Stack) -> None:
         ended = [_reload(client, each) for each in pipelines]
         console.print(results_table(ended))
         console.print(
-            "Losses in nats. Last loss and Avg cum loss are the weighted distillation loss, at "
-            "the last update and averaged over the epoch; it is measured against each student's "
-            "own teacher.\nThe held-out MLM loss uses the same masks on the same text for all, "
-            "and compares them fairly. One seed is an illustration, not a result.\n",
+            "Losses in nats. Last loss and mean loss are the weighted distillation loss, of the "
+            "last step and averaged over the epoch, against each student's own teacher: they "
+            "cannot be compared between teachers.\nThe eval loss is the MLM loss on held-out text, "
+            "with the same masks for all models, and can be compared. One seed is an illustration, "
+            "not a result.\n",
             style="dim",
         )
         _fill_masks(client, stack, ended[-1].distill)
@@ -90,65 +96,64 @@ def run_demo(stack: Stack) -> None:
     if broken:
         raise DemoFailed("the demo does not support its claims: " + "; ".join(broken))
     console.print(
-        "Every teacher ended below the unigram level, and every student below its pruned start.",
+        "Every teacher's eval loss ended below the unigram entropy, and every student's below its "
+        "eval loss before distillation.",
         style="green",
     )
 
 
 def broken_claims(pipelines: Sequence[Pipeline]) -> list[str]:
-    """The claims that the results do not support."""
+    """The claims that do not hold, as messages."""
     broken = []
     for each in pipelines:
         teacher, student = each.teacher["result"], each.distill["result"]
         unigram = teacher["unigram_entropy"]
         if not _below(teacher["eval_loss"], unigram - WELL_BELOW_NATS):
             broken.append(
-                f"the teacher with LayerDrop {each.layer_drop} ended at "
-                f"{_loss(teacher['eval_loss'])}, not {WELL_BELOW_NATS} below the unigram level "
+                f"the eval loss of the teacher with LayerDrop {each.layer_drop} ended at "
+                f"{_loss(teacher['eval_loss'])}, not {WELL_BELOW_NATS} below the unigram entropy "
                 f"of {_loss(unigram)}"
             )
         if not _below(student["eval_loss"], student["start_eval_loss"]):
             broken.append(
-                f"the student with LayerDrop {each.layer_drop} ended at "
-                f"{_loss(student['eval_loss'])}, not below its pruned start of "
-                f"{_loss(student['start_eval_loss'])}"
+                f"the eval loss of the student with LayerDrop {each.layer_drop} ended at "
+                f"{_loss(student['eval_loss'])}, not below {_loss(student['start_eval_loss'])} "
+                "before distillation"
             )
     return broken
 
 
 def results_table(pipelines: Sequence[Pipeline]) -> Table:
-    """The published table, and beside it what makes its figures comparable."""
+    """The published table, with the figures that make its rows comparable."""
     # Narrow enough for 80 columns; the headings break, the figures do not.
     table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True, pad_edge=False)
     table.add_column("Role", no_wrap=True)
-    for heading in (
-        "Layers", "Layer drop rate", "Train loss", "Eval loss", "Last loss", "Avg cum loss",
-        "Held-out MLM loss", "Pruned start", "Unigram level",
-    ):  # fmt: skip
-        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
-    for each in pipelines:
-        result = each.teacher["result"]
-        table.add_row(
-            "Teacher", str(result["layers"]), f"{each.layer_drop:g}", _loss(result["train_loss"]),
-            _loss(result["eval_loss"]), "", "", "", "", _loss(result["unigram_entropy"]),
-        )  # fmt: skip
-    for each in pipelines:
-        result = each.distill["result"]
-        table.add_row(
-            "Student", str(result["layers"]), f"{each.layer_drop:g}", "", "",
-            _loss(result["last_loss"]), _loss(result["mean_loss"]), _loss(result["eval_loss"]),
-            _loss(result["start_eval_loss"]), _loss(result["unigram_entropy"]),
-        )  # fmt: skip
+    figures = [result_figure(name).model_copy(update={"unit": None}) for name in COLUMNS]
+    for figure in figures:
+        table.add_column(figure.label.replace(" ", "\n"), justify="right", no_wrap=True)
+    for role, runs in (
+        ("Teacher", [each.teacher for each in pipelines]),
+        ("Student", [each.distill for each in pipelines]),
+    ):
+        for run in runs:
+            table.add_row(role, *(_cell(figure, run["result"]) for figure in figures))
     return table
+
+
+def _cell(figure: Figure, result: Json) -> str:
+    if figure.name not in result:
+        return ""
+    value = result[figure.name]
+    return "not finite" if value is None else figure.text(value)
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else result_figure("eval_loss").text(value)
 
 
 def _below(value: float | None, limit: float | None) -> bool:
     """A loss that is not finite arrives as None, and is below nothing."""
     return value is not None and limit is not None and value < limit
-
-
-def _loss(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
 
 
 def _cancel_earlier(client: Client) -> None:

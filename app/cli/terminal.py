@@ -22,6 +22,7 @@ from rich.text import Text
 
 from app.backup.progress import Advance
 from app.retention.service import Removable
+from kdcore.figures import result_rows
 
 Json = dict[str, Any]
 
@@ -201,9 +202,6 @@ def tokens_table(tokens: list[Json]) -> Table:
 def result_table(run: Json) -> Table:
     """The figures of a finished run."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    for key, value in (run["result"] or {}).items():
-        if isinstance(value, dict | list):
-            continue
-        shown = f"{value:,.4f}" if isinstance(value, float) else str(value)
-        table.add_row(Text(key, style="dim"), Text(shown))
+    for label, text in result_rows(run["result"] or {}):
+        table.add_row(Text(label, style="dim"), Text(text))
     return table

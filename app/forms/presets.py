@@ -14,18 +14,18 @@ router = APIRouter(
 )
 
 
-EXAMPLE = preset("small-teacher").config.model_dump(mode="json")
+EXAMPLE = preset("small-teacher")
 
 
 class PresetInfo(Schema):
     """A config worth starting from."""
 
-    id: str = Field(examples=["demo"])
-    title: str = Field(examples=["The same at demo scale"])
-    description: str = Field(examples=["Minutes on two CPU cores, no hub."])
+    id: str = Field(examples=[EXAMPLE.id])
+    title: str = Field(examples=[EXAMPLE.title])
+    description: str = Field(examples=[EXAMPLE.description])
     kind: PresetKind
     """What the config submits."""
-    config: dict[str, Any] = Field(examples=[EXAMPLE])
+    config: dict[str, Any] = Field(examples=[EXAMPLE.config.model_dump(mode="json")])
     """The whole config, ready to be submitted."""
 
 

@@ -1,13 +1,14 @@
-"""The config as JSON Schema, in the shape in which a form may submit it."""
+"""The config as JSON Schema, as a form may submit it, and what the figures of a result mean."""
 
 from functools import cache
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.auth.dependencies import GuardedRoute, needs_read
+from app.schemas import Schema
 from kdcore.config import (
     DistillConfig,
     FileCorpus,
@@ -17,6 +18,7 @@ from kdcore.config import (
     PruneConfig,
     TeacherConfig,
 )
+from kdcore.figures import CURVES, KEY_RESULTS, RESULTS, Figure
 
 router = APIRouter(
     prefix="/schema", tags=["forms"], dependencies=[Depends(needs_read)], route_class=GuardedRoute
@@ -32,9 +34,29 @@ MODELS: dict[FormKind, type[BaseModel]] = {
 LOCAL_ONLY = frozenset(model.__name__ for model in (FileCorpus, FolderTokenizer, FolderCheckpoint))
 
 
+class ResultSchema(Schema):
+    """The figures that runs yield: how they are called, what they mean, how they are written."""
+
+    results: list[Figure] = Field(examples=[[RESULTS[0].model_dump(mode="json")]])
+    """Keys of a run's `result`, in the order of display."""
+    curves: list[Figure] = Field(examples=[[CURVES[0].model_dump(mode="json")]])
+    """Names of the metric series."""
+    key_results: list[str] = Field(examples=[list(KEY_RESULTS)])
+    """Of `results`: what a list of runs shows of a run, the first of these that it has."""
+
+
+@router.get("/results")
+def get_result_schema() -> ResultSchema:
+    """Label, unit, format and meaning of each figure of a result and of each metric series.
+
+    A run may have others, written by a newer or older release.
+    """
+    return ResultSchema(results=list(RESULTS), curves=list(CURVES), key_results=list(KEY_RESULTS))
+
+
 @router.get("/{kind}", response_class=JSONResponse)
 def get_config_schema(kind: FormKind) -> dict[str, Any]:
-    """The config of this kind of run as JSON Schema; hints, units, ranges and defaults included."""
+    """The config of this kind of run as JSON Schema: titles, hints, units, ranges and defaults."""
     return form_schema(kind)
 
 

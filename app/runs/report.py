@@ -13,6 +13,7 @@ from app.runs.schemas import LineageRun, RunDetail, RunWorker, Series
 from app.runs.series import DEFAULT_POINTS, run_metrics
 from app.runs.views import run_detail
 from kdcore import __version__
+from kdcore.figures import curve_label, result_rows
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
@@ -34,7 +35,7 @@ def render_report(session: Session, run: Run) -> str:
         f"{escape(detail.state)}</p>",
         _error(detail),
         "<h2>Results</h2>",
-        _table(_results(detail)) if detail.result else "<p>None yet.</p>",
+        _table(dict(result_rows(detail.result))) if detail.result else "<p>None yet.</p>",
         "<h2>Curves</h2>",
         _curves(series),
         "<h2>Lineage</h2>",
@@ -53,12 +54,6 @@ def render_report(session: Session, run: Run) -> str:
         f"<title>{escape(detail.name)}</title><style>{STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>"
     )
-
-
-def _results(detail: RunDetail) -> dict[str, Any]:
-    return {
-        key: value for key, value in (detail.result or {}).items() if not isinstance(value, dict)
-    }
 
 
 def _times(detail: RunDetail) -> dict[str, Any]:
@@ -123,12 +118,14 @@ def _curves(series: list[Series]) -> str:
     for number, (title, members) in enumerate(sorted(groups.items())):
         lines = [
             # SVG lines: WebGL needs a context for each chart, and browsers grant only a few.
-            go.Scatter(x=each.steps, y=each.values, mode="lines", name=escape(each.name))
+            go.Scatter(
+                x=each.steps, y=each.values, mode="lines", name=escape(curve_label(each.name))
+            )
             for each in members
         ]
         figure = go.Figure(lines)
         figure.update_layout(
-            title={"text": escape(title)}, xaxis_title="update", template="plotly_white"
+            title={"text": escape(title)}, xaxis_title="step", template="plotly_white"
         )
         # The first chart carries plotly.js itself, so that the file works without any network.
         charts.append(pio.to_html(figure, include_plotlyjs=number == 0, full_html=False))
@@ -136,4 +133,5 @@ def _curves(series: list[Series]) -> str:
 
 
 def _group(name: str) -> str:
-    return "losses" if name == "loss" or name.startswith(("loss/", "eval/loss")) else name
+    is_loss = name == "loss" or name.startswith(("loss/", "eval/loss"))
+    return "Losses" if is_loss else curve_label(name)

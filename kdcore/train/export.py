@@ -14,6 +14,7 @@ import kdcore
 from kdcore.config import RunConfig
 from kdcore.data.tokenizers import Tokens
 from kdcore.errors import disk_full, is_disk_full
+from kdcore.figures import result_rows
 from kdcore.files import (
     MANIFEST,
     Manifest,
@@ -115,17 +116,14 @@ def _rewrite_tokenizer_config(folder: Path, model: MaskedLM) -> None:
     path.write_bytes(json_bytes(config))
 
 
-def _cell(value: Any) -> str:
-    words = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    return ("; ".join(value) if words else str(value)).replace("|", "\\|")
-
-
 def _model_card(config: RunConfig, summary: Summary) -> str:
-    rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {_cell(value)} |"
+    shown = {
+        name: value
         for name, value in summary.items()
-        if isinstance(value, int | float | str | list) and name != "fresh_tensors"
-    )
+        if value is not None and name != "fresh_tensors"
+    }
+    cells = [(label, text.replace("|", r"\|")) for label, text in result_rows(shown)]
+    rows = "\n".join(f"| {label} | {text} |" for label, text in cells)
     fresh = summary.get("fresh_tensors") or summary.get("report", {}).get("fresh", [])
     names = ", ".join(f"`{name}`" for name in fresh)
     random = f"\nRandomly initialised, not taken from a checkpoint: {names}.\n" if fresh else ""
@@ -146,11 +144,11 @@ from transformers import pipeline
 fill = pipeline("fill-mask", "path/to/this/folder")
 ```
 
-| figure | value |
+| metric | value |
 |---|---|
 {rows}
 
-Losses are in nats a token; the held-out loss uses uniform masks that are the same for every model.
+Eval loss is the MLM loss on held-out text, with uniform masks that are the same for every model.
 
 ## Configuration
 

@@ -30,7 +30,7 @@ def pipeline(installation: Installation, tmp_path_factory: pytest.TempPathFactor
     watched = installation.halflayer("runs", "watch", *ids)
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert watched.stdout.count("succeeded") >= 3
-    assert "eval_loss" in watched.stdout
+    assert "Eval loss" in watched.stdout
     return ids
 
 

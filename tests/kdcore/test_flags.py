@@ -204,7 +204,7 @@ def test_help_says_which_flags_go_together(capfd: pytest.CaptureFixture[str]) ->
     assert ended.value.code == 0
     said = " ".join(capfd.readouterr().out.split())
     assert "--teacher.path str [folder] Folder that holds" in said
-    assert "--layers.k int [first_k or last_k or spread] How many layers" in said
+    assert "--layers.k int [first_k or last_k or spread] Number of layers" in said
     assert "Follows from the other flags. (default: every_other)" in said
 
 

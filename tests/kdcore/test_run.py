@@ -34,6 +34,7 @@ from kdcore.config import (
 from kdcore.data.tokenizers import tokens_from_folder
 from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
 from kdcore.events import ListSink
+from kdcore.figures import CURVES, RESULTS
 from kdcore.files import sha256_of
 from kdcore.run import execute
 
@@ -133,7 +134,7 @@ def test_teacher_events(teacher: tuple[Path, ListSink]) -> None:
     assert set(shares.values()) == {0.0}
     assert (summary["documents"], summary["blank_documents"]) == (600, 0)
     card = (teacher[0] / "model" / "README.md").read_text()
-    assert "| unknown token share | 0.0 |" in card
+    assert "| Unknown tokens (training) | 0 % |" in card
     said = [event["message"] for event in sink.of_type("log")]
     assert "the held-out text: 0.00% of the tokens are unknown" in said
 
@@ -275,6 +276,19 @@ def test_distil_result(
     assert summary["layers"] == 2
     assert summary["layer_drop"] == 0.3
     points = [event["values"] for event in sink.of_type("metrics") if "loss" in event["values"]]
+    written = [
+        *json.loads((teacher[0] / "model" / "halflayer.json").read_text())["summary"],
+        *json.loads((pruned / "model" / "halflayer.json").read_text())["summary"],
+        *summary,
+    ]
+    assert set(written) - {"shape", "report"} <= {each.name for each in RESULTS}
+    curves = {
+        name
+        for each in (sink, teacher[1])
+        for event in each.of_type("metrics")
+        for name in event["values"]
+    }
+    assert curves <= {each.name for each in CURVES}
     for values in points:
         weighted = 5 * values["loss/ce"] + 2 * values["loss/mlm"] + values["loss/cos"]
         assert values["loss"] == pytest.approx(weighted, rel=1e-6)

@@ -69,6 +69,12 @@ export const schemaQuery = (kind: FormKind) =>
     staleTime: Number.POSITIVE_INFINITY,
   });
 
+export const resultSchemaQuery = queryOptions({
+  queryKey: ["schema", "results"],
+  queryFn: ({ signal }) => unwrap(client.GET("/api/v1/schema/results", { signal })),
+  staleTime: Number.POSITIVE_INFINITY,
+});
+
 export const presetsQuery = queryOptions({
   queryKey: ["presets"],
   queryFn: ({ signal }) => unwrap(client.GET("/api/v1/presets", { signal })),

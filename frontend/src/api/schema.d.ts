@@ -335,6 +335,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/schema/results": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Result Schema
+         * @description Label, unit, format and meaning of each figure of a result and of each metric series.
+         *
+         *     A run may have others, written by a newer or older release.
+         */
+        get: operations["get_result_schema"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/schema/{kind}": {
         parameters: {
             query?: never;
@@ -344,7 +366,7 @@ export interface paths {
         };
         /**
          * Get Config Schema
-         * @description The config of this kind of run as JSON Schema; hints, units, ranges and defaults included.
+         * @description The config of this kind of run as JSON Schema: titles, hints, units, ranges and defaults.
          */
         get: operations["get_config_schema"];
         put?: never;
@@ -713,8 +735,8 @@ export interface components {
              */
             evaluation: components["schemas"]["Evaluation"];
             /**
-             * Freeze Positions
-             * @description Keep the student's position embeddings exactly as they start.
+             * Freeze position embeddings
+             * @description Do not train the student's position embeddings.
              * @default true
              */
             freeze_positions: boolean;
@@ -724,6 +746,7 @@ export interface components {
              */
             kind: "distill";
             /**
+             * Lines
              * @default {
              *       "max_unknown": 0.5,
              *       "min_tokens": 12
@@ -731,6 +754,7 @@ export interface components {
              */
             lines: components["schemas"]["DistillLines"];
             /**
+             * Loss
              * @default {
              *       "alpha_ce": 5,
              *       "alpha_cos": 1,
@@ -742,6 +766,7 @@ export interface components {
              */
             loss: components["schemas"]["DistillLoss"];
             /**
+             * Masking
              * @default {
              *       "mask_rate": 0.15,
              *       "smoothing": 0.7
@@ -749,6 +774,7 @@ export interface components {
              */
             masking: components["schemas"]["DistillMasking"];
             /**
+             * Optimiser
              * @default {
              *       "beta1": 0.9,
              *       "beta2": 0.98,
@@ -762,7 +788,7 @@ export interface components {
             optimiser: components["schemas"]["DistillOptimiser"];
             /**
              * Precision
-             * @description Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it.
+             * @description Training precision; `auto` uses bf16 where it is faster.
              * @default auto
              * @enum {string}
              */
@@ -775,6 +801,7 @@ export interface components {
              */
             reporting: components["schemas"]["Reporting"];
             /**
+             * Schedule
              * @default {
              *       "accumulation_steps": 1,
              *       "batch_size": 32,
@@ -784,39 +811,39 @@ export interface components {
             schedule: components["schemas"]["DistillSchedule"];
             /**
              * Seed
-             * @description Fixes the data order, masks and dropout.
+             * @description Random seed of the data order, masks and dropout.
              * @default 0
              */
             seed: number;
             /**
              * Student
-             * @description What the student starts from: usually a prune run of the same teacher.
+             * @description Initial weights of the student, usually from a prune run of the same teacher.
              */
             student: components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"] | components["schemas"]["FreshStudent"];
             /**
              * Teacher
-             * @description The teacher whose predictions are the soft targets.
+             * @description Teacher whose predictions are the soft targets.
              */
             teacher: components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"];
         };
         /**
          * DistillLines
-         * @description Which lines of text the student reads.
+         * @description Which lines of text the student is trained on.
          */
         DistillLines: {
             /**
-             * Max Tokens
-             * @description Longer lines are split; empty means as long as the models can read.
+             * Max tokens
+             * @description Longer lines are split; empty uses the longest that the models accept.
              */
             max_tokens?: number | null;
             /**
-             * Max Unknown
-             * @description Lines with a greater share of unknown tokens are dropped.
+             * Max unknown tokens
+             * @description Lines with a larger share of unknown tokens are dropped.
              * @default 0.5
              */
             max_unknown: number;
             /**
-             * Min Tokens
+             * Min tokens
              * @description Shorter lines are dropped; [CLS] and [SEP] count.
              * @default 12
              */
@@ -824,108 +851,109 @@ export interface components {
         };
         /**
          * DistillLoss
-         * @description The weighted sum that the student minimises (Sanh et al. 2019).
+         * @description Weighted sum of losses that the student minimises (Sanh et al. 2019).
          */
         DistillLoss: {
             /**
-             * Alpha Ce
-             * @description Weight of the soft-target term KL(teacher || student) at the temperature, times T squared.
+             * Soft-target weight
+             * @description Weight of the soft-target loss: KL(teacher || student) at temperature T, times T squared.
              * @default 5
              */
             alpha_ce: number;
             /**
-             * Alpha Cos
+             * Cosine weight
              * @description Weight of the cosine distance between the last hidden states.
              * @default 1
              */
             alpha_cos: number;
             /**
-             * Alpha Mlm
-             * @description Weight of the masked-language-model term.
+             * MLM weight
+             * @description Weight of the masked-language-model loss.
              * @default 2
              */
             alpha_mlm: number;
             /**
-             * Alpha Mse
+             * Logit MSE weight
              * @description Weight of the mean squared error between the logits.
              * @default 0
              */
             alpha_mse: number;
             /**
              * Positions
-             * @description Positions that the soft-target, cosine and MSE terms look at; padding never counts.
+             * @description Positions in the soft-target, cosine and MSE losses; padding never counts.
              * @default all
              * @enum {string}
              */
             positions: "all" | "masked";
             /**
              * Temperature
-             * @description Softens both distributions of the soft-target term.
+             * @description Softmax temperature of the soft-target loss; higher values give softer targets.
              * @default 2
              */
             temperature: number;
         };
         /**
          * DistillMasking
-         * @description Which tokens the student must predict: rarer ones more often (Lample & Conneau 2019).
+         * @description Which tokens the student must predict: rare tokens are masked more often
+         *     (Lample & Conneau 2019).
          */
         DistillMasking: {
             /**
-             * Mask Rate
-             * @description Share of tokens to predict; of these, 80 % are masked, 10 % replaced, 10 % kept.
+             * Mask rate
+             * @description Share of tokens to predict; of these, 80 % are masked, 10 % replaced at random, 10 % kept.
              * @default 0.15
              */
             mask_rate: number;
             /**
              * Smoothing
-             * @description Tokens are drawn with probability proportional to count ** -smoothing; 0 is uniform.
+             * @description Tokens are masked with probability proportional to count ** -smoothing; 0 is uniform.
              * @default 0.7
              */
             smoothing: number;
         };
         /**
          * DistillOptimiser
-         * @description AdamW with DistilBERT's settings (Sanh et al. 2019).
+         * @description AdamW with the settings of DistilBERT (Sanh et al. 2019).
          */
         DistillOptimiser: {
             /**
-             * Beta1
-             * @description Decay of the first-moment estimate.
+             * Adam β₁
+             * @description Decay rate of the first-moment estimate.
              * @default 0.9
              */
             beta1: number;
             /**
-             * Beta2
-             * @description Decay of the second-moment estimate.
+             * Adam β₂
+             * @description Decay rate of the second-moment estimate.
              * @default 0.98
              */
             beta2: number;
             /**
-             * Clip Norm
-             * @description Gradients longer than this are scaled down to it; empty means never.
+             * Max gradient norm
+             * @description Clip the gradient norm to this value; empty disables clipping.
              * @default 5
              */
             clip_norm: number | null;
             /**
-             * Epsilon
+             * Adam ε
              * @description Added to the denominator for numerical stability.
              * @default 0.000001
              */
             epsilon: number;
             /**
-             * Learning Rate
+             * Learning rate
              * @description Peak learning rate.
              * @default 0.0005
              */
             learning_rate: number;
             /**
-             * Warmup Fraction
-             * @description Share of all updates over which the learning rate rises to its peak; then it falls to 0.
+             * Warmup fraction
+             * @description Share of all steps in which the learning rate rises to its peak; it then falls to 0.
              * @default 0.05
              */
             warmup_fraction: number;
             /**
-             * Weight Decay
+             * Weight decay
              * @description Decoupled weight decay; biases and layer norms are exempt.
              * @default 0
              */
@@ -943,12 +971,13 @@ export interface components {
              */
             evaluation: components["schemas"]["Evaluation"];
             /**
-             * Freeze Positions
-             * @description Keep the student's position embeddings exactly as they start.
+             * Freeze position embeddings
+             * @description Do not train the student's position embeddings.
              * @default true
              */
             freeze_positions: boolean;
             /**
+             * Lines
              * @default {
              *       "max_unknown": 0.5,
              *       "min_tokens": 12
@@ -956,6 +985,7 @@ export interface components {
              */
             lines: components["schemas"]["DistillLines"];
             /**
+             * Loss
              * @default {
              *       "alpha_ce": 5,
              *       "alpha_cos": 1,
@@ -967,6 +997,7 @@ export interface components {
              */
             loss: components["schemas"]["DistillLoss"];
             /**
+             * Masking
              * @default {
              *       "mask_rate": 0.15,
              *       "smoothing": 0.7
@@ -974,6 +1005,7 @@ export interface components {
              */
             masking: components["schemas"]["DistillMasking"];
             /**
+             * Optimiser
              * @default {
              *       "beta1": 0.9,
              *       "beta2": 0.98,
@@ -987,7 +1019,7 @@ export interface components {
             optimiser: components["schemas"]["DistillOptimiser"];
             /**
              * Precision
-             * @description Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it.
+             * @description Training precision; `auto` uses bf16 where it is faster.
              * @default auto
              * @enum {string}
              */
@@ -1000,6 +1032,7 @@ export interface components {
              */
             reporting: components["schemas"]["Reporting"];
             /**
+             * Schedule
              * @default {
              *       "accumulation_steps": 1,
              *       "batch_size": 32,
@@ -1009,70 +1042,70 @@ export interface components {
             schedule: components["schemas"]["DistillSchedule"];
             /**
              * Seed
-             * @description Fixes the data order, masks and dropout.
+             * @description Random seed of the data order, masks and dropout.
              * @default 0
              */
             seed: number;
         };
         /**
          * DistillSchedule
-         * @description How long to distil, and how much text goes into one update.
+         * @description Length of the distillation, and batch size.
          */
         DistillSchedule: {
             /**
-             * Accumulation Steps
-             * @description Batches whose gradients are summed into one update.
+             * Gradient accumulation
+             * @description Batches per optimiser step; their gradients are added up.
              * @default 1
              */
             accumulation_steps: number;
             /**
-             * Batch Size
-             * @description Lines of text that go through the models at once.
+             * Batch size
+             * @description Lines of text per batch.
              * @default 32
              */
             batch_size: number;
             /**
              * Epochs
-             * @description Passes over the training text; a fraction stops within a pass.
+             * @description Passes over the training text; fractions are allowed.
              * @default 1
              */
             epochs: number;
             /**
-             * Max Steps
-             * @description Stop after this many updates, even if the epochs are not over.
+             * Max steps
+             * @description Stop after this many optimiser steps; empty trains for all epochs.
              */
             max_steps?: number | null;
         };
         /**
          * Evaluation
-         * @description The held-out masked-language-model loss, with uniform masks that are the same every time.
+         * @description MLM loss on held-out text, measured with the same uniform masks every time.
          */
         Evaluation: {
             /**
-             * Every Steps
-             * @description Also evaluate after every so many updates; empty means at the end only.
+             * Evaluate every
+             * @description Evaluate every N steps; empty evaluates at the end only.
              */
             every_steps?: number | null;
             /**
-             * Mask Rate
+             * Mask rate
              * @description Share of tokens to predict.
              * @default 0.15
              */
             mask_rate: number;
             /**
-             * Max Sequences
-             * @description Evaluate on at most this many sequences; empty means the whole validation split.
+             * Max sequences
+             * @description Evaluate on at most this many sequences; empty uses the whole validation split.
              */
             max_sequences?: number | null;
             /**
-             * Seq Len
-             * @description Length of the evaluated sequences; empty means the teacher's training length.
+             * Sequence length
+             * @description Length of the evaluated sequences; empty uses the teacher's training length.
              */
             seq_len?: number | null;
         };
         /**
-         * EveryOther
-         * @description Keep layers 0, 2, 4, ...: half of the teacher.
+         * Every other layer
+         * @description Keep layers 0, 2, 4, ...: half of the teacher's.
          */
         EveryOther: {
             /**
@@ -1082,13 +1115,13 @@ export interface components {
             strategy: "every_other";
         };
         /**
-         * Explicit
+         * Custom list of layers
          * @description Keep the listed layers.
          */
         Explicit: {
             /**
              * Layers
-             * @description Layers to keep, counted from 0, in rising order.
+             * @description Layers to keep, counted from 0, in ascending order.
              * @default [
              *       0,
              *       2
@@ -1102,19 +1135,74 @@ export interface components {
             strategy: "explicit";
         };
         /**
-         * FileCorpus
-         * @description A file on this machine (command line only; in the browser, upload it instead).
+         * Figure
+         * @description What a figure is called, what it means and how it is written.
+         */
+        Figure: {
+            /**
+             * Better
+             * @description Which direction is better, if any.
+             */
+            better?: ("lower" | "higher") | null;
+            /**
+             * Description
+             * @description What it measures, and when it may be compared.
+             * @default
+             */
+            description: string;
+            /**
+             * Digits
+             * @description Decimals of a `decimal`.
+             * @default 4
+             */
+            digits: number;
+            /**
+             * Format
+             * @description How to write it: `decimal` with `digits` decimals, `integer`, `short` (1.2k, 66.4M),
+             *     `percent` of a share of 1, `duration` of seconds, or `plain` for anything else.
+             * @default decimal
+             * @enum {string}
+             */
+            format: "decimal" | "integer" | "short" | "percent" | "duration" | "plain";
+            /**
+             * Kinds
+             * @description Kinds of run that have it.
+             * @default [
+             *       "teacher",
+             *       "distill"
+             *     ]
+             */
+            kinds: ("teacher" | "prune" | "distill")[];
+            /**
+             * Label
+             * @description Name to display.
+             */
+            label: string;
+            /**
+             * Name
+             * @description Key of a run's `result`, or name of a metric series.
+             */
+            name: string;
+            /**
+             * Unit
+             * @description Unit of the value as it is stored.
+             */
+            unit?: string | null;
+        };
+        /**
+         * Local file
+         * @description A file on this machine (command line only; on a server, upload it instead).
          */
         FileCorpus: {
             /**
-             * Column
+             * Text column
              * @description Column or JSON key that holds the text; ignored for plain text.
              * @default text
              */
             column: string;
             /**
              * Label
-             * @description What messages call the file; empty means its own name.
+             * @description Name of the file in messages; empty uses its own name.
              */
             label?: string | null;
             /**
@@ -1128,24 +1216,24 @@ export interface components {
              */
             source: "file";
             /**
-             * Validation Label
-             * @description What messages call the file to evaluate on; empty means its own name.
+             * Validation label
+             * @description Name of the validation file in messages; empty uses its own name.
              */
             validation_label?: string | null;
             /**
-             * Validation Path
-             * @description File to evaluate on; without one, every 20th document is held out.
+             * Validation path
+             * @description File to evaluate on; empty holds out every 20th document.
              */
             validation_path?: string | null;
         };
         /**
-         * FirstK
+         * First k layers
          * @description Keep the first k layers.
          */
         FirstK: {
             /**
-             * K
-             * @description How many layers to keep.
+             * Layers to keep
+             * @description Number of layers to keep.
              * @default 2
              */
             k: number;
@@ -1156,7 +1244,7 @@ export interface components {
             strategy: "first_k";
         };
         /**
-         * FolderCheckpoint
+         * Local folder
          * @description A HuggingFace-format folder on this machine (command line only).
          */
         FolderCheckpoint: {
@@ -1172,7 +1260,7 @@ export interface components {
             source: "folder";
         };
         /**
-         * FolderTokenizer
+         * Local folder
          * @description A tokenizer saved in a folder on this machine (command line only).
          */
         FolderTokenizer: {
@@ -1188,20 +1276,21 @@ export interface components {
             source: "folder";
         };
         /**
-         * FreshStudent
-         * @description A student with random weights, as wide as its teacher.
+         * Random weights
+         * @description A new student with randomly initialised weights.
          */
         FreshStudent: {
             /**
-             * Family
+             * Architecture
              * @description Architecture of the student.
              * @default distilbert
              * @enum {string}
              */
             family: "distilbert" | "bert";
             /**
-             * Hidden Size
-             * @description Width of the student; empty means the teacher's. The cosine term needs equal widths.
+             * Hidden size
+             * @description Hidden size of the student; empty uses the teacher's. The cosine loss requires equal
+             *     sizes.
              */
             hidden_size?: number | null;
             /**
@@ -1228,12 +1317,12 @@ export interface components {
             status: "ok";
         };
         /**
-         * HubCheckpoint
+         * HuggingFace hub
          * @description A BERT-like checkpoint from the HuggingFace hub; needs access to the hub.
          */
         HubCheckpoint: {
             /**
-             * Name
+             * Model
              * @description Model id on the hub.
              * @default bert-base-uncased
              * @example bert-base-uncased
@@ -1241,7 +1330,7 @@ export interface components {
             name: string;
             /**
              * Revision
-             * @description Branch, tag or commit; empty means the default branch.
+             * @description Branch, tag or commit; empty uses the default branch.
              */
             revision?: string | null;
             /**
@@ -1251,24 +1340,24 @@ export interface components {
             source: "hub";
         };
         /**
-         * HubCorpus
+         * HuggingFace hub
          * @description A text dataset from the HuggingFace hub; needs access to the hub.
          */
         HubCorpus: {
             /**
-             * Column
+             * Text column
              * @description Column that holds the text.
              * @default text
              */
             column: string;
             /**
              * Config
-             * @description Dataset configuration; leave empty if the dataset has only one.
+             * @description Config (subset) of the dataset; empty if it has only one.
              * @default wikitext-2-raw-v1
              */
             config: string | null;
             /**
-             * Name
+             * Dataset
              * @description Dataset id on the hub.
              * @default Salesforce/wikitext
              * @example bert-base-uncased
@@ -1280,25 +1369,25 @@ export interface components {
              */
             source: "hub";
             /**
-             * Train Split
+             * Train split
              * @description Split to train on.
              * @default train
              */
             train_split: string;
             /**
-             * Validation Split
+             * Validation split
              * @description Split to evaluate on.
              * @default validation
              */
             validation_split: string;
         };
         /**
-         * HubTokenizer
+         * HuggingFace hub
          * @description A tokenizer from the HuggingFace hub; needs access to the hub.
          */
         HubTokenizer: {
             /**
-             * Name
+             * Tokenizer
              * @description Tokenizer id on the hub.
              * @default bert-base-uncased
              * @example bert-base-uncased
@@ -1306,7 +1395,7 @@ export interface components {
             name: string;
             /**
              * Revision
-             * @description Branch, tag or commit; empty means the default branch.
+             * @description Branch, tag or commit; empty uses the default branch.
              */
             revision?: string | null;
             /**
@@ -1316,13 +1405,13 @@ export interface components {
             source: "hub";
         };
         /**
-         * LastK
+         * Last k layers
          * @description Keep the last k layers.
          */
         LastK: {
             /**
-             * K
-             * @description How many layers to keep.
+             * Layers to keep
+             * @description Number of layers to keep.
              * @default 2
              */
             k: number;
@@ -1404,8 +1493,8 @@ export interface components {
             time: string;
         };
         /**
-         * ModelTokenizer
-         * @description The tokenizer saved beside the pretrained checkpoint that the teacher starts from.
+         * The checkpoint's own tokenizer
+         * @description The tokenizer saved with the checkpoint that the teacher starts from.
          */
         ModelTokenizer: {
             /**
@@ -1448,47 +1537,47 @@ export interface components {
         };
         /**
          * Optimiser
-         * @description AdamW with a linear schedule (Loshchilov & Hutter 2019).
+         * @description AdamW with linear warmup and linear decay (Loshchilov & Hutter 2019).
          */
         Optimiser: {
             /**
-             * Beta1
-             * @description Decay of the first-moment estimate.
+             * Adam β₁
+             * @description Decay rate of the first-moment estimate.
              * @default 0.9
              */
             beta1: number;
             /**
-             * Beta2
-             * @description Decay of the second-moment estimate.
+             * Adam β₂
+             * @description Decay rate of the second-moment estimate.
              * @default 0.999
              */
             beta2: number;
             /**
-             * Clip Norm
-             * @description Gradients longer than this are scaled down to it; empty means never.
+             * Max gradient norm
+             * @description Clip the gradient norm to this value; empty disables clipping.
              * @default 1
              */
             clip_norm: number | null;
             /**
-             * Epsilon
+             * Adam ε
              * @description Added to the denominator for numerical stability.
              * @default 1e-8
              */
             epsilon: number;
             /**
-             * Learning Rate
+             * Learning rate
              * @description Peak learning rate.
              * @default 0.00005
              */
             learning_rate: number;
             /**
-             * Warmup Fraction
-             * @description Share of all updates over which the learning rate rises to its peak; then it falls to 0.
+             * Warmup fraction
+             * @description Share of all steps in which the learning rate rises to its peak; it then falls to 0.
              * @default 0
              */
             warmup_fraction: number;
             /**
-             * Weight Decay
+             * Weight decay
              * @description Decoupled weight decay; biases and layer norms are exempt.
              * @default 0
              */
@@ -1496,12 +1585,12 @@ export interface components {
         };
         /**
          * PipelineConfig
-         * @description The whole method in one go: teacher, prune, distil, linked to each other.
-         *
-         *     The student is pruned from this teacher and distilled on the teacher's corpus.
+         * @description Teacher, prune and distil runs, linked: the student is pruned from this teacher and distilled
+         *     on its corpus.
          */
         PipelineConfig: {
             /**
+             * Distil
              * @default {
              *       "evaluation": {
              *         "mask_rate": 0.15
@@ -1547,6 +1636,7 @@ export interface components {
              */
             distill: components["schemas"]["DistillOptions"];
             /**
+             * Prune
              * @default {
              *       "copy_head_transform": true,
              *       "layers": {
@@ -1558,6 +1648,7 @@ export interface components {
              */
             prune: components["schemas"]["PruneOptions"];
             /**
+             * Teacher
              * @default {
              *       "corpus": {
              *         "source": "sample"
@@ -1686,12 +1777,12 @@ export interface components {
             };
             /**
              * Description
-             * @example Minutes on two CPU cores, no hub.
+             * @example Only the teacher of the demo, on the offline sample.
              */
             description: string;
             /**
              * Id
-             * @example demo
+             * @example small-teacher
              */
             id: string;
             /**
@@ -1702,7 +1793,7 @@ export interface components {
             kind: "teacher" | "prune" | "distill" | "pipeline";
             /**
              * Title
-             * @example The same at demo scale
+             * @example Small teacher
              */
             title: string;
         };
@@ -1806,13 +1897,13 @@ export interface components {
         };
         /**
          * PruneConfig
-         * @description Keep some of a teacher's layers: the student's first state.
+         * @description Cut a student from a teacher by keeping some of its layers.
          */
         PruneConfig: {
             /**
-             * Copy Head Transform
-             * @description Also copy the MLM head's transform and layer norm; off leaves them random, as in the
-             *     published setting.
+             * Copy MLM head
+             * @description Copy the transform and layer norm of the MLM head; off initialises them randomly, as in the
+             *     published experiment.
              * @default true
              */
             copy_head_transform: boolean;
@@ -1822,8 +1913,8 @@ export interface components {
              */
             kind: "prune";
             /**
-             * Layers
-             * @description Which of the teacher's layers the student keeps.
+             * Layers to keep
+             * @description Layers of the teacher that the student keeps.
              * @default {
              *       "strategy": "every_other"
              *     }
@@ -1831,12 +1922,12 @@ export interface components {
             layers: components["schemas"]["EveryOther"] | components["schemas"]["FirstK"] | components["schemas"]["LastK"] | components["schemas"]["Spread"] | components["schemas"]["Explicit"];
             /**
              * Seed
-             * @description Fixes the tensors that start at random.
+             * @description Random seed of newly initialised tensors.
              * @default 0
              */
             seed: number;
             /**
-             * Student Family
+             * Student architecture
              * @description Architecture of the student; distilbert has no token types and no pooler.
              * @default distilbert
              * @enum {string}
@@ -1844,25 +1935,25 @@ export interface components {
             student_family: "distilbert" | "bert";
             /**
              * Teacher
-             * @description The teacher to cut the student from.
+             * @description Teacher to cut the student from.
              */
             teacher: components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"];
         };
         /**
          * PruneOptions
-         * @description How a student is cut out of a teacher.
+         * @description How the student is cut from the teacher.
          */
         PruneOptions: {
             /**
-             * Copy Head Transform
-             * @description Also copy the MLM head's transform and layer norm; off leaves them random, as in the
-             *     published setting.
+             * Copy MLM head
+             * @description Copy the transform and layer norm of the MLM head; off initialises them randomly, as in the
+             *     published experiment.
              * @default true
              */
             copy_head_transform: boolean;
             /**
-             * Layers
-             * @description Which of the teacher's layers the student keeps.
+             * Layers to keep
+             * @description Layers of the teacher that the student keeps.
              * @default {
              *       "strategy": "every_other"
              *     }
@@ -1870,12 +1961,12 @@ export interface components {
             layers: components["schemas"]["EveryOther"] | components["schemas"]["FirstK"] | components["schemas"]["LastK"] | components["schemas"]["Spread"] | components["schemas"]["Explicit"];
             /**
              * Seed
-             * @description Fixes the tensors that start at random.
+             * @description Random seed of newly initialised tensors.
              * @default 0
              */
             seed: number;
             /**
-             * Student Family
+             * Student architecture
              * @description Architecture of the student; distilbert has no token types and no pooler.
              * @default distilbert
              * @enum {string}
@@ -1947,22 +2038,75 @@ export interface components {
         };
         /**
          * Reporting
-         * @description How often the run speaks and saves; changes nothing of what it learns.
+         * @description Logging and checkpoint intervals; no effect on the result.
          */
         Reporting: {
             /**
-             * Checkpoint Every S
-             * @description Save a checkpoint to resume from after this time, or later where saving would take more than
-             *     1 % of the run; 0 saves after every update.
+             * Checkpoint every
+             * @description Save a checkpoint every N seconds, less often if saving would take more than 1 % of the
+             *     training time; 0 saves after every step.
              * @default 120
              */
             checkpoint_every_s: number;
             /**
-             * Log Every Steps
-             * @description One point of every curve after this many updates.
+             * Log every
+             * @description Log metrics every N steps.
              * @default 10
              */
             log_every_steps: number;
+        };
+        /**
+         * ResultSchema
+         * @description The figures that runs yield: how they are called, what they mean, how they are written.
+         */
+        ResultSchema: {
+            /**
+             * Curves
+             * @description Names of the metric series.
+             * @example [
+             *       {
+             *         "better": "lower",
+             *         "description": "Loss on the training text, averaged since the last point: the MLM loss of a teacher, the weighted distillation loss of a student.",
+             *         "digits": 4,
+             *         "format": "decimal",
+             *         "kinds": [
+             *           "teacher",
+             *           "distill"
+             *         ],
+             *         "label": "Train loss",
+             *         "name": "loss"
+             *       }
+             *     ]
+             */
+            curves: components["schemas"]["Figure"][];
+            /**
+             * Key Results
+             * @description Of `results`: what a list of runs shows of a run, the first of these that it has.
+             * @example [
+             *       "eval_loss",
+             *       "layers"
+             *     ]
+             */
+            key_results: string[];
+            /**
+             * Results
+             * @description Keys of a run's `result`, in the order of display.
+             * @example [
+             *       {
+             *         "description": "What the model is in the method: teacher, pruned or student.",
+             *         "digits": 4,
+             *         "format": "plain",
+             *         "kinds": [
+             *           "teacher",
+             *           "prune",
+             *           "distill"
+             *         ],
+             *         "label": "Role",
+             *         "name": "role"
+             *       }
+             *     ]
+             */
+            results: components["schemas"]["Figure"][];
         };
         /**
          * RetentionPlan
@@ -1981,13 +2125,13 @@ export interface components {
             total: number;
         };
         /**
-         * RunCheckpoint
-         * @description The checkpoint of an earlier run on this server.
+         * Run on this server
+         * @description The model of another run on this server.
          */
         RunCheckpoint: {
             /**
-             * Run Id
-             * @description The run whose result to start from; it may still be running.
+             * Run
+             * @description Run whose model to use; it may still be queued or running.
              * @example k3v9x2m4q8zt
              */
             run_id: string;
@@ -2313,8 +2457,8 @@ export interface components {
             id: string;
         };
         /**
-         * SampleCorpus
-         * @description The offline sample: English Wikipedia summaries that ship with the installation.
+         * Offline sample (English Wikipedia)
+         * @description English Wikipedia summaries that ship with Halflayer; needs no network.
          */
         SampleCorpus: {
             /**
@@ -2325,36 +2469,36 @@ export interface components {
         };
         /**
          * Schedule
-         * @description How long to train, and how much text goes into one update.
+         * @description Length of the training, and batch size.
          */
         Schedule: {
             /**
-             * Accumulation Steps
-             * @description Batches whose gradients are summed into one update.
+             * Gradient accumulation
+             * @description Batches per optimiser step; their gradients are added up.
              * @default 1
              */
             accumulation_steps: number;
             /**
-             * Batch Size
-             * @description Sequences that go through the model at once.
+             * Batch size
+             * @description Sequences per batch.
              * @default 16
              */
             batch_size: number;
             /**
              * Epochs
-             * @description Passes over the training text; a fraction stops within a pass.
+             * @description Passes over the training text; fractions are allowed.
              * @default 1
              */
             epochs: number;
             /**
-             * Max Steps
-             * @description Stop after this many updates, even if the epochs are not over.
+             * Max steps
+             * @description Stop after this many optimiser steps; empty trains for all epochs.
              */
             max_steps?: number | null;
         };
         /**
-         * ScratchModel
-         * @description A BERT with random weights.
+         * Random weights
+         * @description A new BERT with randomly initialised weights.
          */
         ScratchModel: {
             /**
@@ -2364,20 +2508,20 @@ export interface components {
              */
             dropout: number;
             /**
-             * Heads
-             * @description Number of attention heads.
+             * Attention heads
+             * @description Number of attention heads per layer.
              * @default 4
              */
             heads: number;
             /**
-             * Hidden Size
-             * @description Width of the hidden states; a multiple of the number of heads.
+             * Hidden size
+             * @description Size of the hidden states; a multiple of the number of heads.
              * @default 768
              */
             hidden_size: number;
             /**
-             * Intermediate Size
-             * @description Width of the feed-forward layers.
+             * Intermediate size
+             * @description Size of the feed-forward layers.
              * @default 3072
              */
             intermediate_size: number;
@@ -2388,8 +2532,8 @@ export interface components {
              */
             layers: number;
             /**
-             * Max Positions
-             * @description Longest sequence that the model can read.
+             * Max positions
+             * @description Longest sequence that the model accepts.
              * @default 512
              */
             max_positions: number;
@@ -2399,9 +2543,9 @@ export interface components {
              */
             source: "scratch";
             /**
-             * Unigram Bias
-             * @description Start the output bias at the log frequencies of the training text: short trainings then need
-             *     not spend their updates on learning how frequent each word is.
+             * Unigram bias
+             * @description Initialise the output bias to the log token frequencies of the training text, so that short
+             *     runs spend no steps on learning them.
              * @default false
              */
             unigram_bias: boolean;
@@ -2480,13 +2624,13 @@ export interface components {
             scope: "read" | "submit" | "admin";
         };
         /**
-         * Spread
-         * @description Keep k layers spread evenly, the first and the last included (12 to 6: 0,2,4,7,9,11).
+         * k evenly spaced layers
+         * @description Keep k evenly spaced layers, the first and the last included (6 of 12: 0,2,4,7,9,11).
          */
         Spread: {
             /**
-             * K
-             * @description How many layers to keep.
+             * Layers to keep
+             * @description Number of layers to keep.
              * @default 2
              */
             k: number;
@@ -2683,7 +2827,7 @@ export interface components {
         };
         /**
          * TeacherConfig
-         * @description Train a teacher by masked language modelling, dropping layers at random (LayerDrop).
+         * @description Train a teacher by masked language modelling with LayerDrop.
          */
         TeacherConfig: {
             /**
@@ -2695,8 +2839,9 @@ export interface components {
              */
             corpus: components["schemas"]["SampleCorpus"] | components["schemas"]["HubCorpus"] | components["schemas"]["UploadCorpus"] | components["schemas"]["FileCorpus"];
             /**
-             * @description Lines that a later distillation will want of the same text: without any such line the run is
-             *     refused before it trains. Pipelines set this by themselves.
+             * Distil lines
+             * @description Lines of the same text that a later distillation uses: if there are none, the run fails
+             *     before it trains. Set by pipelines.
              */
             distil_lines?: components["schemas"]["DistillLines"] | null;
             /**
@@ -2711,20 +2856,20 @@ export interface components {
              */
             kind: "teacher";
             /**
-             * Layer Drop
-             * @description Chance of each encoder layer to be skipped, drawn anew at every update.
+             * LayerDrop rate
+             * @description Probability of skipping each encoder layer, drawn independently at every step.
              * @default 0
              */
             layer_drop: number;
             /**
-             * Mask Rate
-             * @description Share of tokens to predict; of these, 80 % are masked, 10 % replaced, 10 % kept.
+             * Mask rate
+             * @description Share of tokens to predict; of these, 80 % are masked, 10 % replaced at random, 10 % kept.
              * @default 0.15
              */
             mask_rate: number;
             /**
              * Model
-             * @description What the teacher starts from.
+             * @description Initial weights of the teacher.
              * @default {
              *       "dropout": 0.1,
              *       "heads": 4,
@@ -2751,7 +2896,7 @@ export interface components {
             optimiser: components["schemas"]["Optimiser"];
             /**
              * Precision
-             * @description Arithmetic of the matrix products; auto takes bf16 where the hardware gains from it.
+             * @description Training precision; `auto` uses bf16 where it is faster.
              * @default auto
              * @enum {string}
              */
@@ -2773,19 +2918,19 @@ export interface components {
             schedule: components["schemas"]["Schedule"];
             /**
              * Seed
-             * @description Fixes the weights' start, data order, masks, dropout and dropped layers.
+             * @description Random seed of the initial weights, data order, masks, dropout and LayerDrop.
              * @default 0
              */
             seed: number;
             /**
-             * Seq Len
+             * Sequence length
              * @description Length of the packed training sequences.
              * @default 512
              */
             seq_len: number;
             /**
              * Tokenizer
-             * @description How text is cut into tokens.
+             * @description Tokenizer of the teacher and its students.
              * @default {
              *       "cased": false,
              *       "source": "wordpiece",
@@ -2844,19 +2989,19 @@ export interface components {
             total: number;
         };
         /**
-         * UploadCorpus
+         * Uploaded file
          * @description A dataset uploaded to this server.
          */
         UploadCorpus: {
             /**
-             * Column
+             * Text column
              * @description Column or JSON key that holds the text; ignored for plain text.
              * @default text
              */
             column: string;
             /**
-             * Dataset Id
-             * @description The uploaded dataset to train on.
+             * Dataset
+             * @description Uploaded dataset to train on.
              * @example d7c2n5w8j4pf
              */
             dataset_id: string;
@@ -2866,19 +3011,19 @@ export interface components {
              */
             source: "upload";
             /**
-             * Validation Dataset Id
-             * @description The uploaded dataset to evaluate on; without one, every 20th document is held out.
+             * Validation dataset
+             * @description Uploaded dataset to evaluate on; empty holds out every 20th document of the other one.
              */
             validation_dataset_id?: string | null;
         };
         /**
-         * UploadTokenizer
+         * Uploaded tokenizer
          * @description A tokenizer.json or vocab.txt uploaded to this server.
          */
         UploadTokenizer: {
             /**
-             * Dataset Id
-             * @description The uploaded tokenizer file.
+             * Tokenizer file
+             * @description Uploaded tokenizer.json or vocab.txt.
              * @example d7c2n5w8j4pf
              */
             dataset_id: string;
@@ -2889,13 +3034,13 @@ export interface components {
             source: "upload";
         };
         /**
-         * WordPieceTokenizer
-         * @description A WordPiece tokenizer trained on the run's own corpus.
+         * New WordPiece vocabulary
+         * @description A WordPiece tokenizer trained on the run's own training text.
          */
         WordPieceTokenizer: {
             /**
              * Cased
-             * @description Tell capital letters apart; off lower-cases all text.
+             * @description Keep upper and lower case apart; off lower-cases all text.
              * @default false
              */
             cased: boolean;
@@ -2905,16 +3050,16 @@ export interface components {
              */
             source: "wordpiece";
             /**
-             * Strip Accents
-             * @description Remove accents and vowel signs; auto removes the accents of lower-cased Latin and Greek text,
-             *     and keeps all marks where they carry meaning, as in Hindi, Thai, Arabic, Hebrew or Russian.
+             * Strip accents
+             * @description Remove accents and vowel signs; `auto` removes the accents of lower-cased Latin and Greek
+             *     text and keeps marks that carry meaning, as in Hindi, Thai, Arabic, Hebrew and Russian.
              * @default auto
              * @enum {string}
              */
             strip_accents: "auto" | "always" | "never";
             /**
-             * Vocab Size
-             * @description Number of vocabulary entries to train; scripts of many characters need more.
+             * Vocabulary size
+             * @description Size of the vocabulary; scripts with many characters need more.
              * @default 8192
              */
             vocab_size: number;
@@ -4506,10 +4651,10 @@ export interface operations {
                      *               "vocab_size": 4096
                      *             }
                      *           },
-                     *           "description": "Minutes on two CPU cores, no hub.",
-                     *           "id": "demo",
+                     *           "description": "Only the teacher of the demo, on the offline sample.",
+                     *           "id": "small-teacher",
                      *           "kind": "teacher",
-                     *           "title": "The same at demo scale"
+                     *           "title": "Small teacher"
                      *         }
                      *       ]
                      *     }
@@ -8434,6 +8579,225 @@ export interface operations {
                 content: {
                     /** @example text */
                     "text/html": string;
+                };
+            };
+            /** @description Malformed host, origin, path, body or length */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "Invalid request",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not signed in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "Invalid request",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Scope or origin do not allow it */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "Invalid request",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "Invalid request",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict with the current state */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "Invalid request",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid fields, listed in `errors` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "Invalid request",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Temporarily unavailable or overloaded */
+            503: {
+                headers: {
+                    /** @description Seconds until a retry. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "detail": "/config/model/heads: 5 heads do not divide a hidden size of 768",
+                     *       "errors": [
+                     *         {
+                     *           "detail": "5 heads do not divide a hidden size of 768",
+                     *           "pointer": "/config/model/heads"
+                     *         }
+                     *       ],
+                     *       "status": 422,
+                     *       "title": "Invalid request",
+                     *       "type": "urn:halflayer:problem:invalid"
+                     *     }
+                     */
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_result_schema: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "curves": [
+                     *         {
+                     *           "better": "lower",
+                     *           "description": "Loss on the training text, averaged since the last point: the MLM loss of a teacher, the weighted distillation loss of a student.",
+                     *           "digits": 4,
+                     *           "format": "decimal",
+                     *           "kinds": [
+                     *             "teacher",
+                     *             "distill"
+                     *           ],
+                     *           "label": "Train loss",
+                     *           "name": "loss"
+                     *         }
+                     *       ],
+                     *       "key_results": [
+                     *         "eval_loss",
+                     *         "layers"
+                     *       ],
+                     *       "results": [
+                     *         {
+                     *           "description": "What the model is in the method: teacher, pruned or student.",
+                     *           "digits": 4,
+                     *           "format": "plain",
+                     *           "kinds": [
+                     *             "teacher",
+                     *             "prune",
+                     *             "distill"
+                     *           ],
+                     *           "label": "Role",
+                     *           "name": "role"
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ResultSchema"];
                 };
             };
             /** @description Malformed host, origin, path, body or length */

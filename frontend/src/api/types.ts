@@ -17,6 +17,8 @@ export type TokenInfo = Schemas["TokenInfo"];
 export type CreatedToken = Schemas["CreatedToken"];
 export type Scope = TokenInfo["scope"];
 export type Preset = Schemas["PresetInfo"];
+export type Figure = Schemas["Figure"];
+export type ResultSchema = Schemas["ResultSchema"];
 export type FormKind = Preset["kind"];
 export type RunFilter = NonNullable<operations["list_runs"]["parameters"]["query"]>;
 

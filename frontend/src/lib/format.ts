@@ -55,6 +55,15 @@ export function formatCount(value: number | null | undefined): string {
   return Math.round(value).toLocaleString("en-US").replaceAll(",", "\u202f");
 }
 
+/** A measured number with `digits` decimals, or an exponent where those would show only zeros. */
+export function formatDecimal(value: number | null | undefined, digits: number): string {
+  if (value == null || !Number.isFinite(value)) return "–";
+  if (value !== 0 && Math.abs(value) < 10 ** (1 - digits)) return value.toExponential(2);
+  return value
+    .toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+    .replaceAll(",", "\u202f");
+}
+
 /** A loss, rate or other measured number: four decimals, or an exponent for small values. */
 export function formatNumber(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return "–";

@@ -12,12 +12,14 @@ def pipeline(
 ) -> Pipeline:
     teacher: dict[str, Any] = {
         "layers": 4,
+        "layer_drop": layer_drop,
         "train_loss": 6.21234,
         "eval_loss": teacher_eval,
         "unigram_entropy": 6.6,
     }
     student: dict[str, Any] = {
         "layers": 2,
+        "layer_drop": layer_drop,
         "last_loss": 17.71234,
         "mean_loss": 18.01234,
         "eval_loss": student_eval,
@@ -51,7 +53,16 @@ def test_the_table_fits_eighty_columns_with_all_figures() -> None:
     console = Console(width=80, record=True, force_terminal=False)
     console.print(results_table([pipeline(layer_drop=0.0), pipeline()]))
     text = console.export_text()
-    words = "Role Layers Layer drop rate Train loss Eval Last Avg cum Held-out MLM Pruned start"
-    for word in (*words.split(), "Unigram", "6.2123", "17.7123", "18.0123", "0.1", "Student"):
+    words = "Role Layers LayerDrop rate Train loss Last Mean Eval before distillation"
+    for word in (
+        *words.split(),
+        "Unigram",
+        "entropy",
+        "6.2123",
+        "17.7123",
+        "18.0123",
+        "0.1",
+        "Student",
+    ):
         assert word in text, word
     assert "…" not in text

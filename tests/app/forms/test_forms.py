@@ -1,14 +1,17 @@
 """Form schemas and presets: what a form offers can be submitted as it is."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 
 from app.forms.schema import LOCAL_ONLY, MODELS
+from kdcore.figures import CURVES, RESULTS
 from kdcore.presets import PRESETS, Preset, preset
 from tests.app.conftest import Api
 
@@ -45,8 +48,60 @@ def test_every_choice_of_a_form_leads_somewhere(api: Api) -> None:
 
 def test_hints_and_units_come_from_the_config(api: Api) -> None:
     properties = api.get("/schema/teacher").json()["properties"]
-    assert "Chance of each encoder layer" in properties["layer_drop"]["description"]
+    assert "Probability of skipping each encoder layer" in properties["layer_drop"]["description"]
     assert properties["seq_len"]["unit"] == "tokens"
+
+
+def _options(root: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each option that a form shows, and each choice of a union, by its path in the schema."""
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        if "$ref" not in node:
+            return node
+        return {**root["$defs"][node["$ref"].rpartition("/")[2]], **node}
+
+    def walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, child in node.get("properties", {}).items():
+            option, at = resolved(child), f"{path}.{name}"
+            if "const" in option:
+                continue
+            real = [each for each in option.get("anyOf", ()) if each.get("type") != "null"]
+            option = {**real[0], **option} if len(real) == 1 else option
+            yield at, option
+            yield from walk(option, at)
+            for choice in map(resolved, option.get("oneOf", ())):
+                yield f"{at}[{choice['title']}]", choice
+                yield from walk(choice, f"{at}[{choice['title']}]")
+
+    yield from walk(root, "")
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_every_option_has_a_title_a_hint_and_if_it_counts_things_a_unit(
+    api: Api, kind: str
+) -> None:
+    options = dict(_options(api.get(f"/schema/{kind}").json()))
+    assert len(options) > 10
+    for path, option in options.items():
+        title, name = option["title"], re.split(r"[.\[]", path)[-1]
+        assert not re.search(
+            r"_|[a-z][A-Z]",
+            title.replace("HuggingFace", "").replace("WordPiece", "").replace("LayerDrop", ""),
+        ), path  # no Python names
+        assert title.count(" ") == 0 or title != name.replace("_", " ").title(), path  # "Seq Len"
+        assert option["description"].strip().endswith((".", ")")), path
+        if name.endswith(("_steps", "_tokens", "seq_len", "_s", "vocab_size", "batch_size")):
+            assert option["unit"], path
+
+
+def test_the_figures_of_results_are_described(api: Api) -> None:
+    schema = api.get("/schema/results").json()
+    assert [each["name"] for each in schema["results"]] == [each.name for each in RESULTS]
+    assert [each["name"] for each in schema["curves"]] == [each.name for each in CURVES]
+    eval_loss = next(each for each in schema["results"] if each["name"] == "eval_loss")
+    assert eval_loss["label"] == "Eval loss"
+    assert (eval_loss["unit"], eval_loss["digits"], eval_loss["better"]) == ("nats", 4, "lower")
+    assert schema["key_results"][0] == "eval_loss"
 
 
 @pytest.mark.parametrize("each", PRESETS, ids=[each.id for each in PRESETS])

@@ -221,7 +221,7 @@ def test_a_report_needs_nothing_else_and_its_text_stays_text(api: Api) -> None:
     assert response.headers["content-disposition"].startswith("attachment;")
     html = response.text
     assert "<script>alert" not in html
-    assert "6.12346" in html
+    assert "<th>Eval loss</th><td>6.1235 nats</td>" in html
     assert "parent &lt;/script&gt;" in html
     assert len(html) > 1_000_000, "plotly.js is inside"
     assert 'src="http' not in html

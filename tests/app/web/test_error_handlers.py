@@ -64,7 +64,7 @@ def first(response: Any) -> tuple[str, str]:
                 "loss": {"alpha_ce": 0, "alpha_mlm": 0, "alpha_cos": 0},
             },
             "/config/loss/alpha_mse",
-            "at least one term must count",
+            "at least one must be greater",
         ),
         ({"kind": "teacher", "teacher": 1}, "/config/teacher", "unknown field"),
         ({"kind": "teacher", "layers": 1}, "/config/layers", "unknown field"),

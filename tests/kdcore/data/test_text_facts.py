@@ -195,7 +195,7 @@ def test_the_model_card_tells_what_was_lost(tmp_path: Path) -> None:
     assert ended.summary["unknown_character_share"] == 4 / 11
     assert ended.summary["removed_character_share"] == 0
     card = (tmp_path / "out" / "model" / "README.md").read_text(encoding="utf-8")
-    assert "| unknown token share | 0.25 |" in card
-    assert "| eval unknown token share | 0.25 |" in card
-    assert "| blank documents | 1 |" in card
-    assert "| tokenizer notes | vocab.txt is cased: the text is not" in card
+    assert "| Unknown tokens (training) | 25.00 % |" in card
+    assert "| Unknown tokens (held-out) | 25.00 % |" in card
+    assert "| Empty documents | 1 |" in card
+    assert "| Tokenizer | vocab.txt is cased: the text is not" in card

@@ -1,9 +1,11 @@
 /** The config as a table, and as JSON to copy. */
-import { Button, CopyButton, Group, Paper, Table, Text } from "@mantine/core";
+import { Button, CopyButton, Group, Paper, Skeleton, Table, Text } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { datasetsQuery } from "@/api/queries";
-import type { Config } from "@/api/types";
+import { useMemo } from "react";
+import { datasetsQuery, schemaQuery } from "@/api/queries";
+import type { Config, RunKind } from "@/api/types";
+import { prepareSchema } from "@/features/submit/schema";
 import { flatten, type Row } from "./flatten";
 
 function Dataset({ id }: { id: string }) {
@@ -33,7 +35,13 @@ function Value({ row }: { row: Row }) {
   return row.value;
 }
 
-export function ConfigTable({ config }: { config: Config }) {
+export function ConfigTable({ kind, config }: { kind: RunKind; config: Config }) {
+  const schema = useQuery(schemaQuery(kind));
+  const rows = useMemo(
+    () => flatten(config, schema.data ? prepareSchema(schema.data).schema : {}),
+    [config, schema.data],
+  );
+  if (schema.isPending) return <Skeleton h={320} />;
   return (
     <div>
       <Group justify="flex-end" mb="xs">
@@ -48,7 +56,7 @@ export function ConfigTable({ config }: { config: Config }) {
       <Paper p={0} className="scroll-x">
         <Table verticalSpacing={5} striped>
           <Table.Tbody>
-            {flatten(config).map((row) => (
+            {rows.map((row) => (
               <Table.Tr key={row.path}>
                 <Table.Th w="45%" fw={400}>
                   {row.section && (

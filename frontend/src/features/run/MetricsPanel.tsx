@@ -10,7 +10,9 @@ import {
   Title,
   useComputedColorScheme,
 } from "@mantine/core";
+import { useQuery } from "@tanstack/react-query";
 import { useMemo, useState } from "react";
+import { resultSchemaQuery } from "@/api/queries";
 import type { RunDetail } from "@/api/types";
 import { type LineChart, lineFigure, type ViewOptions } from "@/charts/figures";
 import { Plot } from "@/charts/Plot";
@@ -75,19 +77,20 @@ export function MetricsPanel({
   state: LiveState;
   loading: boolean;
 }) {
+  const schema = useQuery(resultSchemaQuery);
   const [smoothing, setSmoothing] = useState(0);
   const [log, setLog] = useState(false);
   const [resets, setResets] = useState(0);
   const charts = useMemo(
-    () => chartsFor(run.kind, state, run.result),
-    [run.kind, run.result, state],
+    () => chartsFor(run.kind, state, run.result, schema.data),
+    [run.kind, run.result, state, schema.data],
   );
   const view = useMemo(() => ({ smoothing, log }), [smoothing, log]);
-  if (charts.length === 0) {
+  if (charts.length === 0 || schema.isPending) {
     return (
       <Paper>
         <Text size="sm" c="dimmed" mih={60}>
-          {emptyText(run, loading)}
+          {emptyText(run, loading || schema.isPending)}
         </Text>
       </Paper>
     );

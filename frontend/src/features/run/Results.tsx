@@ -9,70 +9,42 @@ import {
   Table,
   Text,
 } from "@mantine/core";
+import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
+import { resultSchemaQuery } from "@/api/queries";
 import type { RunDetail } from "@/api/types";
+import { resultRows } from "@/features/runs/figures";
 import { isFinal } from "@/features/runs/labels";
-import { formatCount, formatDuration, formatNumber, formatShare, formatShort } from "@/lib/format";
 import { isRecord } from "@/lib/pointer";
 import { freshTensors, type PruneReport, pruneReport } from "./pruneReport";
 
-const FIGURES: [key: string, label: string, format: (value: number) => string][] = [
-  ["eval_loss", "Eval loss", formatNumber],
-  ["eval_perplexity", "Perplexity", formatNumber],
-  ["start_eval_loss", "Eval loss at the start", formatNumber],
-  ["unigram_entropy", "Unigram entropy", formatNumber],
-  ["train_loss", "Train loss", formatNumber],
-  ["last_loss", "Last loss", formatNumber],
-  ["mean_loss", "Mean loss of the epoch", formatNumber],
-  ["layers", "Layers", formatNumber],
-  ["layer_drop", "Layer drop rate", String],
-  ["parameters", "Parameters", formatShort],
-  ["steps", "Updates", formatNumber],
-  ["tokens", "Tokens", formatShort],
-  ["tokens_per_s", "Tokens per second", formatShort],
-  ["elapsed_s", "Training time", formatDuration],
-  ["documents", "Documents", formatCount],
-  ["blank_documents", "Documents without text", formatCount],
-  ["unknown_token_share", "Unknown tokens", formatShare],
-  ["unknown_character_share", "Characters in unknown tokens", formatShare],
-  ["removed_character_share", "Characters removed by the tokenizer", formatShare],
-  ["eval_unknown_token_share", "Unknown tokens, held-out text", formatShare],
-  ["eval_unknown_character_share", "Characters in unknown tokens, held-out text", formatShare],
-  ["eval_removed_character_share", "Characters removed, held-out text", formatShare],
-  ["lines", "Lines distilled on", formatCount],
-  ["lines_split", "Lines split for their length", formatCount],
-  ["lines_too_short", "Lines left out as too short", formatCount],
-  ["lines_too_unknown", "Lines left out as too unknown", formatCount],
-];
-
-/** The known figures of a result, formatted. */
-export function figuresOf(result: Record<string, unknown>) {
-  return FIGURES.flatMap(([key, label, format]) => {
-    const value = result[key];
-    return typeof value === "number" ? [{ key, label, text: format(value) }] : [];
-  });
-}
+/** Shown in the page header, or as text below the figures. */
+const SHOWN_ELSEWHERE = new Set(["role", "fresh_tensors", "tokenizer_notes"]);
 
 export function Results({ run }: { run: RunDetail }) {
-  if (!run.result) return null;
-  const known = figuresOf(run.result);
-  const kept = run.result.kept_layers;
-  if (Array.isArray(kept)) {
-    known.push({ key: "kept_layers", label: "Layers kept", text: kept.join(", ") });
-  }
-  if (known.length === 0) return null;
+  const schema = useQuery(resultSchemaQuery);
+  if (!run.result || schema.isPending) return null;
+  const rows = resultRows(run.result, schema.data);
+  const shown = rows.filter((row) => !SHOWN_ELSEWHERE.has(row.key));
+  if (shown.length === 0) return null;
   const fresh = freshTensors(run.result);
-  const notes = Array.isArray(run.result.tokenizer_notes) ? run.result.tokenizer_notes : [];
+  const notes = rows.find((row) => row.key === "tokenizer_notes");
   return (
     <Paper p="sm" aria-label="Results" component="section">
       <SimpleGrid cols={{ base: 2, xs: 3, sm: 4, lg: 6 }} spacing="sm" verticalSpacing={8}>
-        {known.map((figure) => (
-          <div key={figure.key} data-result={figure.key}>
+        {shown.map((row) => (
+          <div key={row.key} data-result={row.key} title={row.description}>
             <Text size="xs" c="dimmed">
-              {figure.label}
+              {row.label}
             </Text>
             <Text fw={550} className="numeric">
-              {figure.text}
+              {row.text}
+              {row.unit && (
+                <Text span size="xs" c="dimmed" fw={400}>
+                  {" "}
+                  {row.unit}
+                </Text>
+              )}
             </Text>
           </div>
         ))}
@@ -82,9 +54,9 @@ export function Results({ run }: { run: RunDetail }) {
           Randomly initialised, not taken from a checkpoint: {fresh.join(", ")}
         </Text>
       )}
-      {notes.length > 0 && (
+      {notes && (
         <Text size="xs" c="dimmed" mt="xs" data-result="tokenizer_notes">
-          Tokenizer: {notes.map(String).join("; ")}.
+          {notes.label}: {notes.text}.
         </Text>
       )}
     </Paper>

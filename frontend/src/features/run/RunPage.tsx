@@ -44,7 +44,7 @@ function Panels({ run, live }: { run: RunDetail; live: Live }) {
         <LogPanel state={live.state} />
       </Tabs.Panel>
       <Tabs.Panel value="config" pt="md">
-        <ConfigTable config={run.config} />
+        <ConfigTable kind={run.kind} config={run.config} />
       </Tabs.Panel>
       <Tabs.Panel value="files" pt="md">
         <Files run={run} />

@@ -1,6 +1,24 @@
 import { expect, it } from "vitest";
 import type { Config } from "@/api/types";
+import { type Node, prepareSchema } from "@/features/submit/schema";
 import { flatten } from "./flatten";
+
+const { schema } = prepareSchema({
+  type: "object",
+  properties: {
+    teacher: {
+      title: "Teacher",
+      oneOf: [
+        {
+          type: "object",
+          title: "Run on this server",
+          properties: { source: { const: "run" }, run_id: { type: "string", title: "Run" } },
+        },
+      ],
+      discriminator: { propertyName: "source" },
+    },
+  },
+} as unknown as Node);
 
 it("marks the ids of runs and datasets", () => {
   const config = {
@@ -8,7 +26,7 @@ it("marks the ids of runs and datasets", () => {
     teacher: { source: "run", run_id: "r1" },
     corpus: { source: "upload", dataset_id: "d1", validation_dataset_id: null, column: "text" },
   } as unknown as Config;
-  const rows = Object.fromEntries(flatten(config).map((row) => [row.path, row]));
+  const rows = Object.fromEntries(flatten(config, schema).map((row) => [row.path, row]));
   expect(rows["teacher.run_id"]).toMatchObject({ value: "r1", refersTo: "run" });
   expect(rows["corpus.dataset_id"]).toMatchObject({ value: "d1", refersTo: "dataset" });
   expect(rows["corpus.validation_dataset_id"]).toMatchObject({
@@ -17,4 +35,6 @@ it("marks the ids of runs and datasets", () => {
   });
   expect(rows["corpus.column"]?.refersTo).toBeUndefined();
   expect(rows.kind).toBeUndefined();
+  expect(rows["teacher.run_id"]).toMatchObject({ section: "Teacher", label: "Run" });
+  expect(rows["corpus.column"]).toMatchObject({ section: "corpus", label: "column" });
 });

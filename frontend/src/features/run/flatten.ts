@@ -1,6 +1,6 @@
 /** Flattens a nested config into table rows; pure. */
 import type { Config } from "@/api/types";
-import { titleInWords } from "@/features/submit/schema";
+import { type Node, titlesOf } from "@/features/submit/schema";
 import { isRecord } from "@/lib/pointer";
 
 export interface Row {
@@ -25,19 +25,25 @@ function show(value: unknown): string {
   return String(value);
 }
 
-/** One row per value, in the config's order, without `kind`, which the page header shows. */
-export function flatten(config: Config, path: string[] = []): Row[] {
-  return Object.entries(config).flatMap(([key, value]) => {
-    if (path.length === 0 && key === "kind") return [];
-    if (isRecord(value)) return flatten(value, [...path, key]);
-    return [
-      {
-        path: [...path, key].join("."),
-        section: path.map(titleInWords).join(" › "),
-        label: titleInWords(key),
-        value: show(value),
-        refersTo: typeof value === "string" ? REFERENCES[key] : undefined,
-      },
-    ];
+function leaves(value: unknown, path: string[]): { path: string[]; value: unknown }[] {
+  if (!isRecord(value)) return [{ path, value }];
+  return Object.entries(value).flatMap(([key, child]) => leaves(child, [...path, key]));
+}
+
+/**
+ * One row per value, in the config's order, without `kind`, which the page header shows. Titles are
+ * those of the form's schema.
+ */
+export function flatten(config: Config, schema: Node): Row[] {
+  const { kind: _, ...shown } = config;
+  return leaves(shown, []).map(({ path, value }) => {
+    const titles = titlesOf(schema, config, path);
+    return {
+      path: path.join("."),
+      section: titles.slice(0, -1).join(" › "),
+      label: titles.at(-1) ?? "",
+      value: show(value),
+      refersTo: typeof value === "string" ? REFERENCES[path.at(-1) ?? ""] : undefined,
+    };
   });
 }

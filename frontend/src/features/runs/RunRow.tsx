@@ -1,16 +1,20 @@
 /** A row of the run list, and the card around the runs of a pipeline. */
 import { Badge, Group, Paper, Text } from "@mantine/core";
 import { IconCopy, IconGitBranch, IconPinFilled } from "@tabler/icons-react";
+import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
+import { resultSchemaQuery } from "@/api/queries";
 import type { RunSummary } from "@/api/types";
 import { LinkButton } from "@/components/LinkButton";
 import { ProgressCell } from "@/components/ProgressCell";
 import { StateBadge } from "@/components/StateBadge";
 import { formatAgo, formatTime } from "@/lib/format";
-import { KIND_LABELS, keyResult, type RunGroup } from "./labels";
+import { keyResult } from "./figures";
+import { KIND_LABELS, type RunGroup } from "./labels";
 
 export function RunRow({ run }: { run: RunSummary }) {
-  const result = keyResult(run);
+  const { data: schema } = useQuery(resultSchemaQuery);
+  const result = keyResult(run.result, schema);
   return (
     <div className="run-row" data-run={run.id}>
       <Group gap={8} wrap="nowrap" miw={0}>
@@ -40,10 +44,10 @@ export function RunRow({ run }: { run: RunSummary }) {
       <Text size="sm" className="numeric">
         {result ? (
           <>
-            {result.value}{" "}
-            <Text span size="xs" c="dimmed">
+            <Text span size="xs" c="dimmed" title={result.description}>
               {result.label}
-            </Text>
+            </Text>{" "}
+            {result.text}
           </>
         ) : (
           <Text span c="dimmed" visibleFrom="sm">

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { RunSummary } from "@/api/types";
+import type { ResultSchema, RunSummary } from "@/api/types";
 import { chartsFor } from "@/features/run/charts";
 import { EMPTY, reduceAll } from "@/features/run/live";
 import { safeNext, tokenFromFragment } from "@/features/session/signInLink";
@@ -47,14 +47,24 @@ describe("sign-in links", () => {
 describe("chartsFor", () => {
   const values = { loss: 20, "loss/ce": 3, "eval/loss": 6, lr: 1e-4, "odd/name": 1 };
   const state = reduceAll(EMPTY, [{ type: "metrics", seq: 1, step: 10, attempt: 1, values }]);
+  const schema = {
+    results: [{ name: "unigram_entropy", label: "Unigram entropy" }],
+    curves: [{ name: "loss", label: "Train loss" }],
+  } as unknown as ResultSchema;
   it("puts the weighted sum and the MLM loss in separate charts", () => {
-    const charts = chartsFor("distill", state, { unigram_entropy: 6.5, start_eval_loss: 7 });
+    const charts = chartsFor(
+      "distill",
+      state,
+      { unigram_entropy: 6.5, start_eval_loss: 7 },
+      undefined,
+    );
     expect(charts.map((chart) => chart.id)).toEqual(["loss", "eval", "terms", "lr", "odd/name"]);
     expect(charts[1]?.references).toHaveLength(2);
   });
   it("shows a teacher's held-out loss in the chart of its loss", () => {
-    const [loss] = chartsFor("teacher", state, { unigram_entropy: 6.5 });
+    const [loss] = chartsFor("teacher", state, { unigram_entropy: 6.5 }, schema);
     expect(loss?.curves.map((curve) => curve.name)).toEqual(["loss", "eval/loss"]);
-    expect(loss?.references).toEqual([{ label: "unigram entropy", value: 6.5 }]);
+    expect(loss?.curves.map((curve) => curve.label)).toEqual(["Train loss", "eval/loss"]);
+    expect(loss?.references).toEqual([{ label: "Unigram entropy", value: 6.5 }]);
   });
 });

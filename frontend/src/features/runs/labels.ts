@@ -1,6 +1,6 @@
-/** Labels of runs: kind, progress, key result; pure. */
+/** Labels of runs: kind, progress, pipelines; pure. */
 import type { Progress, RunKind, RunState, RunSummary } from "@/api/types";
-import { formatCount, formatEta, formatNumber } from "@/lib/format";
+import { formatCount, formatEta } from "@/lib/format";
 
 export const KIND_LABELS: Record<RunKind, string> = {
   teacher: "Teacher",
@@ -40,15 +40,6 @@ export function etaText(progress: Progress | null): string {
 export function numberOf(result: Record<string, unknown> | null, key: string): number | null {
   const value = result?.[key];
   return typeof value === "number" && Number.isFinite(value) ? value : null;
-}
-
-/** The main result of a finished run. */
-export function keyResult(run: RunSummary): { label: string; value: string } | null {
-  const evalLoss = numberOf(run.result, "eval_loss");
-  if (evalLoss !== null) return { label: "eval loss", value: formatNumber(evalLoss) };
-  const layers = numberOf(run.result, "layers");
-  if (layers !== null) return { label: layers === 1 ? "layer" : "layers", value: String(layers) };
-  return null;
 }
 
 export interface RunGroup {

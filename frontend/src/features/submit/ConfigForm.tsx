@@ -15,7 +15,7 @@ import {
   toErrorTree,
   unresolved,
 } from "./extraErrors";
-import { fill, type Node, prepareSchema, titleInWords } from "./schema";
+import { fill, type Node, prepareSchema, titlesOf } from "./schema";
 import { fields, templates } from "./templates";
 import { validator } from "./validator";
 import { widgets } from "./widgets";
@@ -46,7 +46,13 @@ function focusField(path: Path): void {
   }, 60);
 }
 
-function Summary({ problems, general }: { problems: LocatedProblem[]; general: string | null }) {
+interface SummaryProps {
+  problems: LocatedProblem[];
+  general: string | null;
+  titles: (path: Path) => string[];
+}
+
+function Summary({ problems, general, titles }: SummaryProps) {
   if (problems.length === 0 && !general) return null;
   return (
     <Alert
@@ -70,7 +76,7 @@ function Summary({ problems, general }: { problems: LocatedProblem[]; general: s
                 underline="always"
                 onClick={() => focusField(one.path)}
               >
-                {one.path.map((part) => titleInWords(String(part))).join(" › ")}
+                {titles(one.path).join(" › ")}
               </Anchor>
             ) : (
               <Text span size="sm" fw={500}>
@@ -160,7 +166,11 @@ export function ConfigForm(props: ConfigFormProps) {
       onError={showInvalid}
     >
       <Group className="submit-bar" align="flex-end" justify="space-between">
-        <Summary problems={[...clientProblems, ...serverProblems]} general={general} />
+        <Summary
+          problems={[...clientProblems, ...serverProblems]}
+          general={general}
+          titles={(path) => titlesOf(prepared.schema, data, path)}
+        />
         <Button type="submit" loading={busy} size="md" ml="auto">
           {submitLabel}
         </Button>

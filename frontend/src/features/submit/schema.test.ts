@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { hasErrors, locateProblems, parseProperty, toErrorTree, unresolved } from "./extraErrors";
 import { copyName, pipelineConfig, referenceConfig } from "./prefill";
-import { fill, type Node, prepareSchema, titleInWords } from "./schema";
+import { fill, type Node, prepareSchema, titlesOf } from "./schema";
 import { findProblems } from "./validator";
 import { parseIntegers, roleOf } from "./widgets";
 
@@ -9,7 +9,7 @@ import { parseIntegers, roleOf } from "./widgets";
 const SERVER: Node = {
   $defs: {
     Scratch: {
-      title: "ScratchModel",
+      title: "Random weights",
       type: "object",
       properties: {
         source: { const: "scratch", default: "scratch", type: "string", title: "Source" },
@@ -17,7 +17,7 @@ const SERVER: Node = {
       },
     },
     Run: {
-      title: "RunCheckpoint",
+      title: "Run on this server",
       type: "object",
       properties: {
         source: { const: "run", default: "run", type: "string", title: "Source" },
@@ -25,15 +25,10 @@ const SERVER: Node = {
           type: "string",
           pattern: "^[a-z0-9]{12}$",
           examples: ["k3v9x2m4q8zt"],
-          title: "Run Id",
+          title: "Run",
         },
       },
       required: ["run_id"],
-    },
-    Folder: {
-      title: "FolderCheckpoint",
-      type: "object",
-      properties: { source: { const: "folder", type: "string" }, path: { type: "string" } },
     },
     Optimiser: {
       title: "Optimiser",
@@ -44,12 +39,12 @@ const SERVER: Node = {
           exclusiveMinimum: 0,
           maximum: 1,
           default: 0.1,
-          title: "Learning Rate",
+          title: "Learning rate",
         },
         clip_norm: {
           anyOf: [{ type: "number", exclusiveMinimum: 0 }, { type: "null" }],
           default: 1,
-          title: "Clip Norm",
+          title: "Max gradient norm",
         },
       },
     },
@@ -59,7 +54,7 @@ const SERVER: Node = {
     kind: { const: "teacher", default: "teacher", type: "string" },
     model: {
       title: "Model",
-      oneOf: [{ $ref: "#/$defs/Scratch" }, { $ref: "#/$defs/Run" }, { $ref: "#/$defs/Folder" }],
+      oneOf: [{ $ref: "#/$defs/Scratch" }, { $ref: "#/$defs/Run" }],
       discriminator: { propertyName: "source" },
       default: { source: "scratch", layers: 6 },
     },
@@ -74,11 +69,11 @@ const problems = (data: unknown) =>
   findProblems(schema, data).map((one) => [one.property, one.message]);
 
 describe("prepareSchema", () => {
-  it("titles the options of unions and hides those of the command line", () => {
+  it("titles the options of unions", () => {
     const model = schema.properties?.model as Node;
     expect((model.oneOf as Node[]).map((one) => one.title)).toEqual([
       "Random weights",
-      "A run on this server",
+      "Run on this server",
     ]);
     expect(uiSchema.model?.["ui:field"]).toBe("union");
   });
@@ -86,10 +81,11 @@ describe("prepareSchema", () => {
     expect(uiSchema.kind?.["ui:widget"]).toBe("hidden");
     expect(uiSchema.optimiser?.clip_norm?.["ui:widget"]).toBe("number");
   });
-  it("makes titles from field names", () => {
-    expect(titleInWords("Seq Len")).toBe("Sequence length");
-    expect(titleInWords("learning_rate")).toBe("Learning rate");
-    expect(titleInWords("Beta1")).toBe("Adam β₁");
+  it("finds the titles along a path", () => {
+    const titles = (data: unknown, ...path: (string | number)[]) => titlesOf(schema, data, path);
+    expect(titles({}, "optimiser", "clip_norm")).toEqual(["Optimiser", "Max gradient norm"]);
+    expect(titles({ model: { source: "run" } }, "model", "run_id")).toEqual(["Model", "Run"]);
+    expect(titles({}, "model", "unknown", 1)).toEqual(["Model", "unknown", "1"]);
   });
 });
 

@@ -5,7 +5,7 @@
  * titles, and every default is moved to its own field.
  */
 import type { RJSFSchema, UiSchema } from "@rjsf/utils";
-import { isRecord } from "@/lib/pointer";
+import { isRecord, type Path } from "@/lib/pointer";
 
 /** A schema node with additional keys that the templates read. */
 export type Node = RJSFSchema & {
@@ -19,58 +19,6 @@ export type Node = RJSFSchema & {
 export interface FormSchema {
   schema: Node;
   uiSchema: UiSchema;
-}
-
-/** Tags that only the command line offers: the server refuses paths of its own machine. */
-const COMMAND_LINE_ONLY = new Set(["file", "folder"]);
-
-/** Titles of union options, by the schema's class name; others are put into words. */
-const OPTION_TITLES: Record<string, string> = {
-  SampleCorpus: "Offline sample (English Wikipedia)",
-  HubCorpus: "HuggingFace hub",
-  UploadCorpus: "Uploaded file",
-  WordPieceTokenizer: "New WordPiece vocabulary",
-  HubTokenizer: "HuggingFace hub",
-  UploadTokenizer: "Uploaded tokenizer",
-  ModelTokenizer: "The checkpoint's own tokenizer",
-  RunCheckpoint: "A run on this server",
-  HubCheckpoint: "HuggingFace hub",
-  ScratchModel: "Random weights",
-  FreshStudent: "Random weights",
-  EveryOther: "Every other layer",
-  FirstK: "The first k layers",
-  LastK: "The last k layers",
-  Spread: "k layers, spread evenly",
-  Explicit: "Layers of my choice",
-};
-
-const WORDS: Record<string, string> = {
-  alpha: "Weight:",
-  beta1: "Adam β₁",
-  beta2: "Adam β₂",
-  ce: "soft targets",
-  cos: "cosine",
-  epsilon: "Adam ε",
-  id: "",
-  len: "length",
-  mlm: "MLM",
-  mse: "MSE",
-  seq: "Sequence",
-  distill: "Distil",
-  k: "Layers to keep",
-  optimiser: "Optimiser",
-};
-
-/** A field's title in words: `Seq Len` becomes `Sequence length`. */
-export function titleInWords(title: string): string {
-  const words = title
-    .replace(/([a-z])([A-Z])/g, "$1 $2")
-    .split(/[\s_]+/)
-    .filter(Boolean)
-    .map((word) => WORDS[word.toLowerCase()] ?? word.toLowerCase())
-    .filter(Boolean);
-  const text = words.join(" ").replace(/ (s)$/, " (s)");
-  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 function resolve(node: Node, root: Node): Node {
@@ -96,17 +44,9 @@ function flattenNullable(node: Node, root: Node): Node {
   return { ...only, ...rest, type: [String(only.type), "null"] as Node["type"], nullable: true };
 }
 
-function optionTitle(option: Node): string {
-  const name = option.title ?? "";
-  return OPTION_TITLES[name] ?? titleInWords(name.replace(/(Corpus|Tokenizer|Checkpoint)$/, ""));
-}
-
 function prepareUnion(node: Node, root: Node): Node {
   const tag = String((node.discriminator as { propertyName?: string })?.propertyName ?? "source");
-  const options = (node.oneOf ?? [])
-    .map((option) => resolve(option as Node, root))
-    .filter((option) => !COMMAND_LINE_ONLY.has(tagOf(option, tag)))
-    .map((option) => ({ ...prepareNode(option, root), title: optionTitle(option) }));
+  const options = (node.oneOf ?? []).map((option) => prepareNode(option as Node, root));
   const { discriminator: _, ...rest } = node;
   return { ...rest, oneOf: options, tag } as Node;
 }
@@ -127,8 +67,7 @@ function prepareNode(raw: Node, root: Node): Node {
     const own = child as Node;
     const inherited =
       name in defaults ? { ...own, default: defaults[name] as Node["default"] } : own;
-    const ready = prepareNode(inherited, root);
-    properties[name] = { ...ready, title: titleInWords(own.title ?? name) };
+    properties[name] = prepareNode(inherited, root);
   }
   // An emptied field must not silently take its default: what is shown is what is sent.
   return { ...node, properties, required: Object.keys(properties) } as Node;
@@ -188,6 +127,18 @@ export function chosenOption(union: Node, value: unknown): Node | undefined {
   const tag = union.tag ?? "";
   const wanted = isRecord(value) ? value[tag] : undefined;
   return options.find((option) => tagOf(option, tag) === wanted) ?? options[0];
+}
+
+/** The titles along a path into `data`; parts that the schema does not know stay as they are. */
+export function titlesOf(schema: Node, data: unknown, path: Path): string[] {
+  let node: Node | undefined = schema;
+  let value = data;
+  return path.map((part) => {
+    const object: Node | undefined = node?.oneOf ? chosenOption(node, value) : node;
+    node = object?.properties?.[part] as Node | undefined;
+    value = isRecord(value) ? value[part] : undefined;
+    return node?.title ?? String(part);
+  });
 }
 
 /** A complete value for `node`: `value`, with defaults for everything that it leaves out. */
