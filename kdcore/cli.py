@@ -62,15 +62,13 @@ from kdcore.distributed.torchrun import (
     process_count,
 )
 from kdcore.errors import (
-    MEMORY_ADVICE,
     ConfigError,
     DataError,
     KdcoreError,
     RankLost,
     is_disk_full,
-    says_no_memory,
 )
-from kdcore.events import FailureSink, Fanout, JsonlSink, Sink
+from kdcore.events import FailureSink, Fanout, JsonlSink, Log, RunFailed, Sink
 from kdcore.process import (
     EXIT_DISK_FULL,
     EXIT_FAILED,
@@ -300,7 +298,7 @@ def _carry_out(
     except StoppedEarly:
         if not server_run:
             message = "stopped before training began; the same command goes on"
-            sink.emit("log", level="info", message=message)
+            sink.emit(Log(message=message))
         return EXIT_STOPPED
     finally:
         if terminal:
@@ -364,30 +362,27 @@ def _execute(
     try:
         with map_machine_errors(where.out):
             ranks = join(seat, where.device)
-        # Who waits for the others can do nothing with a request to stop but die of it.
-        stop = stop or StopRequest(alone=False)
-        ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)
-        ranks.destroy()
+            # A process that waits for the others can do nothing with a request to stop but exit.
+            stop = stop or StopRequest(alone=False)
+            ended = execute(
+                config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted
+            )
+            ranks.destroy()
     except RankLost as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_RANK_LOST
     except KdcoreError as error:
         field = list(error.field) if isinstance(error, ConfigError) else None
         if ranks.claim_failure():
-            sink.emit("failed", code=error.code, message=str(error), field=field)
+            sink.emit(RunFailed(code=error.code, message=str(error), field=field))
         return EXIT_FAILED
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        no_memory = isinstance(error, MemoryError) or says_no_memory(message)
-        code = "oom_host" if no_memory else "internal"
-        if no_memory:
-            message = f"the machine has no memory left: {MEMORY_ADVICE}. {message}"
         if ranks.claim_failure():
-            sink.emit("failed", code=code, message=message, field=None)
+            sink.emit(RunFailed(code="internal", message=f"{type(error).__name__}: {error}"))
         raise
     if ended.summary is None:
         if resumable_hint:
             message = f"stopped after update {ended.step}; the same command goes on from there"
-            sink.emit("log", level="info", message=message)
+            sink.emit(Log(message=message))
         return EXIT_STOPPED
     return 0

@@ -27,7 +27,7 @@ from kdcore.data.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens
 from kdcore.device import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.errors import ConfigError, DataError
-from kdcore.events import Sink
+from kdcore.events import Level, Log, PhaseProgress, Progress, RunResult, RunStarted, Sink
 from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import (
     Loaded,
@@ -83,14 +83,15 @@ def execute(
             submitted=submitted,
         )
         sink.emit(
-            "started",
-            config=config.model_dump(mode="json"),
-            versions=versions(),
-            device=context.describe(),
+            RunStarted(
+                config=config.model_dump(mode="json"),
+                versions=versions(),
+                device=context.describe(),
+            )
         )
         if device.startswith("auto") and (reason := why_no_gpu()):
             message = f"training on the CPU, since no GPU can be used: {reason}"
-            sink.emit("log", level="warning", message=message)
+            sink.emit(Log(level="warning", message=message))
         match config:
             case TeacherConfig():
                 return _teacher(config, context)
@@ -175,12 +176,11 @@ def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
                 "every embedding would belong to another token. Choose 'model' to use the "
                 "checkpoint's own",
             )
-    context.sink.emit(
-        "log",
-        level="warning",
-        message="whether the tokenizer is the one that the checkpoint was trained with cannot be "
-        f"checked ({reason}); only the vocabulary's size is compared",
+    message = (
+        "whether the tokenizer is the one that the checkpoint was trained with cannot be "
+        f"checked ({reason}); only the vocabulary's size is compared"
     )
+    context.sink.emit(Log(level="warning", message=message))
 
 
 def _check_distil_lines(options: DistillLines, text: Text, max_positions: int) -> None:
@@ -206,18 +206,17 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
     if not context.ranks.is_main_process:
         return RunOutcome({}, 0)
     folder = checkpoint_folder(config.teacher)
-    context.sink.emit("progress", phase="pruning", done=0, total=1, unit="models", eta_s=None)
+    progress = PhaseProgress(context.sink, "pruning", 1, "models")
     teacher = _load(folder, "teacher", context).model
     student, report = prune(teacher, config)
     tokens = tokens_from_folder(folder)
     _check_vocabulary(teacher, tokens)
     if not config.copy_head_transform:
-        context.sink.emit(
-            "log",
-            level="warning",
-            message="the MLM head's transform and layer norm start at random, as in the published "
-            "setting; copy_head_transform copies them",
+        message = (
+            "the MLM head's transform and layer norm start at random, as in the published "
+            "setting; copy_head_transform copies them"
         )
+        context.sink.emit(Log(level="warning", message=message))
     summary: Summary = {
         "role": "pruned",
         "layers": student.config.num_hidden_layers,
@@ -231,7 +230,7 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
         "kept_layers": report.kept_layers,
         "fresh_tensors": report.fresh,
     }
-    context.sink.emit("progress", phase="pruning", done=1, total=1, unit="models", eta_s=0.0)
+    progress.finish()
     return _finish(config, student, tokens, summary, notes, 0, context)
 
 
@@ -262,12 +261,11 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     # Without a gradient the optimiser never sees them, so weight decay cannot move them either.
     position_embeddings(student).weight.requires_grad_(not config.freeze_positions)
     text_lines = lines(text.train, tokens, config.lines, longest)
-    context.sink.emit(
-        "log",
-        level="info",
-        message=f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
-        f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split",
+    message = (
+        f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
+        f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split"
     )
+    context.sink.emit(Log(message=message))
     objective = DistillObjective(
         config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
     )
@@ -328,14 +326,14 @@ def _load(folder: Path, field: str, context: RunContext, head_seed: int | None =
             f"predictions are random ({', '.join(map(str, untrained))}): distil it first, and use "
             "the result of that run here"
         )
-    for level, names, what in (
+    notices: list[tuple[Level, list[str], str]] = [
         ("warning", loaded.fresh, "has no MLM head, which starts at random"),
         ("info", loaded.unused, "holds tensors that are not used"),
-    ):
+    ]
+    for level, names, what in notices:
         if names:
-            context.sink.emit(
-                "log", level=level, message=f"{field}: {folder} {what}: {', '.join(names)}"
-            )
+            message = f"{field}: {folder} {what}: {', '.join(names)}"
+            context.sink.emit(Log(level=level, message=message))
     return loaded
 
 
@@ -350,9 +348,9 @@ def _finish(
 ) -> RunOutcome:
     if not context.ranks.is_main_process:
         return RunOutcome(summary, steps)
-    context.sink.emit("progress", phase="saving", done=0, total=1, unit="models", eta_s=None)
-    summary = publish_result(
+    context.sink.emit(Progress(phase="saving", done=0, total=1, unit="models"))
+    shape = publish_result(
         context.out_dir, context.submitted or config, model, tokens, summary, notes
     )
-    context.sink.emit("result", summary=summary, folder="model")
+    context.sink.emit(RunResult(summary=summary, shape=shape))
     return RunOutcome(summary, steps)

@@ -5,11 +5,9 @@ from app.runs import lifecycle
 from app.runs.ingest import Position, append_events, position_of
 from app.runs.models import Run
 from app.runs.transitions import StaleAttempt
-from kdcore.events import Event
+from kdcore.events import CheckpointSaved, Ending, RunResult
 from worker.tail import Batch, Tail
 from worker.workspace import Workspace
-
-ENDINGS = ("result", "failed", "stopped")
 
 
 class Recorder:
@@ -20,7 +18,7 @@ class Recorder:
         self._run = run
         self._workspace = workspace
         self._tail = Tail(workspace, position_of(run))
-        self.ending: Event | None = None
+        self.ending: Ending | None = None
         """The last event with which the trainer announced its end."""
         self._said_checkpoint: str | None = None
         self.checkpoint: str | None = None
@@ -29,7 +27,7 @@ class Recorder:
     @property
     def has_result(self) -> bool:
         """Whether the trainer has reported its result, so that nothing more is expected of it."""
-        return self.ending is not None and self.ending["type"] == "result"
+        return isinstance(self.ending, RunResult)
 
     def catch_up(self) -> None:
         """Store what an earlier attempt said and nobody read: its trainer is not asked again.
@@ -52,10 +50,10 @@ class Recorder:
             return False
         # Before the rows are stored: an answer lost at the commit must not lose the ending.
         for event in batch.events:
-            if event["type"] in ENDINGS:
+            if isinstance(event, Ending):
                 self.ending = event
-            if event["type"] == "checkpoint":
-                self._said_checkpoint = event.get("path")
+            elif isinstance(event, CheckpointSaved):
+                self._said_checkpoint = event.path
         self._store(batch)
         if self._tail.position == batch.after:
             self.checkpoint = self._said_checkpoint

@@ -4,7 +4,7 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from kdcore.errors import (
     MEMORY_ADVICE,
@@ -14,8 +14,9 @@ from kdcore.errors import (
     says_no_memory,
     says_rank_lost,
 )
-from kdcore.events import Event
+from kdcore.events import Ending, RunFailed, RunResult
 from kdcore.process import EXIT_DISK_FULL, EXIT_RANK_LOST, EXIT_STOPPED, EXIT_USAGE
+from kdcore.shapes import ModelShape
 
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that somebody else sends; the others a process brings upon itself."""
@@ -29,6 +30,7 @@ class Succeeded:
     """The result lies in the attempt's folder."""
 
     summary: dict[str, Any]
+    shape: ModelShape | None = None
 
 
 @dataclass(frozen=True)
@@ -102,27 +104,26 @@ def oom_counter(groups: Path, cgroups: Path = _CGROUPS) -> Path:
 
 def outcome_of(
     status: int,
-    last_event: Event | None,
+    ending: Ending | None,
     *,
     asked_to_stop: bool,
     oom_killed: bool,
     stderr_tail: str,
     hung_s: float | None = None,
 ) -> Outcome:
-    """Judge a trainer's end by its exit status (negative: a signal) and its last event.
+    """Judge a trainer's end by its exit status (negative: a signal) and the last event that
+    announced it.
 
     `hung_s`: after so long a silence the worker has killed it.
     """
-    kind = last_event.get("type") if last_event is not None else None
-    if last_event is not None and kind == "result":
-        # It lies in its place. On its way out a process answers signals no more, and dies of them.
-        return Succeeded(dict(last_event.get("summary") or {}))
+    if isinstance(ending, RunResult):
+        # It is published. While it exits a process handles signals no more, and dies of them.
+        return Succeeded(ending.summary, ending.shape)
     if status == 0:
         return Failed("internal", "the trainer left without a result" + _words(stderr_tail))
     hung = hung_s is not None and status < 0
-    if last_event is not None and kind == "failed" and (status > 0 or hung):
-        message = str(last_event.get("message") or "the trainer gave no reason")
-        code = _known_code(last_event.get("code"))
+    if isinstance(ending, RunFailed) and (status > 0 or hung):
+        code, message = ending.code, ending.message
         return Lost(message, code) if code == "device_lost" else Failed(code, message)
     if status == EXIT_DISK_FULL:
         return Failed(
@@ -144,13 +145,6 @@ def outcome_of(
     if status == EXIT_USAGE:
         return Failed("config", what + _words(stderr_tail))
     return _crashed(what, stderr_tail)
-
-
-def _known_code(code: object) -> FailureCode:
-    for known in get_args(FailureCode):
-        if code == known:
-            return cast("FailureCode", known)
-    return "internal"
 
 
 def _killed(number: int, asked_to_stop: bool, oom_killed: bool, stderr_tail: str) -> Outcome:

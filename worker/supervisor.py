@@ -19,10 +19,9 @@ from app.db import Database
 from app.monitoring import logs
 from app.queue import JobQueue
 from app.runs import lifecycle
-from app.runs.models import PublishedFile, Run
+from app.runs.models import Run
 from app.runs.states import FINAL, RunState
 from app.runs.transitions import StaleAttempt
-from app.runs.validation import SHAPE
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG
@@ -242,8 +241,8 @@ class Attempt:
             self._mirror.flush(self._tools.settings.stop_grace_s)
         self._mirror.close()
         match outcome:
-            case Succeeded(summary):
-                return self._succeed(summary)
+            case Succeeded():
+                return self._succeed(outcome)
             case Failed(code, message):
                 self._change(lambda s: lifecycle.fail(s, run_id, attempt, code, message))
                 self._mirror.drop()
@@ -263,7 +262,7 @@ class Attempt:
             self._mirror.drop()
         return [run_id] if state is RunState.QUEUED else []
 
-    def _succeed(self, summary: dict[str, object]) -> list[str]:
+    def _succeed(self, outcome: Succeeded) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         try:
             files = self._patiently(lambda: publish(self._workspace, run_id, self._tools.store))
@@ -274,7 +273,11 @@ class Attempt:
         except OSError as error:
             return self._end(Lost(f"the store is away: {error}"))
         try:
-            queued = self._change(lambda s: _succeed(s, run_id, attempt, summary, files))
+            queued = self._change(
+                lambda s: lifecycle.succeed(
+                    s, run_id, attempt, result=outcome.summary, shape=outcome.shape, files=files
+                )
+            )
         except StaleAttempt:
             if not self._has_succeeded():
                 withdraw(self._workspace, run_id, self._tools.store)
@@ -311,22 +314,3 @@ class Attempt:
                 return change(session)
 
         return self._patiently(work)
-
-
-def _succeed(
-    session: Session,
-    run_id: str,
-    attempt: int,
-    summary: dict[str, object],
-    files: list[PublishedFile],
-) -> list[str]:
-    summary = dict(summary)
-    shape = summary.pop("shape", None)
-    return lifecycle.succeed(
-        session,
-        run_id,
-        attempt,
-        result=summary,
-        shape=SHAPE.validate_python(shape) if shape is not None else None,
-        files=files,
-    )

@@ -1,11 +1,10 @@
 """Reads a trainer's files as they grow: whole lines only, in bounded pieces; writes nothing."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.runs.ingest import Position, problem_with
-from kdcore.events import EVENT_TYPES, Event
+from app.runs.ingest import Position
+from kdcore.events import BadEvent, Event, Log, parse_event
 from worker.workspace import Workspace
 
 MAX_LINE_BYTES = 1 << 20
@@ -77,14 +76,14 @@ class Tail:
         """
         events = read_lines(self.workspace.events, self.position.events, final=final)
         stderr = read_lines(self.workspace.stderr, self.position.stderr, final=final)
-        found = [event for line in events.lines for event in parse_event(line)]
+        found = [event for line in events.lines if (event := _event(line)) is not None]
         if events.unreadable:
             found.append(_warning("a line of the trainer's events was cut or too long"))
         found += self._stderr_lines(stderr)
         after = replace(self.position, events=events.offset, stderr=stderr.offset)
         return Batch(found, self.position, after)
 
-    def _stderr_lines(self, stderr: Lines) -> list[Event]:
+    def _stderr_lines(self, stderr: Lines) -> list[Log]:
         found = []
         for line in stderr.lines:
             # Of a progress bar that redraws itself, only how it looked at last.
@@ -118,24 +117,12 @@ def last_lines(path: Path, lines: int = 20, size_bytes: int = 4000) -> str:
     return "\n".join(found[-lines:])[-size_bytes:].strip()
 
 
-def parse_event(line: bytes) -> list[Event]:
-    """The event on a line; a warning instead of one that cannot be stored, nothing for an empty
-    line or a type that this version does not know."""
-    if not line.strip():
-        return []
+def _event(line: bytes) -> Event | None:
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return [_warning("a line of the trainer's events is not JSON and was passed over")]
-    if not isinstance(event, dict):
-        return [_warning("a line of the trainer's events is no event and was passed over")]
-    if event.get("type") not in EVENT_TYPES:
-        return []
-    problem = problem_with(event)
-    if problem is not None:
-        return [_warning(f"a {event['type']} event was passed over: {problem}")]
-    return [event]
+        return parse_event(line)
+    except BadEvent as error:
+        return _warning(str(error))
 
 
-def _warning(message: str) -> Event:
-    return {"type": "log", "level": "warning", "message": message}
+def _warning(message: str) -> Log:
+    return Log(level="warning", message=message)

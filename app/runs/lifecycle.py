@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.errors import Conflict
-from app.runs.models import MAX_MESSAGE_CHARS, Artifact, LogLine, PublishedFile, Run
+from app.runs.models import Artifact, LogLine, PublishedFile, Run
 from app.runs.states import ACTIVE, FINAL, RunState
 from app.runs.transitions import (
     Overtaken,
@@ -22,6 +22,7 @@ from app.runs.transitions import (
     transition,
 )
 from kdcore.errors import FailureCode
+from kdcore.events import MAX_MESSAGE_CHARS
 from kdcore.shapes import ModelShape
 
 # ----------------------------------------------------------------------------- what people ask for

@@ -15,6 +15,7 @@ from kdcore.config import RunConfig
 from kdcore.data.tokenizers import Tokens
 from kdcore.errors import disk_full, is_disk_full
 from kdcore.model.bert import NOTES_FILE, MaskedLM, shape_of, unite_biases
+from kdcore.shapes import ModelShape
 from kdcore.train.checkpoint import (
     drop_temporary,
     manifest_of,
@@ -45,17 +46,17 @@ def publish_result(
     tokens: Tokens,
     summary: Summary,
     notes: dict[str, Any],
-) -> Summary:
+) -> ModelShape:
     """Write `out_dir`/model and `out_dir`/manifest.json, each whole or not at all.
 
-    Returns the summary with the model's `shape` added. `notes` is what later runs must know of
-    this checkpoint (`kdcore.model.bert.read_notes`). Raises DiskFull.
+    Returns the model's shape. `notes` is what later runs must know of this checkpoint
+    (`kdcore.model.bert.read_notes`). Raises DiskFull.
     """
-    summary = {**summary, "shape": asdict(shape_of(model, tokens.fingerprint))}
+    shape = shape_of(model, tokens.fingerprint)
     drop_temporary(out_dir)
     try:
         temporary = out_dir / f".tmp-model-{os.getpid()}"
-        _write_model(temporary, config, model, tokens, summary, notes)
+        _write_model(temporary, config, model, tokens, summary | {"shape": asdict(shape)}, notes)
         publish_folder(temporary, out_dir / "model")
         manifest = out_dir / f".tmp-manifest-{os.getpid()}"
         write_json(manifest, manifest_of(out_dir / "model"))
@@ -67,7 +68,7 @@ def publish_result(
         if is_disk_full(error):
             raise disk_full(out_dir, needed_bytes(dict(model.named_parameters()))) from error
         raise
-    return summary
+    return shape
 
 
 def _write_model(

@@ -14,7 +14,7 @@ from kdcore.data.prefetch import BatchPrefetcher, PlannedBatch, TrainingPlan
 from kdcore.device import ResolvedPrecision, device_error
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks, checksum
 from kdcore.errors import MEMORY_ADVICE, CheckpointError, DeviceOutOfMemory
-from kdcore.events import Sink
+from kdcore.events import CheckpointSaved, Log, Metrics, Sink
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM
 from kdcore.rng import rng
@@ -146,7 +146,7 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
                 watch.raise_if_nonfinite()
                 _log(training, done, _factor(training, plan, step), totals, timer)
             if timer.progress_due(done):
-                sink.emit("progress", phase="training", **timer.progress(done))
+                sink.emit(timer.progress(done))
             if done < plan.total_steps and timer.checkpoint_due():
                 with timer.saving():
                     watch.raise_if_weights_nonfinite(done)
@@ -207,7 +207,7 @@ def _halved(
         f"no memory for {tokens:,} tokens at once: from update {step + 1} on {tokens // 2:,}; what "
         f"follows is as good as before, but not to the bit. {why}"
     )
-    training.sink.emit("log", level="warning", message=message)
+    training.sink.emit(Log(level="warning", message=message))
     return replace(training, max_tokens_per_microbatch=tokens // 2)
 
 
@@ -314,7 +314,7 @@ def _log(
     values["lr"] = training.optimiser.learning_rate * factor
     values |= training.objective.facts(done - 1)
     values["tokens_per_s"] = timer.tokens_per_s(totals.tokens)
-    training.sink.emit("metrics", step=done, values=values)
+    training.sink.emit(Metrics(step=done, values=values))
     totals.since_log.clear()
     totals.logged_step = done
 
@@ -342,7 +342,7 @@ def _save(
             "totals": totals.as_state(),
         },
     )
-    training.sink.emit("checkpoint", step=done, path=f"{path.parent.name}/{path.name}")
+    training.sink.emit(CheckpointSaved(step=done, path=f"{path.parent.name}/{path.name}"))
 
 
 def _result(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdcore.config import Reporting
-from kdcore.events import progress_eta_s
+from kdcore.events import Progress, progress_eta_s
 
 PROGRESS_EVERY_S = 1.0
 CHECKPOINT_SHARE = 0.01
@@ -99,12 +99,12 @@ class TrainingTimer:
             time.monotonic() - self._last_progress >= PROGRESS_EVERY_S
         )
 
-    def progress(self, done: int) -> dict[str, Any]:
+    def progress(self, done: int) -> Progress:
         self._last_progress = time.monotonic()
         eta_s = progress_eta_s(
             done - self._first, self._total - self._first, self._last_progress - self._start
         )
-        return {"done": done, "total": self._total, "unit": "updates", "eta_s": eta_s}
+        return Progress(phase="training", done=done, total=self._total, unit="updates", eta_s=eta_s)
 
     def checkpoint_due(self) -> bool:
         every_s = self._reporting.checkpoint_every_s

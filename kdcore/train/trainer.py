@@ -16,7 +16,7 @@ from kdcore.device import (
     pick_precision,
 )
 from kdcore.errors import NonFiniteLoss
-from kdcore.events import Progress
+from kdcore.events import Log, Metrics, PhaseProgress, RunStopped
 from kdcore.files import sha256_of
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, parameter_count, shape_of
@@ -54,16 +54,14 @@ def train(
     if resume is None:
         # A level to draw beside the curves from the first update on.
         values = {"unigram_entropy": text.unigram_entropy}
-        context.sink.emit("metrics", step=0, values=values)
+        context.sink.emit(Metrics(step=0, values=values))
     evaluation = _evaluator(model, text, precision, context)
     if start_eval is not None and (measured := _start_eval(context, evaluation)) is not None:
         start_eval.append(measured)
-    context.sink.emit(
-        "log", level="info", message=f"training on {context.describe()} in {precision}"
-    )
+    context.sink.emit(Log(message=f"training on {context.describe()} in {precision}"))
     if precision == "bf16" and any(ranks.all_gather_json(emulates_bf16(context.device))):
         message = "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
-        context.sink.emit("log", level="warning", message=message)
+        context.sink.emit(Log(level="warning", message=message))
 
     fitted = fit(
         Training(
@@ -86,7 +84,7 @@ def train(
         resume,
     )
     if fitted.stopped:
-        context.sink.emit("stopped", step=fitted.steps)
+        context.sink.emit(RunStopped(step=fitted.steps))
     return fitted, precision
 
 
@@ -111,7 +109,7 @@ def _max_tokens_per_microbatch(
             f"{before:,} tokens went through the model at once so far, now {fitting:,}, since the "
             "device has less free memory: what follows is as good as before, but not to the bit"
         )
-        context.sink.emit("log", level="info", message=message)
+        context.sink.emit(Log(message=message))
     return min(before, fitting)
 
 
@@ -122,17 +120,14 @@ def _evaluator(
     is None if the run shall stop."""
 
     def evaluate(step: int) -> EvalResult | None:
-        progress = Progress(context.sink, "evaluating", len(text.held_out), "sequences")
+        progress = PhaseProgress(context.sink, "evaluating", len(text.held_out), "sequences")
         result = heldout_loss(
             model, text.held_out, precision, progress.update, context.ranks, context.should_stop
         )
         if result is None:
             return None
-        context.sink.emit(
-            "metrics",
-            step=step,
-            values={"eval/loss": result.loss, "eval/perplexity": result.perplexity},
-        )
+        values = {"eval/loss": result.loss, "eval/perplexity": result.perplexity}
+        context.sink.emit(Metrics(step=step, values=values))
         if not math.isfinite(result.loss):
             raise NonFiniteLoss(
                 step,
@@ -165,16 +160,16 @@ def _start_eval(
 def _resume(checkpointer: Checkpointer, context: RunContext) -> Checkpoint | None:
     resume, refused = checkpointer.load_newest()
     for reason in refused:
-        context.sink.emit("log", level="warning", message=f"checkpoint passed over: {reason}")
+        context.sink.emit(Log(level="warning", message=f"checkpoint skipped: {reason}"))
     if resume is not None:
-        context.sink.emit("log", level="info", message=f"resuming after update {resume.step}")
+        context.sink.emit(Log(message=f"resuming from step {resume.step}"))
         world = resume.state.get("world", 1)
         if world != context.ranks.world:
             message = (
                 f"{world} devices trained so far, now {context.ranks.world}: "
                 "what follows is as good as before, but not to the bit"
             )
-            context.sink.emit("log", level="info", message=message)
+            context.sink.emit(Log(message=message))
     return resume
 
 

@@ -21,7 +21,7 @@ from kdcore.config import (
 from kdcore.data.batching import Batch
 from kdcore.distributed.process_group import Ranks
 from kdcore.errors import DeviceOutOfMemory
-from kdcore.events import ListSink
+from kdcore.events import ListSink, Log
 from kdcore.loss.objectives import Losses, MlmObjective
 from kdcore.run import execute
 
@@ -69,7 +69,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def messages(sink: ListSink) -> str:
-    return "\n".join(event["message"] for event in sink.of_type("log"))
+    return "\n".join(event.message for event in sink.of_type(Log))
 
 
 def test_without_memory_an_update_is_repeated_in_halves(
