@@ -16,6 +16,7 @@ from kdcore.events import ListSink
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, position_embeddings, shape_of
 from kdcore.train.checkpoint import Checkpointer
+from kdcore.train.evaluate import EvalResult
 from kdcore.train.loop import Training, make_optimiser, update
 
 
@@ -67,7 +68,7 @@ def training_of(
         identity="benchmark",
         sink=ListSink(),
         should_stop=lambda: False,
-        evaluate=lambda _step: None,
+        evaluate=lambda _step: EvalResult(0.0, 0),
         max_tokens_per_microbatch=machine.pick_max_tokens_per_microbatch(
             shape_of(model), model.device
         ),

@@ -356,6 +356,7 @@ def _execute(
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
     from kdcore.distributed.process_group import SINGLE_PROCESS, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
+    from kdcore.train.context import Stopped  # noqa: PLC0415
     from kdcore.train.failures import map_machine_errors  # noqa: PLC0415
 
     ranks = SINGLE_PROCESS
@@ -380,9 +381,9 @@ def _execute(
         if ranks.claim_failure():
             sink.emit(RunFailed(code="internal", message=f"{type(error).__name__}: {error}"))
         raise
-    if ended.summary is None:
+    if isinstance(ended, Stopped):
         if resumable_hint:
-            message = f"stopped after update {ended.step}; the same command goes on from there"
+            message = f"stopped at step {ended.step}; run the same command again to resume"
             sink.emit(Log(message=message))
         return EXIT_STOPPED
     return 0

@@ -44,7 +44,7 @@ from kdcore.model.bert import (
 )
 from kdcore.model.prune import prune
 from kdcore.shapes import check_distill, check_teacher, fresh_student_shape, scratch_shape
-from kdcore.train.context import RunContext, RunOutcome
+from kdcore.train.context import Completed, RunContext, RunOutcome, Stopped
 from kdcore.train.export import Summary, publish_result, versions
 from kdcore.train.failures import map_machine_errors
 from kdcore.train.trainer import train, trained_summary
@@ -145,18 +145,18 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
     model.to(context.device)
     packed = pack(text.train, config.seq_len)
     objective = MlmObjective(config, model, text.tokens, packed)
-    fitted, precision = train(config, model, objective, text, [start_folder], context)
-    if fitted.stopped:
-        return RunOutcome(None, fitted.steps)
-    summary = trained_summary("teacher", model, text, fitted) | {
+    trained = train(config, model, objective, text, [start_folder], context)
+    if isinstance(trained, Stopped):
+        return trained
+    summary = trained_summary("teacher", model, text, trained.fit) | {
         "layer_drop": config.layer_drop,
-        "train_loss": fitted.means["loss"],
-        "precision": precision,
+        "train_loss": trained.fit.means["loss"],
+        "precision": trained.precision,
     }
     if start is not None and start.fresh:
         summary["fresh_tensors"] = start.fresh
     notes = {"seq_len": config.seq_len, "layer_drop": config.layer_drop}
-    return _finish(config, model, text.tokens, summary, notes, fitted.steps, context)
+    return _finish(config, model, text.tokens, summary, notes, context)
 
 
 def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
@@ -204,7 +204,7 @@ def _check_vocabulary(model: MaskedLM, tokens: Tokens) -> None:
 
 def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
     if not context.ranks.is_main_process:
-        return RunOutcome({}, 0)
+        return Completed({})
     folder = checkpoint_folder(config.teacher)
     progress = PhaseProgress(context.sink, "pruning", 1, "models")
     teacher = _load(folder, "teacher", context).model
@@ -231,7 +231,7 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
         "fresh_tensors": report.fresh,
     }
     progress.finish()
-    return _finish(config, student, tokens, summary, notes, 0, context)
+    return _finish(config, student, tokens, summary, notes, context)
 
 
 # ------------------------------------------------------------------------------------- distill
@@ -269,28 +269,25 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     objective = DistillObjective(
         config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
     )
-    start_eval: list[float] = []
-    fitted, precision = train(
-        config, student, objective, text, [teacher_folder, student_folder], context, start_eval
-    )
-    if fitted.stopped:
-        return RunOutcome(None, fitted.steps)
+    inputs = [teacher_folder, student_folder]
+    trained = train(config, student, objective, text, inputs, context, evaluate_start=True)
+    if isinstance(trained, Stopped):
+        return trained
+    fitted = trained.fit
     summary = trained_summary("student", student, text, fitted) | {
-        "start_eval_loss": start_eval[0],
+        "start_eval_loss": trained.start_eval_loss,
         "last_loss": fitted.last["loss"],
         "mean_loss": fitted.means["loss"],
         "layer_drop": read_notes(teacher_folder).get("layer_drop"),
         **text_lines.figures(),
-        "precision": precision,
+        "precision": trained.precision,
         **{
             f"mean_{name.replace('/', '_')}": value
             for name, value in fitted.means.items()
             if name.startswith("loss/")
         },
     }
-    return _finish(
-        config, student, tokens, summary, {"seq_len": eval_seq_len}, fitted.steps, context
-    )
+    return _finish(config, student, tokens, summary, {"seq_len": eval_seq_len}, context)
 
 
 def _load_student(
@@ -343,14 +340,13 @@ def _finish(
     tokens: Tokens,
     summary: Summary,
     notes: dict[str, Any],
-    steps: int,
     context: RunContext,
-) -> RunOutcome:
+) -> Completed:
     if not context.ranks.is_main_process:
-        return RunOutcome(summary, steps)
+        return Completed(summary)
     context.sink.emit(Progress(phase="saving", done=0, total=1, unit="models"))
     shape = publish_result(
         context.out_dir, context.submitted or config, model, tokens, summary, notes
     )
     context.sink.emit(RunResult(summary=summary, shape=shape))
-    return RunOutcome(summary, steps)
+    return Completed(summary)

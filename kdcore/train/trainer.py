@@ -5,6 +5,8 @@ import json
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdcore.config import DistillConfig, TeacherConfig
@@ -21,10 +23,20 @@ from kdcore.files import sha256_of
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, parameter_count, shape_of
 from kdcore.train.checkpoint import Checkpoint, Checkpointer, write_json
-from kdcore.train.context import RunContext
-from kdcore.train.evaluate import EvalResult, heldout_loss
+from kdcore.train.context import RunContext, Stopped
+from kdcore.train.evaluate import EvalResult, StopRequested, heldout_loss
 from kdcore.train.export import Summary
-from kdcore.train.loop import FitResult, Training, fit
+from kdcore.train.loop import NOT_REPRODUCIBLE, FitResult, Training, fit
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training."""
+
+    fit: FitResult
+    precision: ResolvedPrecision
+    start_eval_loss: float | None
+    """The held-out loss before the first step, if that was asked for."""
 
 
 def train(
@@ -34,12 +46,13 @@ def train(
     text: Text,
     inputs: list[Path | None],
     context: RunContext,
-    start_eval: list[float] | None = None,
-) -> tuple[FitResult, ResolvedPrecision]:
+    *,
+    evaluate_start: bool = False,
+) -> TrainResult | Stopped:
     """Fit `model`, resuming from the newest good checkpoint.
 
-    `start_eval`, if given, gets the held-out loss before the first update; a resumed run takes it
-    from its checkpoint's folder rather than measuring it again.
+    `evaluate_start` asks for the held-out loss before the first step; a resumed run reads it from
+    its folder rather than measuring it again.
     """
     checkpointer = Checkpointer(context.out_dir / "checkpoints")
     resume, ranks = _resume(checkpointer, context), context.ranks
@@ -52,12 +65,14 @@ def train(
     )
     max_tokens_per_microbatch = _max_tokens_per_microbatch(model, context, resume)
     if resume is None:
-        # A level to draw beside the curves from the first update on.
+        # A level to draw beside the curves from the first step on.
         values = {"unigram_entropy": text.unigram_entropy}
         context.sink.emit(Metrics(step=0, values=values))
     evaluation = _evaluator(model, text, precision, context)
-    if start_eval is not None and (measured := _start_eval(context, evaluation)) is not None:
-        start_eval.append(measured)
+    start_eval_loss = None
+    if evaluate_start:
+        with suppress(StopRequested):  # which `fit` is asked for next
+            start_eval_loss = _start_eval(context, evaluation)
     context.sink.emit(Log(message=f"training on {context.describe()} in {precision}"))
     if precision == "bf16" and any(ranks.all_gather_json(emulates_bf16(context.device))):
         message = "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
@@ -83,14 +98,15 @@ def train(
         ),
         resume,
     )
-    if fitted.stopped:
-        context.sink.emit(RunStopped(step=fitted.steps))
-    return fitted, precision
+    if isinstance(fitted, Stopped):
+        context.sink.emit(RunStopped(step=fitted.step))
+        return fitted
+    return TrainResult(fitted, precision, start_eval_loss)
 
 
 _STILL_FITS = 0.75
-"""Share of the free memory up to which a resumed training keeps its parts of a batch: more than
-at its start, so that a little more or less of it changes no bit."""
+"""Share of the free memory up to which a resumed training keeps the size of its microbatches: more
+than at its start, so that a little more or less free memory changes no bit."""
 
 
 def _max_tokens_per_microbatch(
@@ -107,7 +123,7 @@ def _max_tokens_per_microbatch(
     if fitting < before:
         message = (
             f"{before:,} tokens went through the model at once so far, now {fitting:,}, since the "
-            "device has less free memory: what follows is as good as before, but not to the bit"
+            f"device has less free memory: {NOT_REPRODUCIBLE}"
         )
         context.sink.emit(Log(message=message))
     return min(before, fitting)
@@ -115,23 +131,21 @@ def _max_tokens_per_microbatch(
 
 def _evaluator(
     model: MaskedLM, text: Text, precision: ResolvedPrecision, context: RunContext
-) -> Callable[[int], EvalResult | None]:
-    """A function that evaluates, shows its progress, and emits the metrics of a step; its result
-    is None if the run shall stop."""
+) -> Callable[[int], EvalResult]:
+    """A function that evaluates, shows its progress, and emits the metrics of a step; it raises
+    StopRequested."""
 
-    def evaluate(step: int) -> EvalResult | None:
+    def evaluate(step: int) -> EvalResult:
         progress = PhaseProgress(context.sink, "evaluating", len(text.held_out), "sequences")
         result = heldout_loss(
             model, text.held_out, precision, progress.update, context.ranks, context.should_stop
         )
-        if result is None:
-            return None
         values = {"eval/loss": result.loss, "eval/perplexity": result.perplexity}
         context.sink.emit(Metrics(step=step, values=values))
         if not math.isfinite(result.loss):
             raise NonFiniteLoss(
                 step,
-                f"the held-out loss is NaN or infinite after update {step}: the checkpoint it "
+                f"the held-out loss is NaN or infinite after step {step}: the checkpoint it "
                 "started from is broken, or the learning rate or the weight decay is too high",
             )
         return result
@@ -139,17 +153,13 @@ def _evaluator(
     return evaluate
 
 
-def _start_eval(
-    context: RunContext, evaluation: Callable[[int], EvalResult | None]
-) -> float | None:
+def _start_eval(context: RunContext, evaluation: Callable[[int], EvalResult]) -> float:
     path = context.out_dir / "start_eval.json"
     known = json.loads(path.read_text(encoding="utf-8"))["loss"] if path.is_file() else None
     known = context.ranks.all_gather_json(known)[0]
     if known is not None:
         return float(known)
     measured = evaluation(0)
-    if measured is None:
-        return None
     if context.ranks.is_main_process:
         temporary = path.with_suffix(f".tmp-{os.getpid()}")
         write_json(temporary, {"loss": measured.loss})
@@ -166,8 +176,7 @@ def _resume(checkpointer: Checkpointer, context: RunContext) -> Checkpoint | Non
         world = resume.state.get("world", 1)
         if world != context.ranks.world:
             message = (
-                f"{world} devices trained so far, now {context.ranks.world}: "
-                "what follows is as good as before, but not to the bit"
+                f"{world} devices trained so far, now {context.ranks.world}: {NOT_REPRODUCIBLE}"
             )
             context.sink.emit(Log(message=message))
     return resume
@@ -196,7 +205,6 @@ def _weights_fingerprint(folder: Path) -> str:
 
 def trained_summary(role: str, model: MaskedLM, text: Text, fitted: FitResult) -> Summary:
     final = fitted.evaluated
-    assert final is not None
     return {
         "role": role,
         "layers": model.config.num_hidden_layers,

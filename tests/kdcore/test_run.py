@@ -45,6 +45,7 @@ from kdcore.events import (
 )
 from kdcore.files import sha256_of
 from kdcore.run import execute
+from kdcore.train.context import Completed
 
 EVERY_STEP = Reporting(log_every_steps=1, checkpoint_every_s=0)
 
@@ -88,7 +89,7 @@ def teacher(
 ) -> tuple[Path, ListSink]:
     folder, sink = tmp_path_factory.mktemp("teacher"), ListSink()
     ended = execute(teacher_config(corpus), folder, sink, cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     return folder, sink
 
 
@@ -200,7 +201,7 @@ def test_teacher_learns(corpus: FileCorpus, cache_dir: Path, tmp_path: Path) -> 
         optimiser=Optimiser(learning_rate=3e-3, warmup_fraction=0.1, beta2=0.98),
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["eval_loss"] < ended.summary["unigram_entropy"] - 0.4
 
 
@@ -217,10 +218,10 @@ def test_teacher_resumes_bit_for_bit(
         part = ListSink()
         ended = execute(config, parts, part, stop_after(2, part), cache_dir=cache_dir, device="cpu")
         heard += part.of_type(Metrics)
-        if ended.summary is not None:
+        if isinstance(ended, Completed):
             break
         assert part.of_type(RunStopped) == [RunStopped(step=ended.step)]
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     ours, theirs = weights(parts), weights(whole)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -251,7 +252,7 @@ def test_distil_resumes_bit_for_bit(
         config, tmp_path / "parts", part, stop_after(3, part), cache_dir=cache_dir, device="cpu"
     )
     ended = execute(config, tmp_path / "parts", ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -334,7 +335,7 @@ def test_fresh_student(
         update={"student": FreshStudent(layers=1, family="bert")}
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["layers"] == 1
 
 
@@ -372,7 +373,7 @@ def test_a_teacher_goes_on_from_a_pretrained_folder(
         tokenizer={"source": "model"},
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["layers"] == 4
 
 
@@ -458,7 +459,7 @@ def test_a_config_without_model_type(teacher: tuple[Path, ListSink], tmp_path: P
     path.write_text(json.dumps(config))
     options = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path / "model")))
     ended = execute(options, tmp_path / "out", ListSink(), device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["layers"] == 2
 
 
@@ -517,7 +518,7 @@ def test_another_tokenizer_than_the_checkpoints_own_is_refused(
     # The same one from elsewhere is as good as the checkpoint's own.
     (shuffled / "vocab.txt").write_text("\n".join(entries))
     same = execute(config, tmp_path / "same", sink, cache_dir=cache_dir, device="cpu")
-    assert same.summary is not None
+    assert isinstance(same, Completed)
     assert not [e for e in sink.of_type(Log) if "cannot be checked" in e.message]
     # Without files to compare, only the sizes can be: that is said.
     for file in start.glob("tokenizer*"):
@@ -547,7 +548,8 @@ def test_text_without_lines_to_distil_is_refused_before_the_teacher_trains(
         execute(config, tmp_path / "out", sink, cache_dir=cache_dir, device="cpu")
     assert not [event for event in sink.of_type(Metrics) if "loss" in event.values]
     fine = teacher_config(text, distil_lines={"min_tokens": 4})
-    assert execute(fine, tmp_path / "fine", ListSink(), cache_dir=cache_dir).summary is not None
+    ended = execute(fine, tmp_path / "fine", ListSink(), cache_dir=cache_dir)
+    assert isinstance(ended, Completed)
 
 
 def test_a_file_is_called_by_the_name_that_its_user_knows(tmp_path: Path) -> None:
@@ -614,5 +616,5 @@ def test_unigram_bias_starts_at_the_word_frequencies(
         schedule=Schedule(batch_size=4, max_steps=1),
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["eval_loss"] == pytest.approx(ended.summary["unigram_entropy"], abs=0.1)

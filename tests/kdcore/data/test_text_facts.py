@@ -18,6 +18,7 @@ from kdcore.data.vocabulary import SPECIAL_TOKENS
 from kdcore.errors import DataError
 from kdcore.events import ListSink, Log
 from kdcore.run import execute
+from kdcore.train.context import Completed
 
 ENTRIES = [*SPECIAL_TOKENS, "the", "ki", "##ng", "cafe", "म"]
 
@@ -190,7 +191,7 @@ def test_the_model_card_tells_what_was_lost(tmp_path: Path) -> None:
         }
     )
     ended = execute(config, tmp_path / "out", ListSink(), device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["unknown_token_share"] == 0.25
     assert ended.summary["unknown_character_share"] == 4 / 11
     assert ended.summary["removed_character_share"] == 0

@@ -45,6 +45,7 @@ from kdcore.events import (
     RunStopped,
 )
 from kdcore.run import execute
+from kdcore.train.context import Completed, Stopped
 from tests.fixtures.events import read_events
 
 UPDATES = 6
@@ -138,7 +139,7 @@ def whole(config: Config, cache_dir: Path, tmp_path: Path) -> tuple[Path, Keeper
     folder = tmp_path / "whole"
     keeper = Keeper(folder)
     ended = execute(config, folder, keeper, cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     return folder, keeper
 
 
@@ -244,7 +245,7 @@ def test_a_stop_does_not_wait_for_an_evaluation_and_loses_nothing(
             device="cpu",
             should_stop=first.should_stop,
         )
-        assert (ended.summary, ended.step) == (None, step)
+        assert ended == Stopped(step)
         assert first.of_type(RunStopped)[0].step == step
         evaluated = [e.step for e in first.of_type(Metrics) if "eval/loss" in e.values]
         assert evaluated == steps[:number]
