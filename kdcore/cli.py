@@ -69,6 +69,7 @@ from kdcore.errors import (
     is_disk_full,
 )
 from kdcore.events import FailureSink, Fanout, JsonlSink, Log, RunFailed, Sink
+from kdcore.inputs import NO_INPUTS, Inputs
 from kdcore.process import (
     EXIT_DISK_FULL,
     EXIT_FAILED,
@@ -157,10 +158,9 @@ class _Run(_Where):
     """Carry out a run whose config is in a file, as the worker does."""
 
     config: Path = Field(description="JSON file with the config, `kind` included.")
-    submitted: Path | None = Field(
+    inputs: Path | None = Field(
         default=None,
-        description="JSON file with the config as its author wrote it, for the result's notes; "
-        "empty means CONFIG.",
+        description="JSON file with the local paths of what CONFIG names by an id, by field.",
     )
     events: Path | None = Field(
         default=None, description="File for the events; empty means OUT/events.jsonl."
@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
         cli = CliApp.run(_Cli, cli_args=arguments, cli_settings_source=flags)
         command = get_subcommand(cli)
         assert isinstance(command, _Where)
-        config, submitted = _config_of(command), _submitted(command)
+        config, inputs = _config_of(command), _inputs_of(command)
         processes = process_count(command.device, command.devices)
     except ValidationError as error:
         for problem in error.errors():
@@ -250,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.out.mkdir(parents=True, exist_ok=True)
         if seat is None and processes > 1 and not isinstance(config, PruneConfig):
             return launch(arguments, processes, command.out)
-        status = _carry_out(config, submitted, command, seat)
+        status = _carry_out(config, inputs, command, seat)
     except Exception as error:
         full = is_disk_full(error)
         if seat is None and not full:
@@ -283,9 +283,7 @@ def _error_line(problem: ErrorDetails, *, of_flags: bool) -> str:
     return f"{_flag(*path)}: {'required' if kind == 'missing' else message}"
 
 
-def _carry_out(
-    config: RunConfig, submitted: RunConfig | None, command: _Where, seat: TorchrunEnv | None
-) -> int:
+def _carry_out(config: RunConfig, inputs: Inputs, command: _Where, seat: TorchrunEnv | None) -> int:
     server_run, is_main_process = isinstance(command, _Run), seat is None or seat.rank == 0
     events = command.events if isinstance(command, _Run) else None
     path = events or command.out / "events.jsonl"
@@ -294,7 +292,7 @@ def _carry_out(
     terminal = None if quiet else TerminalSink()
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
-        return _execute(config, submitted, command, sink, seat, resumable_hint=not server_run)
+        return _execute(config, inputs, command, sink, seat, resumable_hint=not server_run)
     except StoppedEarly:
         if not server_run:
             message = "stopped before training began; the same command goes on"
@@ -321,31 +319,30 @@ def _stand_by() -> list[str]:
 
 def _config_of(command: object) -> RunConfig:
     if isinstance(command, _Run):
-        return _read_config(command.config)
+        return RUN_CONFIG.validate_python(_read_json(command.config))
     assert isinstance(command, _Teacher | _Prune | _Distill)
     where = set(_Where.model_fields)
     fields = {name: getattr(command, name) for name in type(command).model_fields}
     return RUN_CONFIG.validate_python({k: v for k, v in fields.items() if k not in where})
 
 
-def _submitted(command: object) -> RunConfig | None:
-    path = command.submitted if isinstance(command, _Run) else None
-    return _read_config(path) if path else None
+def _inputs_of(command: object) -> Inputs:
+    path = command.inputs if isinstance(command, _Run) else None
+    return Inputs.model_validate(_read_json(path)) if path else NO_INPUTS
 
 
-def _read_config(path: Path) -> RunConfig:
+def _read_json(path: Path) -> object:
     try:
-        raw = json.loads(path.read_bytes())  # with or without a byte order mark
+        return json.loads(path.read_bytes())  # with or without a byte order mark
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
-    return RUN_CONFIG.validate_python(raw)
 
 
 def _execute(
     config: RunConfig,
-    submitted: RunConfig | None,
+    inputs: Inputs,
     where: _Where,
     sink: Sink,
     seat: TorchrunEnv | None,
@@ -365,9 +362,7 @@ def _execute(
             ranks = join(seat, where.device)
             # A process that waits for the others can do nothing with a request to stop but exit.
             stop = stop or StopRequest(alone=False)
-            ended = execute(
-                config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted
-            )
+            ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, inputs)
             ranks.destroy()
     except RankLost as error:
         print(error, file=sys.stderr)  # noqa: T201

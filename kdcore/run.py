@@ -1,4 +1,4 @@
-"""The single entrance: carries out one run in one folder, and resumes it there.
+"""The single entry point: carries out one run in one folder, and resumes it there.
 
 <out>/checkpoints/step-00000120/   to resume from; the last three
 <out>/model/                       the result, in HuggingFace format
@@ -8,9 +8,10 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdcore.config import (
+    Checkpoint,
     DistillConfig,
     DistillLines,
     FreshStudent,
@@ -28,6 +29,7 @@ from kdcore.device import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.errors import ConfigError, DataError
 from kdcore.events import Level, Log, PhaseProgress, Progress, RunResult, RunStarted, Sink
+from kdcore.inputs import NO_INPUTS, Inputs
 from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import (
     Loaded,
@@ -50,6 +52,7 @@ from kdcore.train.failures import map_machine_errors
 from kdcore.train.trainer import train, trained_summary
 
 DEFAULT_EVAL_SEQ_LEN = 512
+Field = Literal["model", "teacher", "student"]
 
 
 def execute(
@@ -60,13 +63,13 @@ def execute(
     cache_dir: Path | None = None,
     device: str = "auto",
     ranks: Ranks = SINGLE_PROCESS,
-    submitted: RunConfig | None = None,
+    inputs: Inputs = NO_INPUTS,
 ) -> RunOutcome:
     """Carry out `config` in `out_dir`, resuming from its newest checkpoint if it has one.
 
     Emits the events of `kdcore.events`; raises a KdcoreError that says what to do. Where several
-    processes carry out the run together, it is for the chief's sink that all is said. The result's
-    notes hold `submitted`, where that is given because `config` names paths of this machine.
+    processes carry out the run together, the main process emits the events. `inputs` has the local
+    files of what `config` names by an id.
     """
     prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -80,7 +83,7 @@ def execute(
             sink=sink,
             should_stop=should_stop,
             ranks=ranks,
-            submitted=submitted,
+            inputs=inputs,
         )
         sink.emit(
             RunStarted(
@@ -109,20 +112,19 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
     start_folder, start = None, None
     if not isinstance(config.model, ScratchModel):
         # Before the text, which may take long to read.
-        start_folder = checkpoint_folder(config.model)
+        start_folder = _checkpoint_folder(config.model, "model", context)
         start = _load(start_folder, "model", context, head_seed=config.seed)
         check_teacher(config, shape_of(start.model))
 
     def load(corpus: CorpusText) -> Tokens:
-        tokens = load_tokenizer(
-            config.tokenizer, corpus, context.cache_dir, context.sink, start_folder
-        )
+        tokenizer = context.inputs.tokenizer_of(config.tokenizer)
+        tokens = load_tokenizer(tokenizer, corpus, context.cache_dir, context.sink, start_folder)
         if start_folder is not None:
             _check_start(tokens, start_folder, context)
         return tokens
 
     text = read_text(
-        config.corpus,
+        context.inputs.corpus_of(config.corpus),
         load,
         config.evaluation,
         config.evaluation.seq_len or config.seq_len,
@@ -140,8 +142,8 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
             counts = token_counts(text.train, text.tokens.vocab_size)
             counts[sorted(text.tokens.special_ids)] = 0  # never to be predicted
             start_at_unigram(model, counts)
-    if config.distil_lines is not None:
-        _check_distil_lines(config.distil_lines, text, model.config.max_position_embeddings)
+    if distil_lines := config.distil_lines or context.inputs.distil_lines:
+        _check_distil_lines(distil_lines, text, model.config.max_position_embeddings)
     model.to(context.device)
     packed = pack(text.train, config.seq_len)
     objective = MlmObjective(config, model, text.tokens, packed)
@@ -205,7 +207,7 @@ def _check_vocabulary(model: MaskedLM, tokens: Tokens) -> None:
 def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
     if not context.ranks.is_main_process:
         return Completed({})
-    folder = checkpoint_folder(config.teacher)
+    folder = _checkpoint_folder(config.teacher, "teacher", context)
     progress = PhaseProgress(context.sink, "pruning", 1, "models")
     teacher = _load(folder, "teacher", context).model
     student, report = prune(teacher, config)
@@ -238,7 +240,7 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
 
 
 def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
-    teacher_folder = checkpoint_folder(config.teacher)
+    teacher_folder = _checkpoint_folder(config.teacher, "teacher", context)
     teacher = _load(teacher_folder, "teacher", context).model
     tokens = tokens_from_folder(teacher_folder)
     _check_vocabulary(teacher, tokens)
@@ -248,7 +250,7 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     default_seq_len = noted if isinstance(noted, int) else DEFAULT_EVAL_SEQ_LEN
     eval_seq_len = config.evaluation.seq_len or min(default_seq_len, longest)
     text = read_text(
-        config.corpus,
+        context.inputs.corpus_of(config.corpus),
         lambda _: tokens,
         config.evaluation,
         eval_seq_len,
@@ -298,7 +300,7 @@ def _load_student(
         shape = fresh_student_shape(config.student, teacher_shape)
         check_distill(config, teacher_shape, shape)
         return build_student(shape, teacher, config.seed), None
-    folder = checkpoint_folder(config.student)
+    folder = _checkpoint_folder(config.student, "student", context)
     student = _load(folder, "student", context).model
     student_tokens = tokens_from_folder(folder)
     if student_tokens.fingerprint != tokens.fingerprint:
@@ -310,7 +312,15 @@ def _load_student(
 # -------------------------------------------------------------------------------------- shared
 
 
-def _load(folder: Path, field: str, context: RunContext, head_seed: int | None = None) -> Loaded:
+def _checkpoint_folder(checkpoint: Checkpoint, field: Field, context: RunContext) -> Path:
+    """The folder of the checkpoint that `field` of the config names."""
+    try:
+        return checkpoint_folder(checkpoint, getattr(context.inputs, field))
+    except DataError as error:
+        raise type(error)(f"{field}: {error}") from error
+
+
+def _load(folder: Path, field: Field, context: RunContext, head_seed: int | None = None) -> Loaded:
     """`load_model` of the checkpoint that `field` of the config names; logs what did not match."""
     try:
         loaded = load_model(folder, head_seed)
@@ -345,8 +355,6 @@ def _finish(
     if not context.ranks.is_main_process:
         return Completed(summary)
     context.sink.emit(Progress(phase="saving", done=0, total=1, unit="models"))
-    shape = publish_result(
-        context.out_dir, context.submitted or config, model, tokens, summary, notes
-    )
+    shape = publish_result(context.out_dir, config, model, tokens, summary, notes)
     context.sink.emit(RunResult(summary=summary, shape=shape))
     return Completed(summary)

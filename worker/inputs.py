@@ -1,4 +1,4 @@
-"""Turns a config's references into files of the workspace: runs, uploaded texts and tokenizers."""
+"""Fetches what a config names by an id into the workspace: runs, uploaded texts and tokenizers."""
 
 import shutil
 from dataclasses import dataclass
@@ -20,8 +20,6 @@ from kdcore.config import (
     DistillConfig,
     DistillLines,
     FileCorpus,
-    FolderCheckpoint,
-    FolderTokenizer,
     RunCheckpoint,
     TeacherConfig,
     UploadCorpus,
@@ -29,37 +27,36 @@ from kdcore.config import (
 )
 from kdcore.errors import DataError
 from kdcore.files import sha256_of
+from kdcore.inputs import Inputs
 from worker.workspace import Workspace
 
 
-def resolve_references(
+def fetch_inputs(
     config: AnyConfig, workspace: Workspace, db: Database, settings: Settings, store: Store
-) -> AnyConfig:
-    """`config` as the trainer can carry it out: every reference is a path below the workspace.
+) -> Inputs:
+    """Bring what `config` names by an id into the workspace, and say where it is.
 
-    Raises DataError for what has vanished or fails its checksum, StoreAway.
+    Raises DataError for what was deleted or fails its checksum, StoreAway.
     """
-    # An earlier try may have brought half of them.
+    # An earlier try may have fetched half of them.
     shutil.rmtree(workspace.inputs, ignore_errors=True)
-    changes: dict[str, object] = {}
+    found: dict[str, object] = {}
     for role in ("model", "teacher", "student"):
         reference = getattr(config, role, None)
         if isinstance(reference, RunCheckpoint):
-            folder = workspace.inputs / role
-            _fetch_checkpoint(reference.run_id, folder, db, store)
-            changes[role] = FolderCheckpoint(path=str(folder))
+            found[role] = workspace.inputs / role
+            _fetch_checkpoint(reference.run_id, workspace.inputs / role, db, store)
     uploads = _Uploads(db, settings, store)
     corpus = getattr(config, "corpus", None)
     if isinstance(corpus, UploadCorpus):
-        changes["corpus"] = _file_corpus(corpus, workspace, uploads)
+        found["corpus"] = _file_corpus(corpus, workspace, uploads)
     tokenizer = getattr(config, "tokenizer", None)
     if isinstance(tokenizer, UploadTokenizer):
-        folder = workspace.inputs / "tokenizer"
-        uploads.fetch(tokenizer.dataset_id, folder)
-        changes["tokenizer"] = FolderTokenizer(path=str(folder))
+        found["tokenizer"] = workspace.inputs / "tokenizer"
+        uploads.fetch(tokenizer.dataset_id, workspace.inputs / "tokenizer")
     if isinstance(config, TeacherConfig) and config.distil_lines is None:
-        changes["distil_lines"] = _lines_to_come(config, workspace.run_dir.name, db)
-    return config.model_copy(update=changes)
+        found["distil_lines"] = _lines_to_come(config, workspace.run_dir.name, db)
+    return Inputs.model_validate(found)
 
 
 def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistillLines | None:
@@ -93,7 +90,7 @@ def _fetch_checkpoint(run_id: str, folder: Path, db: Database, store: Store) -> 
         try:
             store.fetch(file.storage_key, local)
         except FileNotFoundError as error:
-            raise DataError(f"{file.path} of run {run_id} is gone from the store") from error
+            raise DataError(f"{file.path} of run {run_id} is missing from the store") from error
         if sha256_of(local) != file.sha256:
             raise DataError(
                 f"{file.path} of run {run_id} is damaged: it differs from what was published"
@@ -139,11 +136,10 @@ class _Uploads:
         try:
             if not self.store.is_local and not source.exists():
                 source = self._from_store(dataset)
-            # Linked, so that a dataset deleted meanwhile does not pull the rug from under the
-            # trainer.
+            # Linked, so that the trainer keeps it if the dataset is deleted meanwhile.
             link_or_copy(source, target)
         except FileNotFoundError as error:
-            raise DataError(f"the file of dataset {dataset_id} is gone") from error
+            raise DataError(f"the file of dataset {dataset_id} is missing") from error
         if sha256_of(target) != dataset.sha256:
             raise DataError(
                 f"the file of dataset {dataset_id} is damaged: it differs from what was uploaded"

@@ -29,7 +29,7 @@ from kdcore.errors import ConfigError, DiskFull, KdcoreError
 from worker.checkpoint_copies import Mirror, fetch_newest
 from worker.heartbeat import Heartbeat, LeaseState
 from worker.ingest import Recorder
-from worker.inputs import resolve_references
+from worker.inputs import fetch_inputs
 from worker.outcome import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.publish import publish, withdraw
 from worker.retry import DATABASE_AWAY, GaveUp, Patience
@@ -166,13 +166,13 @@ class Attempt:
     def _write_config(self) -> None:
         tools, workspace = self._tools, self._workspace
         try:
-            submitted = RUN_CONFIG.validate_python(self._run.config)
+            config = RUN_CONFIG.validate_python(self._run.config)
         except ValidationError as error:  # an older version accepted it
             problem = error.errors()[0]
             path = tuple(problem["loc"][1:])
             raise ConfigError(path, problem["msg"].removeprefix("Value error, ")) from error
-        config = resolve_references(submitted, workspace, tools.db, tools.settings, tools.store)
-        workspace.write_configs(config, submitted)
+        inputs = fetch_inputs(config, workspace, tools.db, tools.settings, tools.store)
+        workspace.write_config(config, inputs)
 
     def _train(self) -> Outcome:
         settings = self._tools.settings

@@ -29,7 +29,7 @@ def trainer_command(workspace: Workspace, cache_dir: Path, device: str) -> list[
     return [
         *(*_KDCORE, "run"),
         *("--config", str(workspace.config)),
-        *("--submitted", str(workspace.submitted)),
+        *("--inputs", str(workspace.inputs_file)),
         *("--out", str(workspace.folder)),
         *("--events", str(workspace.events)),
         *("--cache", str(cache_dir.resolve())),

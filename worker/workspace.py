@@ -1,7 +1,7 @@
 """The folders of one attempt; an attempt never writes into another one's.
 
 <data>/work/<run id>/attempt-<n>/
-    config.json  submitted.json  events.jsonl  stderr.log
+    config.json  inputs.json  events.jsonl  stderr.log
     inputs/  checkpoints/  model/  manifest.json
 
 So a worker that was frozen, and thawed after its run was taken back, can spoil nothing: its trainer
@@ -16,6 +16,7 @@ from pathlib import Path
 from app.runs.validation import AnyConfig
 from app.settings import Settings
 from app.storage import link_or_copy
+from kdcore.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,9 @@ class Workspace:
         return self.folder / "config.json"
 
     @property
-    def submitted(self) -> Path:
-        """The config with the references that `config` has paths for."""
-        return self.folder / "submitted.json"
+    def inputs_file(self) -> Path:
+        """Where in `inputs` the trainer finds what the config names by an id."""
+        return self.folder / "inputs.json"
 
     @property
     def events(self) -> Path:
@@ -100,9 +101,9 @@ class Workspace:
             if (source.folder / name).exists():
                 _link_if_there(source.folder / name, self.folder / name)
 
-    def write_configs(self, config: AnyConfig, submitted: AnyConfig) -> None:
-        """What the trainer carries out, and what its result's notes are to say instead."""
-        for path, content in ((self.config, config), (self.submitted, submitted)):
+    def write_config(self, config: AnyConfig, inputs: Inputs) -> None:
+        """What the trainer carries out."""
+        for path, content in ((self.config, config), (self.inputs_file, inputs)):
             path.write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def drop_earlier(self) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from kdcore.config import RunConfig
 from kdcore.device import describe
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.events import Sink
+from kdcore.inputs import NO_INPUTS, Inputs
 from kdcore.train.export import Summary
 
 
@@ -23,8 +23,7 @@ class RunContext:
     sink: Sink
     should_stop: Callable[[], bool]
     ranks: Ranks = SINGLE_PROCESS
-    submitted: RunConfig | None = None
-    """The config as its author wrote it; None if it is the one that is carried out."""
+    inputs: Inputs = NO_INPUTS
 
     def describe(self) -> str:
         """The devices of all ranks."""

@@ -26,6 +26,7 @@ from kdcore.config import (
     Optimiser,
     PruneConfig,
     Reporting,
+    RunCheckpoint,
     Schedule,
     ScratchModel,
     TeacherConfig,
@@ -44,6 +45,8 @@ from kdcore.events import (
     RunStopped,
 )
 from kdcore.files import sha256_of
+from kdcore.inputs import Inputs
+from kdcore.model.bert import NOTES_FILE
 from kdcore.run import execute
 from kdcore.train.context import Completed
 
@@ -99,6 +102,32 @@ def pruned(teacher: tuple[Path, ListSink], tmp_path_factory: pytest.TempPathFact
     config = PruneConfig(teacher=FolderCheckpoint(path=str(teacher[0] / "model")))
     execute(config, folder, ListSink(), device="cpu")
     return folder
+
+
+def test_ids_of_a_server_are_resolved_by_inputs_and_stay_in_the_notes(
+    teacher: tuple[Path, ListSink], pruned: Path, tmp_path: Path
+) -> None:
+    config = PruneConfig(teacher=RunCheckpoint(run_id="k3v9x2m4q8zt"))
+    with pytest.raises(DataError, match=r"^teacher: run k3v9x2m4q8zt is known to a .* server only"):
+        execute(config, tmp_path, ListSink(), device="cpu")
+    sink, inputs = ListSink(), Inputs(teacher=teacher[0] / "model")
+    execute(config, tmp_path, sink, device="cpu", inputs=inputs)
+    assert sha256_of(tmp_path / "model" / "model.safetensors") == sha256_of(
+        pruned / "model" / "model.safetensors"
+    )
+    for text in (
+        (tmp_path / "model" / "README.md").read_text(),
+        (tmp_path / "model" / NOTES_FILE).read_text(),
+        sink.of_type(RunStarted)[0].model_dump_json(),
+    ):
+        assert "k3v9x2m4q8zt" in text
+        assert str(teacher[0]) not in text
+
+
+def test_a_folder_that_is_no_model_is_named_with_its_field(tmp_path: Path) -> None:
+    config = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path / "nowhere")))
+    with pytest.raises(DataError, match=r"^teacher: .*nowhere holds no config\.json"):
+        execute(config, tmp_path / "out", ListSink(), device="cpu")
 
 
 def distill_config(teacher: Path, student: Path, corpus: FileCorpus) -> DistillConfig:

@@ -27,7 +27,7 @@ from tests.worker.test_supervisor import Script, messages, start, trainer, wait_
 from worker.checkpoint_copies import Mirror, fetch_newest
 from worker.cleanup import Tidy
 from worker.heartbeat import Heartbeat
-from worker.inputs import resolve_references
+from worker.inputs import fetch_inputs
 from worker.supervisor import Supervisor, Tools
 from worker.workspace import Workspace
 
@@ -312,8 +312,9 @@ def test_an_upload_is_fetched_once_for_each_host_and_verified(
     def fetch(attempt: int) -> Path:
         workspace = Workspace.of(there, "r00000000009", attempt)
         workspace.create()
-        found = resolve_references(config, workspace, database, there, store)
-        return Path(found.corpus.path)
+        found = fetch_inputs(config, workspace, database, there, store).corpus
+        assert found is not None
+        return Path(found.path)
 
     assert fetch(1).read_bytes() == data
     store.delete_prefix("uploads")
