@@ -25,12 +25,12 @@ def migrate(connection: Connection) -> None:
     """Run the steps on one connection; it is in a transaction of its own."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
-        # A step that waits for a long reader holds up everybody behind it; better to give up.
+        # A step that waits for a long reader blocks all later statements; better to give up.
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        # SQLite cannot alter a table: batch mode builds it anew and copies the rows.
+        # SQLite cannot alter a table: batch mode rebuilds it and copies the rows.
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         render_item=render,

@@ -5,7 +5,7 @@
     make bench ARGS='--only distill --rounds 5 --device cuda'
 
 Every contestant lives in a process of its own. In each duel they take turns, one update each, so
-that whatever else the machine does strikes all alike; figures are medians over the rounds. Ends
+that whatever else the machine does affects all alike; figures are medians over the rounds. Ends
 with a table and one line of JSON.
 """
 
@@ -79,7 +79,7 @@ def _duel(
     rounds: int,
     steps: Steps,
 ) -> dict[str, Any]:
-    """Let them take turns; whoever dies is added to `failed`, and the others go on."""
+    """Let them take turns; one that dies is added to `failed`, and the others go on."""
     replies: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     for update in range(updates_of(rounds)):
         for name, contestant in contestants.items():

@@ -22,7 +22,7 @@ NAMES = ("reference", "reference-tuned", "reference-tuned-bf16", "kdcore-fp32", 
 def _run_reference(
     of: Shape, options: argparse.Namespace, channel: Channel, device: torch.device
 ) -> None:
-    # Here, since neither side shall load, or be changed by, what only the other one needs.
+    # Imported here: neither side may load, or be affected by, what only the other one needs.
     from transformers import BertForMaskedLM, DistilBertForMaskedLM  # noqa: PLC0415
 
     from benchmarks import reference  # noqa: PLC0415

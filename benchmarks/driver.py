@@ -22,7 +22,7 @@ _POLL_S = 0.2
 
 
 class ContestantDied(Exception):
-    """A contestant ended before it was told to."""
+    """A contestant ended before it was asked to."""
 
     def __init__(self, reason: str, peak_bytes: int) -> None:
         super().__init__(reason)
@@ -89,7 +89,7 @@ def _reason(status: int, stderr: str) -> str:
     lacking = ("can't allocate memory", "out of memory", "MemoryError")
     if status == -9:
         oom = _oom_kills() > _OOM_KILLS_BEFORE
-        return "killed by the kernel for lack of memory" if oom else "killed by somebody"
+        return "killed by the kernel for lack of memory" if oom else "killed from outside"
     if any(words in stderr for words in lacking):
         return f"out of memory: {tail[0]}"
     return f"ended with status {status}: {tail[0]}"
@@ -127,7 +127,7 @@ class Contestant:
         self._prefer_me_to_others()
 
     def _prefer_me_to_others(self) -> None:
-        """If the kernel must kill for memory, this one, and nobody else on the machine."""
+        """If the kernel must kill for memory, this one, and nothing else on the machine."""
         try:
             Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000", encoding="utf-8")
         except OSError:
@@ -145,7 +145,7 @@ class Contestant:
             self._process.stdin.write(json.dumps({"step": step, "count": count}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the answer tells why
+            pass  # the answer says why
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Contestant:
             if not part:
                 status = self._process.wait()
                 stderr = self._log.read_text(encoding="utf-8", errors="replace")
-                # What it held of a GPU, nobody saw.
+                # Its GPU memory was never sampled.
                 seen = self._peak_bytes if self.where.device == "cpu" else 0
                 raise ContestantDied(_reason(status, stderr), seen)
             self._buffer += part

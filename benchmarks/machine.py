@@ -25,7 +25,7 @@ _EXACT = 1e-6
 
 
 def use_fast_allocator() -> bool:
-    """Let glibc keep freed blocks, so that their pages need not fault in anew; False elsewhere."""
+    """Let glibc keep freed blocks, so that their pages do not fault in again; False elsewhere."""
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)

@@ -49,7 +49,7 @@ class Steps:
 
 @contextmanager
 def progress_line() -> Iterator[Steps]:
-    """A line on standard error; gone at the end."""
+    """A line on standard error; removed at the end."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

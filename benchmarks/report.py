@@ -112,7 +112,7 @@ def _pooled(duels: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def print_tables(found: dict[str, Any]) -> None:
-    """One table a goal, and in words what the machine lacks."""
+    """One table a goal, and what the machine lacks."""
     console = Console(width=120)
     machine = found["machine"]
     peaks = [f"{machine['gemm_peak_gflops_fp32']:.0f} GFLOP/s in fp32"]

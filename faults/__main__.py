@@ -1,11 +1,11 @@
-"""`python -m faults`: breaks an installation on purpose, prints what was lost.
+"""`python -m faults`: injects faults into a real installation and reports data loss.
 
     make faults                                      the long form, which takes hours
     make faults ARGS='--short --only kills --seed 7'
     make faults ARGS='--seed 1 2 3 --jobs 2 --resume'
 
-What came of each scenario is kept below build/faults, so that `--resume` can go on after a stop.
-Prints the table for docs/operations.md and, last, one line of JSON.
+The outcome of each scenario is kept in build/faults, so that `--resume` continues after a stop.
+Prints the table for docs/fault-report.md and, last, one line of JSON.
 """
 
 import argparse
@@ -71,8 +71,10 @@ class Task:
         assert process.stderr is not None
         with ThreadPoolExecutor(1) as reader:
             errors = reader.submit(process.stderr.read)
-            for words in process.stdout:
-                progress.update(line, description=f"{self.name}, seed {self.seed}: {words.strip()}")
+            for message in process.stdout:
+                progress.update(
+                    line, description=f"{self.name}, seed {self.seed}: {message.strip()}"
+                )
             status = process.wait()
         progress.remove_task(line)
         if errors.result():
@@ -89,8 +91,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--short", action="store_true", help="few faults, as the tests do")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    parser.add_argument("--jobs", type=int, default=1, help="scenarios at a time; more is harder")
-    parser.add_argument("--resume", action="store_true", help="keep what came to its end before")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="scenarios at a time; more is a harder test"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the outcomes of scenarios that ended before"
+    )
     options = parser.parse_args()
     form = "short" if options.short else "long"
     # Who is started in the background of a script ignores Ctrl-C.
@@ -143,9 +149,9 @@ def _all(tasks: list[Task], jobs: int, *, resume: bool) -> list[Outcome]:
 def _tell(outcome: Outcome) -> None:
     for row in outcome.rows:
         console.print(f"{'ok  ' if row.met else 'BAD '} {row.fault}", highlight=False)
-    words = outcome.broken and f", broken: {outcome.broken}"
+    suffix = outcome.broken and f", broken: {outcome.broken}"
     console.print(
-        f"     {outcome.name}, seed {outcome.seed}: {outcome.elapsed_s:.0f} s{words}",
+        f"     {outcome.name}, seed {outcome.seed}: {outcome.elapsed_s:.0f} s{suffix}",
         highlight=False,
         markup=False,
     )

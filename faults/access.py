@@ -75,7 +75,7 @@ class World:
     ids: dict[str, str] = field(default_factory=dict)
 
     def refill(self) -> None:
-        """A run that has ended, a dataset and a token, anew."""
+        """A new run that has ended, a dataset and a token."""
         config = preset("small-teacher").config.model_dump(mode="json")
         run = Run(
             id=new_id(), name=self.mark, kind="teacher", state=RunState.SUCCEEDED, config=config
@@ -237,7 +237,7 @@ def _table(trial: Trial, stand: Installation) -> Row:
     return Row(
         "every route x no token, wrong, revoked, read, submit, admin, another site's page",
         requests,
-        "401 or 403 in words, as docs/rest.md has it",
+        "401 or 403 with a message, as in docs/rest.md",
         [
             Figure("leaks", leaks),
             Figure("wrongly_refused", wrongly_refused),

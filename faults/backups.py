@@ -27,7 +27,7 @@ TABLES = (Run, RunInput, MetricPoint, LogLine, Artifact, Dataset)
 def _command(stand: Installation, *words: str) -> subprocess.CompletedProcess[str]:
     """`halflayer ...`, as an operator of this installation types it."""
     return subprocess.run(
-        [sys.executable, "-m", "app.cli.main", *words],
+        [sys.executable, "-m", "app.cli", *words],
         env=stand.environment,
         cwd=ROOT,
         capture_output=True,

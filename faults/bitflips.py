@@ -13,7 +13,7 @@ from sqlalchemy import select
 from app.cli.client import Json
 from app.runs.models import Artifact, LogLine
 from app.runs.states import RunState
-from faults import savings
+from faults import save_targets
 from faults.figures import Figure, Row
 from faults.installation import Installation, installation, teacher
 from faults.kills import Damage
@@ -47,9 +47,9 @@ def _checkpoints(trial: Trial) -> Row:
     draw, times = trial.random("bits"), trial.times(200, 5000)
     folder = trial.new_folder("bits")
     checkpointer = Checkpointer(folder)
-    for step in range(1, savings.BEFORE + 1):
-        savings.save(checkpointer, step)
-    newest = folder / f"step-{savings.BEFORE:08d}"
+    for step in range(1, save_targets.BEFORE + 1):
+        save_targets.save(checkpointer, step)
+    newest = folder / f"step-{save_targets.BEFORE:08d}"
     files = sorted(newest.iterdir())
     undetected = silent = 0
     for _ in range(times):
@@ -57,7 +57,7 @@ def _checkpoints(trial: Trial) -> Row:
         whole = file.read_bytes()
         flip(file, draw)
         found, refused = checkpointer.load_newest()
-        undetected += found is None or found.step != savings.BEFORE - 1
+        undetected += found is None or found.step != save_targets.BEFORE - 1
         silent += not refused
         file.write_bytes(whole)
     return Row(
@@ -101,12 +101,12 @@ def _log(stand: Installation, run_id: str) -> list[str]:
 
 
 def _downloads(trial: Trial, stand: Installation) -> Row:
-    """Published files, before and after somebody has downloaded them; whole, in parts, as a zip."""
+    """Published files, before and after a first download; whole, in parts, as a zip."""
     draw, times = trial.random("downloads"), trial.times(40, 1000)
     run_id = stand.undisturbed
     with stand.db.read() as session:
         rows = session.scalars(select(Artifact).where(Artifact.run_id == run_id)).all()
-    undetected = wordless = broken_for_good = 0
+    undetected = unexplained = broken_for_good = 0
     for number in range(times):
         trial.say(f"damaged downloads: {number + 1} of {times}")
         row = draw.choice(rows)
@@ -126,7 +126,7 @@ def _downloads(trial: Trial, stand: Installation) -> Row:
         undetected += _arrived(stand, url, headers) is not None
         again = stand.http.get(url, headers=headers)
         words = again.json()["detail"] if again.status_code == 500 else ""
-        wordless += row.path not in words
+        unexplained += row.path not in words
         stored.write_bytes(whole)
         broken_for_good += expected is None or _arrived(stand, url, headers) != expected
     return Row(
@@ -136,7 +136,7 @@ def _downloads(trial: Trial, stand: Installation) -> Row:
         "not what the run published`",
         [
             Figure("undetected_flips", undetected),
-            Figure("refused_without_words", wordless),
+            Figure("refused_without_words", unexplained),
             Figure("sound_files_refused", broken_for_good),
         ],
     )

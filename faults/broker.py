@@ -40,7 +40,7 @@ class Seen:
             self.pickup_s.append(time.monotonic() - since_s)
 
     def wait_end(self, stand: Installation) -> None:
-        """Count those that do not succeed; then begin anew."""
+        """Count those that do not succeed; then reset the count."""
         with suppress(TimeoutError):
             stand.wait_final(self.ids, 180)
         self.lost += sum(stand.run(i).state != RunState.SUCCEEDED for i in self.ids)
@@ -65,14 +65,14 @@ def flush(stand: Installation) -> None:
 
 
 def restart(stand: Installation) -> None:
-    """End the broker, which writes nothing to disk, and start it anew."""
+    """Stop the broker, which writes nothing to disk, and restart it."""
     stand.stop_broker()
     stand.start_broker()
 
 
 def broker(trial: Trial) -> Iterator[Row]:
     """A worker trains all the while; another one takes what is submitted."""
-    # No fault here concerns the database, so a busy machine shall not be taken for a dead worker.
+    # No fault here concerns the database, so a busy machine must not look like a dead worker.
     lease = {"HALFLAYER_LEASE_S": "60"}
     with installation(trial.new_folder("broker"), workers=2, patient=trial.long, **lease) as stand:
         corpus = stand.upload_text()
@@ -144,9 +144,9 @@ def _away(
         seen.wait_pickup(stand, back_s, seen.ids[0])
         seen.wait_end(stand)
     lengths = ", ".join(f"{spell_s:.0f}" for spell_s in spells_s)
-    words = "away" if how == "away" else "unreachable (what is sent vanishes)"
+    state = "down" if how == "away" else "unreachable (what is sent vanishes)"
     return Row(
-        f"Valkey {words} for {lengths} s, also at submit",
+        f"Valkey {state} for {lengths} s, also at submit",
         len(spells_s),
         "submit is accepted; the run starts when Valkey is back",
         seen.figures(stand, trains),

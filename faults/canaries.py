@@ -28,7 +28,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "la"]
 
 
 class Canary:
-    """Listens on a loopback port and counts whoever connects."""
+    """Listens on a loopback port and counts connections."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -361,7 +361,7 @@ def _checkpoints(trial: Trial, folder: Path, canary: Canary) -> Row:
     return Row(
         "checkpoints with pickles, custom code, kernels, and addresses, loaded from a folder",
         len(made),
-        "refused in words, or loaded without them",
+        "refused with a message, or loaded without them",
         [
             Figure("executions", len(ran) + len(unpickled)),
             Figure("outbound_hits", canary.hits + len(watch.connections())),

@@ -32,7 +32,7 @@ def cancels(trial: Trial) -> Iterator[Row]:
             for moment in MOMENTS
         ]
         done = 0
-        # One more than workers, so that somebody is always queued.
+        # One more than workers, so that a run is always queued.
         with ThreadPoolExecutor(WORKERS + 1) as racers:
             for _ in racers.map(Race.run, races):
                 done += 1
@@ -41,7 +41,7 @@ def cancels(trial: Trial) -> Iterator[Row]:
         for race in races:
             race.look_again()
     stopped_s = [seconds for race in races for seconds in race.stopped_s]
-    dishonest = [words for race in races for words in race.dishonest]
+    dishonest = [each for race in races for each in race.dishonest]
     cancelled = sum(race.cancelled for race in races)
     yield Row(
         f"cancel while {', '.join(MOMENTS)}",
@@ -82,7 +82,7 @@ class Race:
             self._cancel(run_id)
 
     def submit(self, updates: int = ENDLESS, checkpoint_every_s: int = 3600) -> str:
-        """A run that goes on until it is stopped, unless it is told otherwise."""
+        """A run that goes on until it is stopped, unless configured otherwise."""
         reporting = {"log_every_steps": 1, "checkpoint_every_s": checkpoint_every_s}
         config = teacher(self.corpus, updates, reporting=reporting)
         run_id: str = self.stand.client.submit_run(config)["id"]

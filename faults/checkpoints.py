@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults import savings
+from faults import save_targets
 from faults.figures import Figure, Row
 from faults.installation import ROOT
 from faults.trial import Trial
@@ -25,7 +25,7 @@ _CALL = re.compile(r"^([a-z0-9_]+)\(", re.MULTILINE)
 
 
 class Saver:
-    """Forks a child for each saving; a saving can be told to die at one of its system calls."""
+    """Forks a child for each save; it can be made to die at one of its system calls."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -109,11 +109,11 @@ def _calls(saver: Saver, saving: Saving, folder: Path) -> list[tuple[str, int]]:
 
 def _kill(trial: Trial, saver: Saver, saving: Saving) -> Row:
     """Kill one saving after the other, each at the next system call."""
-    folder = trial.new_folder("savings")
+    folder = trial.new_folder("save_targets")
     calls = _calls(saver, saving, folder)
     chosen = list(range(len(calls)))
     if not trial.long:
-        chosen = sorted(trial.random("savings", saving.fault).sample(chosen, 10))
+        chosen = sorted(trial.random("save_targets", saving.fault).sample(chosen, 10))
     damaged, survived = [], 0
     for index in chosen:
         name, number = calls[index]
@@ -142,26 +142,30 @@ def _kill(trial: Trial, saver: Saver, saving: Saving) -> Row:
 
 
 def _earlier_checkpoints(folder: Path) -> None:
-    for step in range(1, savings.BEFORE + 1):
-        savings.save(Checkpointer(folder), step)
+    for step in range(1, save_targets.BEFORE + 1):
+        save_targets.save(Checkpointer(folder), step)
 
 
 def _damaged_checkpoint_too(folder: Path) -> None:
     _earlier_checkpoints(folder)
-    savings.save_checkpoint(folder)
-    file = folder / f"step-{savings.STEP:08d}" / "model.safetensors"
+    save_targets.save_checkpoint(folder)
+    file = folder / f"step-{save_targets.STEP:08d}" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-7])
 
 
 def _checkpoint_damaged(folder: Path) -> bool:
     checkpointer = Checkpointer(folder)
     found, _ = checkpointer.load_newest()
-    if found is None or found.step not in (savings.BEFORE, savings.STEP) or not _right(found):
+    if (
+        found is None
+        or found.step not in (save_targets.BEFORE, save_targets.STEP)
+        or not _right(found)
+    ):
         return True
-    savings.save_checkpoint(folder)
+    save_targets.save_checkpoint(folder)
     again, refused = checkpointer.load_newest()
     leftovers = list(folder.glob(".*"))
-    return again is None or again.step != savings.STEP or bool(refused) or bool(leftovers)
+    return again is None or again.step != save_targets.STEP or bool(refused) or bool(leftovers)
 
 
 def _right(found: Checkpoint) -> bool:
@@ -186,15 +190,15 @@ def _result_damaged(folder: Path) -> bool:
 
 
 def _artifact_damaged(folder: Path) -> bool:
-    """What is in the store must be whole, and publishing anew must work."""
-    workspace, store = savings.workspace_of(folder)
+    """What is in the store must be whole, and publishing again must work."""
+    workspace, store = save_targets.workspace_of(folder)
     keys = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
     for path in keys:
         if not path.name.startswith("."):
             whole = workspace.model / path.name
             if path.read_bytes() != whole.read_bytes():
                 return True
-    return len(publish(workspace, savings.RUN, store)) != len(list(workspace.model.iterdir()))
+    return len(publish(workspace, save_targets.RUN, store)) != len(list(workspace.model.iterdir()))
 
 
 SAVINGS = (
@@ -227,7 +231,7 @@ SAVINGS = (
         "SIGKILL at each system call of bringing the result into the store",
         "the attempt after it publishes the result",
         "half_artifacts",
-        savings.fill_workspace,
+        save_targets.fill_workspace,
         _artifact_damaged,
     ),
 )

@@ -44,12 +44,12 @@ class WallClock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": str(READ_AGAIN_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            # Files keep their times: Python compares them, and would compile all modules anew.
+            # Files keep their times: Python compares them, and would recompile all modules.
             "NO_FAKE_STAT": "1",
         }
 
     @staticmethod
-    def tidy() -> None:
+    def remove_leftovers() -> None:
         """Remove what the library leaves behind of processes that were killed."""
         for path in Path("/dev/shm").glob("*faketime_*"):
             if not psutil.pid_exists(int(path.name.rpartition("_")[2])):
@@ -93,7 +93,7 @@ def clock(trial: Trial) -> Iterator[Row]:
         for run in stand.wait_final(ids):
             false_recoveries += run.attempt - 1
             damage.compare(stand, run.id, stand.undisturbed)
-    wall.tidy()
+    wall.remove_leftovers()
     yield Row(
         "the wall clock of API, workers and trainers jumps by an hour, both ways",
         len(jumps),

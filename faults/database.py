@@ -72,7 +72,7 @@ def _updates_made(stand: Installation, run_id: str) -> int:
 
 
 def postgres(trial: Trial) -> Iterator[Row]:
-    """Ended without a checkpoint, and started anew at once or much later."""
+    """Stopped without a checkpoint, and restarted at once or much later."""
     with installation(
         trial.new_folder("postgres"), "postgres", workers=TOGETHER, HALFLAYER_LEASE_S=str(LEASE_S)
     ) as stand:
@@ -123,8 +123,8 @@ def _postgres_away(trial: Trial, stand: Installation, config: object, spells_s: 
     ]
     facts: dict[str, object] = {"runs": damage.runs}
     if away:
-        assert answers.count, "nobody asked"
-        assert updates_away, "nobody trained"
+        assert answers.count, "no request was made"
+        assert updates_away, "no step was trained"
         figures.append(
             Figure("wrong_answers", len(answers.wrong), reason="; ".join(answers.wrong[:3]))
         )

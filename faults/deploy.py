@@ -20,7 +20,7 @@ LEAST_LIMIT_S = 4.0
 
 @dataclass
 class Deployments:
-    """What was found of workers that were told to leave, and of their runs."""
+    """What happened to workers that were asked to stop, and to their runs."""
 
     stand: Installation
     config: Json
@@ -62,7 +62,7 @@ class Deployments:
 
 
 def deploy(trial: Trial) -> Iterator[Row]:
-    """Workers are told to leave at random moments, and replaced, the API too."""
+    """Workers, and the API, are stopped at random moments and replaced."""
     kinds: tuple[Kind, ...] = ("sqlite", "postgres") if trial.long else ("sqlite",)
     for kind in kinds:
         draw, wanted = trial.random("deploy", kind), trial.times(2, 20)
@@ -97,7 +97,7 @@ def deploy(trial: Trial) -> Iterator[Row]:
 
 
 def hung(trial: Trial) -> Iterator[Row]:
-    """The trainer alone is stopped: its worker beats on, so only the watchdog can notice."""
+    """The trainer alone is frozen: its worker sends heartbeats, so only the watchdog can notice."""
     damage = Damage()
     wanted, found = trial.times(1, 3), 0
     draw = trial.random("hung")

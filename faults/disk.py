@@ -119,7 +119,7 @@ def _checkpoints(trial: Trial, stand: Installation, corpus: Json, work: SmallDis
             Figure("corrupt_files", corrupt),
             Figure("leftovers", leftovers),
         ],
-        {"told by exit status": failures.by_status},
+        {"reported by exit status": failures.by_status},
     )
 
 
@@ -154,7 +154,7 @@ def _results(
         "failed, `disk_full`, with the bytes that were needed; once there is room, the next run "
         "succeeds",
         [*failures.figures(), Figure("leftovers", leftovers), *damage.figures()],
-        {"told by exit status": failures.by_status},
+        {"reported by exit status": failures.by_status},
     )
 
 

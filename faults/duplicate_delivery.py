@@ -1,4 +1,4 @@
-"""One run, told of or taken twice: many doorbells, races for a claim, workers that thaw."""
+"""One run, delivered or claimed twice: repeated messages, races for a claim, thawed workers."""
 
 import signal
 import threading
@@ -24,17 +24,17 @@ from faults.trial import Trial
 
 UPDATES = 200
 WORKERS = 2
-RINGS = 100
+MESSAGES = 100
 RACERS = 8
 LEASE_S = 6.0
 
 
-def doubles(trial: Trial) -> Iterator[Row]:
+def duplicate_delivery(trial: Trial) -> Iterator[Row]:
     """On Postgres, where writers really meet; the claims on SQLite too."""
     kinds: tuple[Kind, ...] = ("postgres", "sqlite") if trial.long else ("postgres",)
     for kind in kinds:
         with installation(
-            trial.new_folder("doubles"), kind, workers=0, HALFLAYER_LEASE_S=str(LEASE_S)
+            trial.new_folder("duplicate-delivery"), kind, workers=0, HALFLAYER_LEASE_S=str(LEASE_S)
         ) as stand:
             yield _claims(trial, stand)
             for _ in range(WORKERS):
@@ -94,15 +94,15 @@ def _claims(trial: Trial, stand: Installation) -> Row:
 
 
 def _doorbells(trial: Trial, stand: Installation, corpus: Json) -> Row:
-    """The same doorbell over and over, while the run waits, trains and has ended."""
+    """The same message again and again, while the run waits, trains and has ended."""
     damage, most = Damage(), 0
     job_queue = JobQueue(stand.settings)
     times = trial.times(1, 2)
     for _ in range(times):
         run_id = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
-        for rung in range(RINGS):
+        for number in range(MESSAGES):
             assert job_queue.ring(run_id)
-            if rung % 20 == 0:
+            if number % 20 == 0:
                 most = max(most, _executions(stand, run_id))
         while stand.run(run_id).state not in FINAL:
             most = max(most, _executions(stand, run_id))
@@ -113,7 +113,7 @@ def _doorbells(trial: Trial, stand: Installation, corpus: Json) -> Row:
         most = max(most, stand.run(run_id).attempt)
     job_queue.close()
     return Row(
-        f"the same doorbell rung {RINGS} times, {WORKERS} workers, {stand.kind}",
+        f"the same message sent {MESSAGES} times, {WORKERS} workers, {stand.kind}",
         times,
         "one result",
         [*damage.figures(), Figure("double_executions", most - 1)],

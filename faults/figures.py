@@ -23,11 +23,11 @@ class Figure:
         return self.value <= self.at_most
 
     def __str__(self) -> str:
-        """Words for a table: `resumed p99 39 s (at most 90)`."""
+        """For a table: `resumed p99 39 s (at most 90)`."""
         sign = "" if self.met else " **not met**"
         goal = f" (at most {self.at_most:g})" if self.at_most else ""
         why = f": {self.reason}" if self.reason else ""
-        return f"{in_words(self.name, self.value)}{goal}{sign}{why}"
+        return f"{described(self.name, self.value)}{goal}{sign}{why}"
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def table(rows: list[Row]) -> str:
         none = [each.name.replace("_", " ") for each in row.figures if not each.value]
         words = [", ".join(none) + ": 0"] if none else []
         words += [str(each) for each in row.figures if each.value]
-        words += [in_words(name, value) for name, value in row.facts.items()]
+        words += [described(name, value) for name, value in row.facts.items()]
         lines.append(f"| {row.fault} | {row.times:,} | {row.seen} | {'; '.join(words)} |")
     return "\n".join(lines)
 
 
-def in_words(name: str, value: object) -> str:
+def described(name: str, value: object) -> str:
     """A number and what it is, its unit taken from the name's end: `resumed_p99_s`."""
     words, unit = name.replace("_", " "), ""
     for suffix, symbol in _UNITS.items():
@@ -77,7 +77,7 @@ def in_words(name: str, value: object) -> str:
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """One row for each fault, of all times that it struck; facts that differ as a range."""
+    """One row per fault, over all times it was injected; facts that differ as a range."""
     by_fault: dict[str, list[Row]] = {}
     for row in rows:
         by_fault.setdefault(row.fault, []).append(row)

@@ -22,25 +22,25 @@ from contextlib import suppress
 async def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    told = json.loads(sys.stdin.read())
-    data = told["head"].encode() + b" " * told["fill_bytes"]
+    options = json.loads(sys.stdin.read())
+    data = options["head"].encode() + b" " * options["fill_bytes"]
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + told["for_s"]
+    end_s = loop.time() + options["for_s"]
     counts: Counter[str] = Counter(held=0, no_retry_after=0)
 
     async def keep_sending(begin_s: float) -> None:
         await asyncio.sleep(begin_s)
         while True:
-            answer = await _answer(told["port"], data, end_s)
+            answer = await _answer(options["port"], data, end_s)
             status = answer[9:12].decode() if answer.startswith(b"HTTP/1.1 ") else "closed"
             counts["held" if answer == b"held" else status] += 1
             counts["no_retry_after"] += status == "503" and b"\r\nretry-after: " not in answer
-            if told["again_s"] is None or loop.time() + told["again_s"] >= end_s:
+            if options["again_s"] is None or loop.time() + options["again_s"] >= end_s:
                 return
-            await asyncio.sleep(told["again_s"])
+            await asyncio.sleep(options["again_s"])
 
-    gap_s = told["within_s"] / told["connections"]
-    await asyncio.gather(*(keep_sending(gap_s * i) for i in range(told["connections"])))
+    gap_s = options["within_s"] / options["connections"]
+    await asyncio.gather(*(keep_sending(gap_s * i) for i in range(options["connections"])))
     print(json.dumps(counts))
 
 

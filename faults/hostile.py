@@ -109,7 +109,7 @@ def hostile(trial: Trial) -> Iterator[Row]:
     yield Row(
         "hostile ids, names, configs, headers and raw bytes (schemathesis, hypothesis)",
         tally.requests,
-        "4xx in words",
+        "4xx with a message",
         [
             Figure("server_errors", tally.server_errors),
             Figure("undocumented_statuses", tally.undocumented),
@@ -240,7 +240,7 @@ def _exchange(port: int, request: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         with suppress(OSError):
             connection.sendall(request)
-            # Whoever announces a body and sends less of it is waited for.
+            # A client that announces a body and sends less of it is waited for.
             connection.shutdown(socket.SHUT_WR)
         with suppress(OSError):
             while data := connection.recv(1 << 16):

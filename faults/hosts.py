@@ -57,7 +57,7 @@ class Host:
             proxy.set(mode)
 
     def lose(self) -> None:
-        """Everything on the host dies at once, and its disk is gone."""
+        """Everything on the host dies at once, and its disk is lost."""
         self.worker.signal(signal.SIGSTOP)
         with suppress(psutil.Error):
             for child in psutil.Process(self.worker.process.pid).children(recursive=True):

@@ -37,7 +37,7 @@ IMPATIENT = {
     "HALFLAYER_RING_AGAIN_S": "2",
     # Its loading would be most of what the processors do, and seldom be done before the next fault.
     "HALFLAYER_STANDBY": "false",
-    # A barrage of faults strikes oftener between two checkpoints than any real machine does.
+    # Faults are injected more often between two checkpoints than on any real machine.
     "HALFLAYER_MAX_ATTEMPTS_WITHOUT_PROGRESS": "1000",
 }
 """Times of recovery short enough to be seen often."""
@@ -70,7 +70,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        """Start it, anew if need be."""
+        """Start it, or restart it."""
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
                 self._command,
@@ -92,7 +92,7 @@ class Process:
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL; waits until it is gone."""
+        """SIGKILL; waits until it has exited."""
         self.signal(signal.SIGKILL)
         self.process.wait()
 
@@ -103,7 +103,7 @@ class Process:
         return self.process.wait(timeout_s), time.monotonic() - start_s
 
     def restart(self) -> None:
-        """Kill it and start it anew, as whatever watches over services does."""
+        """Kill it and restart it, as a service manager does."""
         self.kill()
         self.start()
 
@@ -181,7 +181,7 @@ class Installation:
         self.workers: list[Process] = []
         self.api: Process
         self.undisturbed = ""
-        """A run that nothing befalls, to compare others with."""
+        """An undisturbed run, to compare others with."""
 
     def _proxy(self, target: tuple[str, int] | Path) -> Proxy:
         proxy = Proxy(target)
@@ -227,11 +227,11 @@ class Installation:
         self.broker.stop()
 
     def start_broker(self) -> None:
-        """Start it anew, at the same address."""
+        """Restart it, at the same address."""
         port = self.broker.port
         self.broker.start()
         assert self.broker.process is not None
-        assert self.broker.port == port, "somebody has taken the broker's port"
+        assert self.broker.port == port, "the broker's port was taken"
         self._tether.hold(self.broker.process.pid)
 
     def stop_postgres(self) -> None:
@@ -240,7 +240,7 @@ class Installation:
         self.postgres.stop()
 
     def start_postgres(self) -> None:
-        """Start it anew; it recovers first."""
+        """Restart it; it recovers first."""
         assert self.postgres is not None
         self.postgres.serve()
         self._tether.hold(self.postgres.pid)

@@ -46,7 +46,7 @@ class Damage:
         ]
 
     def compare(self, stand: Installation, run_id: str, undisturbed_id: str) -> None:
-        """Count what differs between a run that has ended and one that nothing befell."""
+        """Count what differs between a run that has ended and an undisturbed one."""
         self.runs += 1
         if stand.run(run_id).state != RunState.SUCCEEDED:
             self.lost_runs += 1
@@ -88,13 +88,13 @@ def owner_of(stand: Installation, run_id: str) -> Process | None:
     return next((worker for worker in stand.workers if worker.trainers(run_id)), None)
 
 
-def strike(stand: Installation, run_id: str, victim: str) -> bool:
-    """Kill the run's trainer, its worker, or both; a killed worker is started anew."""
+def kill(stand: Installation, run_id: str, victim: str) -> bool:
+    """Kill the run's trainer, its worker, or both; a killed worker is restarted."""
     worker = owner_of(stand, run_id)
     if worker is None:
         return False
     if victim == "both":
-        worker.signal(signal.SIGSTOP)  # it shall not see its trainer die
+        worker.signal(signal.SIGSTOP)  # so that it does not see its trainer die
     if victim in ("trainer", "both"):
         kill_trainer(worker, run_id)
     if victim in ("worker", "both"):
@@ -115,13 +115,13 @@ def wait_resumed(stand: Installation, run_id: str, attempt: int, timeout_s: floa
 
 
 def _batch(
-    stand: Installation, corpus: Json, draw: random.Random, strikes: int, damage: Damage
+    stand: Installation, corpus: Json, draw: random.Random, faults: int, damage: Damage
 ) -> int:
-    """Some runs at a time, struck until they have ended; returns how often."""
+    """A few runs at a time, with faults until they have ended; returns how many."""
     config = teacher(corpus, UPDATES)
     ids = [stand.client.submit_run(config)["id"] for _ in range(TOGETHER)]
     done = 0
-    while done < strikes:
+    while done < faults:
         running = [i for i in ids if stand.run(i).state == RunState.RUNNING]
         if not running:
             if all(stand.run(i).state in FINAL for i in ids):
@@ -131,7 +131,7 @@ def _batch(
         run_id = draw.choice(running)
         time.sleep(draw.uniform(0.0, 1.5))
         attempt = stand.run(run_id).attempt
-        if strike(stand, run_id, draw.choice(("trainer", "worker", "both"))):
+        if kill(stand, run_id, draw.choice(("trainer", "worker", "both"))):
             done += 1
             damage.resumed_s.append(wait_resumed(stand, run_id, attempt))
     stand.wait_final(ids)

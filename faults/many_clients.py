@@ -1,11 +1,11 @@
-"""Thousands of readers of one run's live stream, in a process of their own: `python -m ...crowd`.
+"""Thousands of readers of one run's live stream, in a process of their own.
 
 Bare sockets, for the readers must cost less than what they measure. Takes one JSON object a line
 on stdin, answers each with one on stdout:
 
     {"do": "join", "readers": 200}     -> {"served": 190, "refused": 10, "other": []}
     {"do": "join_slow", "readers": 10} -> the same; each then takes one byte a second
-    {"do": "tell"}                     -> {"gaps": 0, "doubles": 0, "ended": 0, "slow_ports": [...]}
+    {"do": "tell"}                     -> {"gaps": 0, "duplicates": 0, "ended": 0, ...}
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Reader(asyncio.Protocol):
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.status = 0
         self.retry_after = False
-        self.last_id = self.gaps = self.doubles = 0
+        self.last_id = self.gaps = self.duplicates = 0
         self.ended = False
         self._rest = b""
 
@@ -55,7 +55,7 @@ class Reader(asyncio.Protocol):
         for each in EVENT_ID.findall(whole + found):
             number = int(each)
             self.gaps += max(0, number - self.last_id - 1)
-            self.doubles += number <= self.last_id
+            self.duplicates += number <= self.last_id
             self.last_id = max(number, self.last_id)
         self.ended = self.ended or b"event: end\n" in whole
 
@@ -111,7 +111,7 @@ class Crowd:
         """What has come so far, over all readers that were served."""
         return {
             "gaps": sum(reader.gaps for reader in self.readers),
-            "doubles": sum(reader.doubles for reader in self.readers),
+            "duplicates": sum(reader.duplicates for reader in self.readers),
             "ended": sum(reader.ended for reader in self.readers),
             "last_ids": sorted({reader.last_id for reader in self.readers})[:5],
             "slow_ports": list(self._slow),

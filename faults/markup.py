@@ -139,7 +139,7 @@ def _signed_in(browser: Browser, stand: Installation, seen: Seen) -> Page:
         opened.dismiss()
 
     page.on("dialog", dialog)
-    # Where nothing escapes and no policy holds, the alarm must ring.
+    # Where nothing escapes and no policy holds, the alarm must go off.
     page.goto("about:blank")
     page.set_content(PAYLOADS[0])
     page.wait_for_function("() => window.fired > 0")
@@ -171,7 +171,7 @@ def _visit(stand: Installation, page: Page, seen: Seen, payload: str) -> None:
         page.goto(f"{stand.url}/new?from={run_id}")
         page.get_by_role("button", name="Submit").first.wait_for()
         seen.look(page)
-        # The report is a download; whoever opens it has no policy of ours to protect them.
+        # The report is a download: opened from disk, no content security policy protects it.
         report = stand.folder / "report.html"
         report.write_bytes(stand.http.get(f"/runs/{run_id}/report").raise_for_status().content)
         page.goto(report.as_uri())

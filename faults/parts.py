@@ -45,7 +45,7 @@ class Up:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
-        self.process = Process("up", "app.cli.main up", environment, folder / "up.out", held)
+        self.process = Process("up", "app.cli up", environment, folder / "up.out", held)
         self.wait_ready()
 
     def wait_ready(self) -> None:
@@ -136,7 +136,7 @@ def _guardian_kills(trial: Trial, up: Up) -> Row:
         guardian = wait_for(lambda: up.part("guardian"), 30, "a guardian")
         guardian.kill()
         wait_for(lambda before=guardian: up.part("guardian") not in (None, before), 30, "a new one")
-        time.sleep(1)  # it is told of the others at once
+        time.sleep(1)  # the others are told to stop at the same time
         processes = psutil.Process(up.process.process.pid).children(recursive=True)
         up.process.kill()
         survivors += _alive(processes, GONE_S)

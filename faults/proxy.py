@@ -46,7 +46,7 @@ class Proxy:
         self._do(self._cut())
 
     def close(self) -> None:
-        """Be gone."""
+        """Stop listening and drop all connections."""
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -101,7 +101,7 @@ class Proxy:
         finally:
             self._tasks.discard(task)
             for each in ours:
-                # A reset, as of a host that fell over; nobody shall wait for a polite end.
+                # A reset, as of a crashed host: no orderly close to wait for.
                 with suppress(Exception):
                     each.transport.abort()
 

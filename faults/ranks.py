@@ -15,7 +15,7 @@ from faults.trial import Trial
 UPDATES = 100
 VICTIMS = ("0", "1", "launcher")
 SURVIVE_S = 20.0
-"""Whoever lost a fellow must be gone by then; no time-out of anybody's is as short."""
+"""A process that lost another one must have exited by then; all time-outs are longer."""
 
 
 def ranks(trial: Trial) -> Iterator[Row]:
@@ -29,17 +29,17 @@ def ranks(trial: Trial) -> Iterator[Row]:
         while done < wanted:
             trial.say(f"ranks: {done} of {wanted}")
             run_id = stand.client.submit_run(config)["id"]
-            # Few strikes at each run, or its end would be all that is ever struck.
+            # Few kills per run, or its last steps would be all that is ever hit.
             for _ in range(min(6, wanted - done)):
                 wait_for(lambda run_id=run_id: _working(stand, run_id), 180, f"work on {run_id}")
                 time.sleep(draw.uniform(0.0, 2.0))
                 attempt = stand.run(run_id).attempt
-                struck = _strike(stand, run_id, draw.choice(VICTIMS))
-                if struck is None:
+                killed = _kill(stand, run_id, draw.choice(VICTIMS))
+                if killed is None:
                     continue
                 done += 1
                 damage.resumed_s.append(wait_resumed(stand, run_id, attempt))
-                survivors += _survivors(struck)
+                survivors += _survivors(killed)
             stand.wait_final([run_id])
             damage.compare(stand, run_id, stand.undisturbed)
     yield Row(
@@ -56,7 +56,7 @@ def ranks(trial: Trial) -> Iterator[Row]:
 
 
 def _working(stand: Installation, run_id: str) -> bool:
-    """Whether there is somebody to strike, or nobody will come any more."""
+    """Whether there is a process to kill, or none will start any more."""
     run = stand.run(run_id)
     if run.state in FINAL:
         return True
@@ -80,7 +80,7 @@ def _survivors(processes: list[psutil.Process]) -> int:
     return len(alive())
 
 
-def _strike(stand: Installation, run_id: str, victim: str) -> list[psutil.Process] | None:
+def _kill(stand: Installation, run_id: str, victim: str) -> list[psutil.Process] | None:
     """Kill one of the run's processes; returns all of them, or None if that one was not there."""
     worker = owner_of(stand, run_id)
     processes = worker.trainers(run_id) if worker is not None else []

@@ -47,10 +47,15 @@ class Siege:
         self.failed = 0
         self.rss_bytes = 0
 
-    def flood(self, processes: int = 1, **told: Any) -> None:
+    def flood(self, processes: int = 1, **options: Any) -> None:
         """Carry out a flood, shared by some processes, from its begin to its end."""
-        told = {"port": self._stand.port, "fill_bytes": 0, "within_s": 0, "again_s": None} | told
-        told["connections"] //= processes
+        options = {
+            "port": self._stand.port,
+            "fill_bytes": 0,
+            "within_s": 0,
+            "again_s": None,
+        } | options
+        options["connections"] //= processes
         api = psutil.Process(self._stand.api.process.pid)
         over = threading.Event()
 
@@ -84,7 +89,7 @@ class Siege:
             for each in floods:
                 stack.callback(each.kill)
                 assert each.stdin is not None
-                each.stdin.write(json.dumps(told))
+                each.stdin.write(json.dumps(options))
                 each.stdin.close()
                 each.stdin = None
             for each in floods:

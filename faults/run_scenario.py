@@ -21,10 +21,12 @@ def main(name: str, seed: int, form: str, file: Path) -> None:
     rows: list[Row] = []
     broken, start_s = "", time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hlf") as folder:
-        trial = Trial(seed, form == "long", Path(folder), lambda words: print(words, flush=True))
+        trial = Trial(
+            seed, form == "long", Path(folder), lambda message: print(message, flush=True)
+        )
         try:
             rows.extend(scenario(name)(trial))
-        # What this machine lacks is told as a test tells it.
+        # What this machine lacks is reported as a skipped test is.
         except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
             broken = f"{type(error).__name__}: {error}"
             traceback.print_exc()

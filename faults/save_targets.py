@@ -1,8 +1,8 @@
-"""Saves something small each time it is told, in a child that stops itself first.
+"""Saves something small for each line it reads, in a child that stops itself first.
 
 Each line on standard input is `[what, folder]` in JSON, `what` being one of `checkpoint`, `result`
 and `artifacts`. The answer is the process id of a child that is stopped just before the saving;
-whoever wants to trace it does so, and then lets it go on. The second answer is its exit status.
+so that it can be traced, and then continued. The second answer is its exit status.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ def save(checkpointer: Checkpointer, step: int) -> None:
     model = nn.Linear(40, 40)
     nn.init.constant_(model.weight, step)
     moments = {"weight/exp_avg": torch.full((40, 40), step + 0.5)}
-    checkpointer.save(step, model, moments, {"identity": "savings"})
+    checkpointer.save(step, model, moments, {"identity": "save targets"})
 
 
 def save_checkpoint(folder: Path) -> None:
@@ -90,7 +90,7 @@ def void(_value: object) -> None:
 
 def main() -> None:
     disable_progress_bar()
-    savings = {
+    targets = {
         "checkpoint": save_checkpoint,
         "result": make_result(),
         "artifacts": put_artifacts,
@@ -99,10 +99,10 @@ def main() -> None:
         what, folder = json.loads(line)
         child = os.fork()
         if child == 0:
-            # Some kernels let only a parent trace; ours shall let anybody of this user.
+            # Some kernels let only the parent trace; allow every process of this user.
             ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
             os.kill(os.getpid(), signal.SIGSTOP)
-            savings[what](Path(folder))
+            targets[what](Path(folder))
             os._exit(0)
         os.waitpid(child, os.WUNTRACED)
         print(child, flush=True)

@@ -10,7 +10,7 @@ SCENARIOS = {
     "broker": "broker:broker",
     "postgres": "database:postgres",
     "sqlite-writers": "database:sqlite_writers",
-    "doubles": "doubles:doubles",
+    "duplicate-delivery": "duplicate_delivery:duplicate_delivery",
     "clock": "clock:clock",
     "deploy": "deploy:deploy",
     "hung": "deploy:hung",

@@ -28,7 +28,7 @@ class SmallDisk:
                     os.posix_fallocate(ballast.fileno(), ballast.tell(), room)
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
-                        raise  # somebody else was faster; there is less room now
+                        raise  # another process wrote meanwhile; less space is left now
                 ballast.seek(0, os.SEEK_END)
 
     def clear(self) -> None:
@@ -44,7 +44,7 @@ class SmallDisk:
 def small_disk(folder: Path, size_bytes: int) -> Iterator[SmallDisk]:
     """Mount one at `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Readable for all, since Postgres runs as nobody.
+    # Readable for all, since Postgres runs as user nobody.
     options = f"size={size_bytes},mode=0755"
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],

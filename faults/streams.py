@@ -34,14 +34,14 @@ SHORT_STREAM_KIB = 256.0
 """Of the short form: what all streams share is spread over few of them."""
 GROWTH_MIB = 32.0
 TRAINING_S, RESTING_S = 0.05, 0.95
-"""A run of the size that people watch tells a few points a second; ours would tell seventy."""
+"""A run of usual size logs a few points a second; this tiny one would log seventy."""
 
 
 # ---------------------------------------------------------------------------- the API is killed
 
 
 class Watcher:
-    """A person's `halflayer runs watch`: the very client, and what it was told."""
+    """A person's `halflayer runs watch`: the real client, and what it received."""
 
     def __init__(self, stand: Installation, run_id: str) -> None:
         self._stand, self._run_id = stand, run_id
@@ -61,7 +61,7 @@ class Watcher:
 
 
 def _written(stand: Installation, run_id: str) -> Counter[tuple[Any, ...]]:
-    """What there was to be told: each sequence number once."""
+    """What was to be received: each sequence number once."""
     points = {point.seq: point for point in stand.points(run_id)}
     written = Counter(("metrics", point.attempt, point.step) for point in points.values())
     with stand.db.read() as session:
@@ -110,7 +110,7 @@ def killed_api(trial: Trial) -> Iterator[Row]:
         "the watchers reconnect by themselves and go on where they were",
         [
             Figure("stream_gaps", sum((written - each.seen).total() for each in watchers)),
-            Figure("stream_doubles", sum((each.seen - written).total() for each in watchers)),
+            Figure("stream_duplicates", sum((each.seen - written).total() for each in watchers)),
             Figure("streams_lost", sum(each.lost for each in watchers)),
         ],
         {"events": written.total()},
@@ -279,7 +279,7 @@ def many_streams(trial: Trial) -> Iterator[Row]:
         "the view is live; beyond the limit 503 with Retry-After; slow ones are cut off",
         [
             Figure("stream_gaps", told["gaps"] + (told["last_ids"] != [last_seq])),
-            Figure("stream_doubles", told["doubles"]),
+            Figure("stream_duplicates", told["duplicates"]),
             Figure("streams_lost", joined["served"] - told["ended"]),
             Figure("streams_not_answered", joined["others"] + joined_slow["others"]),
             Figure("slow_readers_kept", kept),
@@ -299,7 +299,7 @@ def many_streams(trial: Trial) -> Iterator[Row]:
 
 
 def _wait_told(readers: CrowdProcess, served: int) -> dict[str, Any]:
-    """What the readers were told, once all have been told the end, or nothing changes any more."""
+    """What the readers received, once all got the end event, or nothing changes any more."""
     for _ in range(60):
         told = readers.ask(do="tell")
         if told["ended"] >= served:

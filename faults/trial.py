@@ -1,4 +1,4 @@
-"""What a scenario is given: its seed, its folder, and how often to strike."""
+"""What a scenario is given: its seed, its folder, and how often to inject."""
 
 import random
 import tempfile
@@ -21,7 +21,7 @@ class Trial:
     """Shows how far the scenario is."""
 
     def times(self, short: int, long: int) -> int:
-        """How often to strike."""
+        """How often to inject the fault."""
         return long if self.long else short
 
     def random(self, *names: object) -> random.Random:

@@ -1,4 +1,4 @@
-"""Hostile uploads: endless, packed, binary, malformed; refused in words, within a budget."""
+"""Hostile uploads: endless, packed, binary, malformed; refused with a message, within a budget."""
 
 import gzip
 import io
@@ -48,7 +48,7 @@ class Attack:
 @dataclass(frozen=True)
 class Answer:
     status: int
-    words: str
+    message: str
 
 
 class Meter:
@@ -72,7 +72,7 @@ class Meter:
             for process in (self._process, *self._process.children(recursive=True)):
                 with suppress(psutil.Error):
                     memory = process.memory_info()
-                    # Pages of mapped files go as soon as somebody needs the room.
+                    # Pages of mapped files are released as soon as memory is needed.
                     total += memory.rss - getattr(memory, "shared", 0)
         return total / MIB
 
@@ -351,8 +351,8 @@ def uploads(trial: Trial) -> Iterator[Row]:
                 slowest_s = max(slowest_s, time.monotonic() - started_s)
                 if meter.memory_mib > before_mib:
                     worst = attack.name
-                if answer.status not in attack.expected or len(answer.words) < 20:
-                    wrong.append(f"{attack.name}: {answer.status} {answer.words[:200]}")
+                if answer.status not in attack.expected or len(answer.message) < 20:
+                    wrong.append(f"{attack.name}: {answer.status} {answer.message[:200]}")
                 _forget_what_was_taken(stand)
         left = [path for path in stand.settings.uploads_dir.rglob("*") if path.is_file()]
         alive = stand.api.alive and stand.is_ready()
@@ -363,7 +363,7 @@ def uploads(trial: Trial) -> Iterator[Row]:
         f"hostile uploads, limit {limit // MIB:,} MiB: 10 GB, endless, bombs, binary, one line, "
         "bad UTF-8, empty",
         times,
-        "413, 415, 422 or 400 in words",
+        "413, 415, 422 or 400 with a message",
         [
             Figure("wrongly_answered", len(wrong)),
             Figure("api_rss_mib", round(meter.memory_mib, 1), API_RSS_MIB),

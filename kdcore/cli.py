@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.enable()
     for name in _LIBRARIES_BARS:  # read when the libraries are imported, so before that
         os.environ.setdefault(name, "1")
-    seat = TorchrunEnv.taken()
+    seat = TorchrunEnv.from_environment()
     if seat is not None:
         die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments

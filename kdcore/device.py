@@ -1,4 +1,4 @@
-"""What this machine is and how to use it well: device, arithmetic, allocator; trains nothing."""
+"""The device of a run, its precision, memory and allocator; trains nothing."""
 
 import ctypes
 import os
@@ -34,11 +34,11 @@ _TOKENS_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 15}
 
 
 def prepare_process() -> None:
-    """Set this process up for training: glibc shall not return large freed blocks to the kernel.
+    """Set this process up for training: glibc keeps large freed blocks.
 
-    To be called before the first large tensor.
-    A training step frees and takes the same large tensors again and again; by default each of
-    them is a fresh mapping whose pages fault in one by one. A no-op where the C library is another.
+    Call it before the first large tensor. A training step frees and allocates the same large
+    tensors again and again; by default each of them is a fresh mapping whose pages fault in one by
+    one. A no-op where the C library is another.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -82,24 +82,23 @@ def why_no_gpu() -> str | None:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a GPU the one that is meant where none is named, and have it compute the same bits each
-    time.
+    """Make a GPU the current device, and have it compute deterministically.
 
-    To be called before CUDA starts. An operation that has no deterministic form raises
+    Call it before CUDA starts. An operation that has no deterministic form raises
     RuntimeError. `warn_only` would leave the backward of torch's attention kernels as it is: they
     add with atomics, in any order.
     """
     if device.type != "cuda":
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Else each `empty` costs a pass over its memory, which nothing reads before it is written.
+    # Otherwise each `empty` fills its memory, which is written before it is read anyway.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True)
     torch.cuda.set_device(device)
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether bf16 is slower here than fp32: a GPU older than Ampere has no arithmetic for it."""
+    """Whether bf16 is slower here than fp32: GPUs older than Ampere emulate it."""
     if device.type != "cuda":
         return False
     with torch.cuda.device(device):
@@ -129,7 +128,7 @@ def _gemm_s(dtype: torch.dtype) -> float:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had: the device's, or the host's within its container's limit."""
+    """Free memory: of the device, or of the host within its container's limit."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
@@ -144,7 +143,7 @@ def free_bytes(device: torch.device) -> int:
 def pick_max_tokens_per_microbatch(
     shape: ModelShape, device: torch.device, share: float = 0.5
 ) -> int:
-    """How many tokens should go through a model of `shape` at once while it trains.
+    """Tokens of a microbatch for a model of `shape` while it trains.
 
     As many as make the matrix products fast, or as fit this share of the free memory beside the
     gradients and AdamW's two moments; at least 256.
@@ -168,7 +167,7 @@ def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
 
 
 def device_error(error: BaseException) -> KdcoreError | None:
-    """What an error of the accelerator is called: no memory, or lost; None for any other error."""
+    """The typed error of the accelerator, out of memory or lost; None for any other error."""
     words = str(error)
     if isinstance(error, torch.OutOfMemoryError) or says_no_device_memory(words):
         return DeviceOutOfMemory(f"the device has no memory left: {MEMORY_ADVICE}. {words}")
@@ -178,13 +177,13 @@ def device_error(error: BaseException) -> KdcoreError | None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read next is honest."""
+    """Wait for the device, so that a timer read next counts all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for the run's log."""
+    """A description of the device for the run's log."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     return f"CPU, {torch.get_num_threads()} threads"

@@ -9,7 +9,7 @@ KdcoreError
 ├── HostOutOfMemory  code `oom_host`
 ├── DiskFull         code `disk_full`
 ├── DeviceLost       code `device_lost`  the accelerator is missing, busy or broken; tried again
-├── RankLost         code `worker_lost`  another process of the same run is gone
+├── RankLost         code `worker_lost`  another process of the same run died
 ├── RanksDiffer      code `internal`     the processes of a run do not do the same
 └── CheckpointError  code `data`         a checkpoint is unreadable or fails its checksums
 """
@@ -34,8 +34,8 @@ FailureCode = Literal[
 
 
 MEMORY_ADVICE = (
-    "use a smaller model or tokenizer, or a shorter seq_len; a large batch takes little more, for "
-    "it goes through the model in parts"
+    "use a smaller model or tokenizer, or a shorter seq_len; the batch size matters "
+    "little, since batches are split into microbatches"
 )
 _NO_HOST_MEMORY = (
     "can't allocate memory",
@@ -48,13 +48,13 @@ _NO_HOST_MEMORY = (
     "ThreadPoolBuildError",
     "failed to map segment",
 )
-"""How PyTorch, NumPy, C++, Rust, Python, OpenMP and the loader say that the host has no more."""
+"""Messages of PyTorch, NumPy, C++, Rust, Python, OpenMP and the loader: host out of memory."""
 _NO_DEVICE_MEMORY = re.compile(
     r"CUDA out of memory"
     r"|(CUDA error: |Cuda failure (\d+ )?'?)out of memory"
     r"|_STATUS_ALLOC_FAILED"
 )
-"""How PyTorch, CUDA's libraries and NCCL say that the device has no more."""
+"""How PyTorch, CUDA's libraries and NCCL report that the device is out of memory."""
 _DEVICE_FAULT = re.compile(
     r"CUDA error:|CUDA driver error|Cuda failure|unhandled cuda error|cudaGetDeviceCount"
     r"|No CUDA GPUs are available|NVIDIA driver|Torch not compiled with CUDA|NVML error"
@@ -63,12 +63,12 @@ _OF_THE_PROGRAM = re.compile(
     r"device-side assert|invalid argument|invalid configuration|invalid resource handle"
     r"|misaligned address|operation not (supported|permitted)|CUBLAS_STATUS_(INVALID|NOT_SUPPORTED)"
 )
-"""CUDA errors that any device would give: cudaErrorAssert, cudaErrorInvalidValue and the like."""
+"""CUDA errors that any device would raise: cudaErrorAssert, cudaErrorInvalidValue and the like."""
 _COLLECTIVE = re.compile(r"ProcessGroupNCCL|Watchdog caught collective operation timeout")
 
 
 class KdcoreError(Exception):
-    """Base of all errors that a run reports in words; `code` is the typed failure."""
+    """Base of all errors that a run reports; `code` is the typed failure."""
 
     code: FailureCode = "internal"
 
@@ -131,13 +131,13 @@ class DiskFull(KdcoreError):
 
 
 class DeviceLost(KdcoreError):
-    """The accelerator is missing, busy or broken; another one can go on from the checkpoint."""
+    """The accelerator is missing, busy or broken; another one can resume from the checkpoint."""
 
     code: FailureCode = "device_lost"
 
 
 class RankLost(KdcoreError):
-    """Another process of the same run is gone; the run can go on from its last checkpoint."""
+    """Another process of the same run died; the run can resume from its last checkpoint."""
 
     code: FailureCode = "worker_lost"
 
@@ -147,7 +147,7 @@ class RanksDiffer(KdcoreError):
 
 
 def disk_full(folder: Path, needed_bytes: int | None = None) -> DiskFull:
-    """The disk-full error in words: how much was needed, if that is known, and what is free."""
+    """The error for a full disk: how much was needed, if known, and how much is free."""
     needed = "more was" if needed_bytes is None else f"{needed_bytes:,} bytes were"
     free_bytes = shutil.disk_usage(folder).free
     return DiskFull(
@@ -166,26 +166,26 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def says_no_memory(text: str) -> bool:
-    """Whether these words, an error's or a crashed process's last ones, mean the host's memory."""
+    """Whether a message, of an error or a crashed process, means that the host is out of memory."""
     return any(words in text for words in _NO_HOST_MEMORY)
 
 
 def says_no_device_memory(text: str) -> bool:
-    """Whether these words mean the memory of an accelerator."""
+    """Whether a message means that an accelerator is out of memory."""
     return _NO_DEVICE_MEMORY.search(text) is not None
 
 
 def says_device_lost(text: str) -> bool:
-    """Whether these words mean an accelerator that is missing, busy or broken.
+    """Whether a message means that an accelerator is missing, busy or broken.
 
     Any error of CUDA's does (cudaErrorNoDevice, cudaErrorDevicesUnavailable,
-    cudaErrorECCUncorrectable, cudaErrorLaunchFailure, a driver that is gone or too old, ...), but
-    for lack of memory and for mistakes of the program.
+    cudaErrorECCUncorrectable, cudaErrorLaunchFailure, a missing or outdated driver, ...), except
+    for lack of memory and for programming errors.
     """
     found = _DEVICE_FAULT.search(text) is not None
     return found and not (says_no_device_memory(text) or _OF_THE_PROGRAM.search(text))
 
 
 def says_rank_lost(text: str) -> bool:
-    """Whether these are the last words of a process that NCCL's watchdog ended."""
+    """Whether this is the standard error of a process that NCCL's watchdog ended."""
     return _COLLECTIVE.search(text) is not None

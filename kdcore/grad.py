@@ -1,4 +1,4 @@
-"""Gradients that are added up by hand."""
+"""Helpers for gradients that are accumulated outside of autograd."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Counter-based randomness: each draw is a pure function of (seed, what it is for, counters).
+"""Counter-based randomness: each draw is a pure function of (seed, stream, counters).
 
 A resumed run therefore sees the same batches, masks and dropped layers as an unbroken one.
 """

@@ -1,4 +1,4 @@
-"""Runs can be pinned, and have their files tidied up; older code leaves both alone."""
+"""Runs can be pinned, and have their files removed by cleanup; older code ignores both."""
 
 import sqlalchemy as sa
 

@@ -1,8 +1,6 @@
-"""Sequences, lines, their order and their masks; imports no torch.
+"""Sequences, lines, and their order; imports no torch. Arrays are numpy's, ids int64.
 
-All randomness is counter-based: whatever is drawn here is a pure function of (seed, what it is
-for, counters such as epoch and step), so a resumed run sees the same batches as an unbroken one.
-Arrays are numpy's, ids int64.
+The order is a pure function of (seed, epoch): a resumed run sees the same batches.
 """
 
 import itertools
@@ -55,10 +53,10 @@ class Batch:
     def microbatches(
         self, max_tokens_per_microbatch: int, multiple_of: int = 1
     ) -> Iterator["Batch"]:
-        """The batch in runs of whole sequences of at most so many tokens, at least one sequence.
+        """The batch in microbatches of whole sequences, at least one, with at most so many tokens.
 
-        If their number shall be a multiple of more than 1, and there are enough sequences for it,
-        they are equally many sequences each.
+        With `multiple_of` > 1 their number is a multiple of it, if there are enough sequences, and
+        each has equally many sequences.
         """
         if multiple_of > 1:
             yield from self._equal_microbatches(max_tokens_per_microbatch, multiple_of)
@@ -100,7 +98,7 @@ class Batch:
 
 
 def pack(split: TokenisedSplit, seq_len: int, name: str = "the training text") -> Packed:
-    """The flat stream cut into (n, seq_len), a view; the last incomplete sequence is dropped.
+    """The token stream as (n, seq_len), a view; the last incomplete sequence is dropped.
 
     Lines follow each other with their [CLS] and [SEP], and may be cut at a sequence's edge.
     Raises DataError if the text is shorter than one sequence.
@@ -161,7 +159,7 @@ def lines(
     """The lines that `options` lets through.
 
     Lines longer than `options.max_tokens` (at most `max_positions`) are split, and each piece is
-    wrapped in [CLS] and [SEP] anew. Then pieces that are too short, or of which too great a share
+    wrapped in [CLS] and [SEP] again. Then pieces that are too short, or of which too great a share
     (special tokens not counted) is unknown, are dropped.
     """
     longest = min(options.max_tokens or max_positions, max_positions)

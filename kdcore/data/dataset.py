@@ -1,4 +1,4 @@
-"""The text of a run: its corpus cut into tokens, and what is held out of it."""
+"""The text of a run: its tokenised corpus and the held-out split."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from kdcore.events import Log, Sink
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What to evaluate on."""
+    """The held-out sequences and how they are masked."""
 
     packed: Packed
     tokens: Tokens
@@ -30,13 +30,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus, cut into tokens."""
+    """A tokenised corpus."""
 
     tokens: Tokens
     train: TokenisedSplit
     held_out: HeldOut
     unigram_entropy: float
-    """Of the held-out text, in nats: what a model that knows only frequencies reaches."""
+    """Of the held-out text, in nats: the loss of a model that knows token frequencies only."""
     fingerprint: str
     held_out_facts: TextFacts
 
@@ -58,7 +58,7 @@ def read_text(
     cache_dir: Path,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Text:
-    with ranks.main_process_first():  # the others then find all of it in the cache
+    with ranks.main_process_first():  # the other ranks then read it from the cache
         corpus = open_corpus(corpus_config)
         tokens = load(corpus)
         train = tokenise(corpus, tokens, "train", cache_dir, sink)

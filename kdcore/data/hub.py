@@ -1,4 +1,4 @@
-"""What comes from the HuggingFace hub, and the check that the hub can be reached at all.
+"""Downloads from the HuggingFace hub, and checks that the hub can be reached.
 
 The check comes first and is short, because the hub's own clients retry for minutes. Nothing
 from the hub is ever executed: `datasets` reads data files only, and tokenizers and models are
@@ -45,10 +45,10 @@ def _unreachable() -> str | None:
         try:
             httpx.head(constants.ENDPOINT, timeout=PROBE_TIMEOUT_S)
             reasons.append(None)
-        except Exception as error:  # whatever it is, it is the answer
+        except Exception as error:  # any error is the reason why the hub cannot be reached
             reasons.append(str(error) or type(error).__name__)
 
-    # The client's own limit counts for each address anew, and not for the name's look-up.
+    # The client's own timeout counts per address, and not for the name's look-up.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(PROBE_TIMEOUT_S + 0.5)
@@ -118,7 +118,7 @@ def _load(config: HubCorpus) -> tuple[str, Any]:
     try:
         found = HfApi().dataset_info(config.name, timeout=_INFO_TIMEOUT_S)
         if "/" not in found.id:
-            # `datasets` takes 'json' or 'csv' for its own readers, and would read local files.
+            # `datasets` takes names such as 'json' or 'csv' for its readers of local files.
             raise DataError(f"give {wanted} as organisation/name")
         # Of one commit, so that an equal fingerprint means equal rows; never a local folder.
         loaded = datasets.load_dataset(

@@ -1,4 +1,4 @@
-"""Which batches every update takes, its learning rate, and the next batch prepared meanwhile."""
+"""Which batches every optimizer step takes, and a thread that prepares the next one."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ class PlannedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How many updates there are and which batches each of them takes."""
+    """How many optimizer steps there are and which batches each of them takes."""
 
     batches_per_epoch: int
     accumulation_steps: int
@@ -36,9 +36,9 @@ class TrainingPlan:
         return cls(batches_per_epoch, schedule.accumulation_steps, total)
 
     def batches(self, step: int) -> list[tuple[int, int]]:
-        """(epoch, index) of each batch that update `step` (from 0) takes.
+        """(epoch, index) of each batch that `step` (from 0) takes.
 
-        The last update of an epoch may take fewer than `accumulation_steps`; none is left out.
+        The last step of an epoch may take fewer than `accumulation_steps`; none is left out.
         """
         per_epoch = -(-self.batches_per_epoch // self.accumulation_steps)
         epoch, number = divmod(step, per_epoch)
@@ -48,25 +48,25 @@ class TrainingPlan:
 
 
 class BatchPrefetcher:
-    """Makes batches in a thread of its own, one ahead of the one in use."""
+    """Makes batches in a thread, one ahead of the one in use."""
 
     def __init__(self, plan: TrainingPlan, batch: Callable[[int, int], Batch]) -> None:
         self._plan, self._batch = plan, batch
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._coming: dict[tuple[int, int], Future[Batch]] = {}
+        self._pending: dict[tuple[int, int], Future[Batch]] = {}
 
     def batches_of_step(self, step: int) -> Iterator[PlannedBatch]:
-        """The batches of update `step`."""
+        """The batches of optimizer step `step`."""
         places = self._plan.batches(step)
         if step + 1 < self._plan.total_steps:
             following = [*places[1:], self._plan.batches(step + 1)[0]]
         else:
             following = places[1:]
         for number, place in enumerate(places):
-            ready = self._coming.pop(place, None) or self._start(place)
+            ready = self._pending.pop(place, None) or self._start(place)
             batch = ready.result()
             if number < len(following):
-                self._coming = {following[number]: self._start(following[number])}
+                self._pending = {following[number]: self._start(following[number])}
             yield PlannedBatch(*place, batch)
 
     def _start(self, place: tuple[int, int]) -> Future[Batch]:

@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a text, in numbers: what it does not know and what it removes.
+"""What a tokenizer loses of a text, in numbers: unknown tokens and removed characters.
 
 Counted while the text is tokenised and kept beside its ids; imports no torch.
 """
@@ -90,7 +90,7 @@ class TextFacts:
         }
 
     def say(self, name: str, sink: Sink) -> None:
-        """Log what was found in the text `name`; warn of what gets lost."""
+        """Log what was found in the text `name`; warn about what is lost."""
         level: Level = "warning" if self._unknown_share > WARN_ABOVE else "info"
         unknown = f"{name}: {self.unknown_token_share:.2%} of the tokens are unknown"
         if self.unknown_tokens:
@@ -122,7 +122,7 @@ class TextFacts:
         advice = "use a tokenizer that was made for such text, or train a larger one on it"
         if self.unknown_characters > _LONGEST_WORD * self.unknown_tokens:
             advice = (
-                f"WordPiece takes words of more than {_LONGEST_WORD} characters as unknown; put "
+                f"WordPiece turns words of more than {_LONGEST_WORD} characters into [UNK]; put "
                 "spaces between words, or use a tokenizer of another kind"
             )
         raise DataError(

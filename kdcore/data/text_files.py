@@ -29,16 +29,16 @@ MAX_DOCUMENT_CHARS = 100_000
 MAX_ROW_CHARS = 8 * 2**20
 MAX_COLUMNS = 1000
 MAX_EXPANSION = 200
-"""A Parquet file whose text is so many times larger than itself (and not small) is refused."""
+"""Largest ratio of text to file size of a Parquet file; above it (unless small) it is refused."""
 _FREE_EXPANSION = 64 * 2**20
 _FREE_ROWS = 2**20
-"""More rows than this, and than the file has bytes, are refused: empty ones cost a bit each."""
+"""A file with more rows than this, and than it has bytes, is refused: empty rows take one bit."""
 _CHUNK_BYTES = 2**18
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_LINES = 20
 _JSON_DEPTH = 4
 _HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
-"""A JSON escape can spell half a surrogate pair, which no tokenizer takes."""
+"""A JSON escape can be half of a surrogate pair, which no tokenizer accepts."""
 _SPACES = (" ", "\t", "\n", "\u00a0", "\u3000")
 
 FileFormat = Literal["txt", "jsonl", "csv", "parquet"]
@@ -92,7 +92,7 @@ def encoding_of(start: bytes) -> str | None:
 
 
 def is_binary(path: Path) -> bool:
-    """Whether the file's beginning is not text in any encoding that we know of."""
+    """Whether the start of the file is not text in any encoding that is read here."""
     with open(path, "rb") as file:
         return encoding_of(file.read(_CHUNK_BYTES)) is None
 
@@ -122,7 +122,7 @@ def decoded_chunks(path: Path) -> Iterator[str]:
                 good = error.object[: error.start].decode(error.encoding, "ignore")
                 line += newlines.decode(good).count("\n")
                 raise DataError(
-                    f"{path.name} is not {name}: a wrong byte at byte "
+                    f"{path.name} is not {name}: an invalid byte at byte "
                     f"{base - pending + error.start}, line {line}. "
                     "Save the file as UTF-8 and try again"
                 ) from None
@@ -230,7 +230,7 @@ def _csv_dialect(path: Path) -> tuple[str, int]:
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every row, the header first; all rows are as long as it."""
     delimiter, first = _csv_dialect(path)
-    # The limit is one of the process; ours lies above every row that `fed` lets through.
+    # The limit is global to the process; this one is above every row that `fed` lets through.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * MAX_ROW_CHARS))
     row_start, row_chars = first, 0
 
@@ -347,13 +347,16 @@ def _refuse_bomb(path: Path, size: int, limit: int) -> None:
     if size > limit:
         raise DataError(
             f"{path.name} unpacks to more than {limit // 2**20:,} MiB of text, over "
-            f"{MAX_EXPANSION} times its own size: that is no prose"
+            f"{MAX_EXPANSION} times its own size: refusing what looks like a decompression bomb"
         )
 
 
 def _refuse_rows(path: Path, rows: int) -> None:
     if rows > max(_FREE_ROWS, path.stat().st_size):
-        raise DataError(f"{path.name} claims more rows than it has bytes: that is no prose")
+        raise DataError(
+            f"{path.name} claims more rows than it has bytes: refusing what looks like a "
+            "decompression bomb"
+        )
 
 
 def _json_texts(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, str | None]:
@@ -370,7 +373,7 @@ def _json_texts(row: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[s
 
 
 def _json_value(row: dict[str, Any], column: str) -> Any:
-    """What the object holds under `column`, a key or `outer.inner`; KeyError if there is none."""
+    """The value of `column`, a key or `outer.inner`; KeyError if there is none."""
     if column in row:
         return row[column]
     outer, dot, inner = column.partition(".")

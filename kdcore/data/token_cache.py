@@ -1,7 +1,7 @@
 """A corpus as token ids on disk: built once, memory-mapped; imports no torch.
 
-Every document becomes one line `[CLS] ids [SEP]`; lines lie back to back in `tokens.bin`, and
-`offsets.bin` says where each begins. Neither building nor reading holds more than a few MiB.
+Every document becomes one line `[CLS] ids [SEP]`; they are stored back to back in `tokens.bin`,
+and `offsets.bin` says where each begins. Neither building nor reading holds more than a few MiB.
 """
 
 import json
@@ -23,7 +23,7 @@ from kdcore.events import PhaseProgress, Sink
 
 _BATCH_CHARS = 2**19
 _CHUNK_TOKENS = 2**22
-# Goes into the name of every entry; raise it when the same text would give other ids.
+# Part of the name of every entry; increment it when the same text would give other ids.
 _FORMAT_VERSION = 2
 _FACTS = "facts.json"
 

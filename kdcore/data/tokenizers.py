@@ -41,7 +41,7 @@ from kdcore.data.vocabulary import (
 from kdcore.errors import DataError
 from kdcore.events import Log, Progress, Sink
 
-# All cores; said explicitly, or a fork later in the process would be answered with a warning.
+# All cores; set explicitly, since otherwise a later fork of this process logs a warning.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 _TOKENIZER_FILES = [
@@ -55,12 +55,12 @@ _TOKENIZER_FILES = [
     "config.json",
 ]
 MAX_TRAINING_CHARS = 32 * 2**20
-"""A vocabulary is trained on at most the first so many characters of the training split."""
-# WordPiece takes a longer word for unknown; training on one would take hours.
+"""A vocabulary is trained on at most this many characters, from the start of the training split."""
+# WordPiece turns a longer word into [UNK]; training on one would take hours.
 _ENDLESS_WORD = re.compile(r"[^\s!-/:-@\[-`{-~\u2000-\u206f\u3000-\u303f]{101,}")
 _USUAL_ALPHABET = 1000
 _COVERED = 0.9999
-"""Of the text's characters; the alphabet grows beyond the usual one until it covers so many."""
+"""Share of the text's characters that the alphabet covers, beyond the usual size if needed."""
 _MARKS_MATTER = 0.005
 """Marks on letters that are neither Latin nor Greek, as a share of all characters."""
 _CJK = re.compile(
@@ -89,7 +89,7 @@ class Tokens:
     fingerprint: str
     """Equal for tokenizers that cut every text into the same ids."""
     remarks: tuple[str, ...] = ()
-    """What its user should know of how it was read."""
+    """Notes for the user on how it was read."""
 
 
 def load_tokenizer(
@@ -115,7 +115,7 @@ def _load(
         if model_folder is None:
             raise DataError("there is no pretrained checkpoint whose tokenizer could be used")
         return tokens_from_folder(model_folder)
-    raise DataError("an uploaded tokenizer must be resolved to its folder first")
+    raise DataError("uploads exist on a server only: use --tokenizer.source file")
 
 
 # ------------------------------------------------------------------------------------- loaded
@@ -165,7 +165,7 @@ def _require_casing(folder: Path) -> None:
     said = "do_lower_case" in json.loads(path.read_text(encoding="utf-8"))
     if not said and read_vocabulary(vocabulary).cased:
         raise DataError(
-            f"{path} does not say do_lower_case, but vocab.txt tells capital letters apart: add "
+            f"{path} does not say do_lower_case, but vocab.txt is cased: add "
             '"do_lower_case": false there, or true if the text is to be lower-cased'
         )
 
@@ -175,7 +175,7 @@ def _from_vocab_txt(path: Path, remarks: list[str]) -> Any:
     # Accents: as BERT does, off with the lower-casing, unless the entries say otherwise.
     strip_accents = False if read.accents else None
     if read.cased:
-        remarks.append(f"{path.name} tells capital letters apart: the text is not lower-cased")
+        remarks.append(f"{path.name} is cased: the text is not lower-cased")
     elif read.accents:
         remarks.append(f"{path.name} is lower-case with accents: the text is lower-cased only")
     else:
@@ -196,7 +196,7 @@ def _bert(entries: list[str], cased: bool, strip_accents: bool | None, **roles: 
 
 
 def _hub_tokens(config: HubTokenizer) -> Tokens:
-    # Costs seconds, which runs that never ask the hub should not pay.
+    # Imported here: it takes seconds, and most runs do not use the hub.
     from kdcore.data.hub import hub_files  # noqa: PLC0415
 
     remedy = "Train a WordPiece tokenizer on the corpus, or upload a tokenizer.json."
@@ -226,7 +226,7 @@ def _tokens(hf: Any, where: str, remarks: list[str]) -> Tokens:
 
 
 def _fingerprint(hf: Any, ids: dict[Role, int]) -> str:
-    """Of what decides the ids: not of names, paths, padding or truncation.
+    """A hash of what decides the ids: not of names, paths, padding or truncation.
 
     Releases up to 0.1 left out how added tokens are found. For those that need nothing said of it,
     the special tokens found as they are spelled, the fingerprint is still theirs: checkpoints and

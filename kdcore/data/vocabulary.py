@@ -29,7 +29,7 @@ _SPELLINGS: dict[Role, tuple[str, ...]] = {
 }
 _BRACKETED = re.compile(r"\[(.+)\]|<\|(.+)\|>|<(.+)>")
 _CASED_SHARE = 0.001
-"""Of the entries; a stray capital letter does not make a vocabulary a cased one."""
+"""Share of the entries; a stray capital letter does not make a vocabulary cased."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Vocabulary:
     entries: list[str]
     roles: Roles
     cased: bool
-    """Whether it tells capital letters apart: text must not be lower-cased for it."""
+    """Whether it is cased: text must not be lower-cased for it."""
     accents: bool
-    """Whether entries hold accents or vowel signs: they must not be stripped for it."""
+    """Whether entries contain accents or vowel signs: these must not be stripped from the text."""
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -148,7 +148,7 @@ def _wrapping(processor: dict[str, Any] | None) -> tuple[str | None, str | None]
 
 
 def prepare(core: tokenizers.Tokenizer, roles: Roles) -> list[str]:
-    """Change `core` so that it gives every text the ids that training uses; what was changed.
+    """Change `core` so that it gives every text the ids that training uses; returns the changes.
 
     Those are [CLS], the text's own ids, [SEP]: neither cut, nor padded, nor drawn at random.
     """
@@ -175,7 +175,7 @@ def prepare(core: tokenizers.Tokenizer, roles: Roles) -> list[str]:
 
 
 def _give_unknown_token(core: tokenizers.Tokenizer, unknown: str) -> bool:
-    """Have the model fall back on `unknown` where it has nothing; whether it had to be changed.
+    """Make the model use `unknown` for what it does not know; returns whether it was changed.
 
     Without such a token a BPE drops the characters that it does not know, and other models fail at
     the first one. DataError if the model's own vocabulary does not hold `unknown`.

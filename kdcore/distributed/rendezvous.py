@@ -1,6 +1,6 @@
-"""A meeting place for the processes of one machine that nobody outside it can reach.
+"""A rendezvous for the processes of one machine that is not reachable from outside.
 
-torchrun's own listens on all interfaces, asks for no password and unpickles what it is sent.
+torchrun's own listens on all interfaces, without authentication, and unpickles what it receives.
 """
 
 import socket
@@ -21,7 +21,7 @@ _ADDRESS = "127.0.0.1"
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """One host, which has come as soon as it is there."""
+    """The rendezvous of a single host; nothing to wait for."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
@@ -51,7 +51,7 @@ class LoopbackRendezvous(RendezvousHandler):
         return False
 
     def set_closed(self) -> None:
-        """There is nobody else to be told."""
+        """Nothing to do: there is no other host."""
 
     def num_nodes_waiting(self) -> int:
         return 0
@@ -68,5 +68,5 @@ def _create(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def register_loopback() -> None:
-    """Have `LOOPBACK` stand for it wherever torchrun asks for a rendezvous."""
+    """Register it with torchrun under the name `LOOPBACK`."""
     rendezvous_handler_registry.register(LOOPBACK, _create)

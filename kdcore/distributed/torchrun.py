@@ -1,7 +1,7 @@
-"""Starts one process for each device through torchrun, and knows one's place among them.
+"""Starts one process per device through torchrun, and reads the environment that torchrun sets.
 
-The launcher trains nothing and writes nothing. It passes requests to stop on to its processes, and
-ends as the first of them that went wrong did: with its exit status, or of its signal.
+The launcher trains nothing and writes nothing. It forwards requests to stop to its processes, and
+exits as the first process that failed did: with its exit status, or by its signal.
 """
 
 import ctypes
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 _LAUNCHER = "KDCORE_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1
 _SAFE_PATH = ("-P",) if sys.flags.safe_path else ()
-"""Modules come from the current folder only if this process's own do: in a checkout they may."""
+"""Import from the current folder only if this process does: in a checkout it may."""
 
 
 @dataclass(frozen=True)
 class TorchrunEnv:
-    """This process's place among those that torchrun started."""
+    """What torchrun's environment variables say about this process."""
 
     rank: int
     world: int
     local_rank: int
 
     @classmethod
-    def taken(cls) -> "TorchrunEnv | None":
-        """Where this process sits; None if torchrun did not start it."""
+    def from_environment(cls) -> "TorchrunEnv | None":
+        """From RANK, WORLD_SIZE and LOCAL_RANK; None if torchrun did not start this process."""
         try:
             rank, world, local_rank = (
                 int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -79,13 +79,13 @@ def process_count(device: str, devices: int | None) -> int:
 
 
 def die_with_launcher() -> None:
-    """Have the kernel kill this process when whoever started it is gone (Linux).
+    """Have the kernel kill this process when the one that started it dies (Linux).
 
     torchrun gives each process a session of its own, where no signal to torchrun's reaches it.
     """
     if sys.platform != "linux":
         return
-    # A launcher that says who it is may be gone before this process asks.
+    # A launcher may have died before this process gets here.
     parent = int(os.environ.get(_LAUNCHER, os.getppid()))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -93,7 +93,7 @@ def die_with_launcher() -> None:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """Leave without the farewells of an ordinary end, which would wait for processes now gone."""
+    """Exit without the clean-up of an ordinary exit, which would wait for processes that died."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
@@ -101,12 +101,12 @@ def end_at_once(status: int) -> NoReturn:
 
 
 def launch(arguments: list[str], count: int, folder: Path) -> int:
-    """Carry out `python -m kdcore` with these arguments in `count` processes of torchrun.
+    """Run `python -m kdcore` with these arguments in `count` processes of torchrun.
 
-    Returns the exit status, unless a process died of a signal: then so does this one. Its scratch
-    files lie in `folder` while it works.
+    Returns the exit status, unless a process died of a signal: then so does this one. Scratch
+    files are in `folder` meanwhile.
     """
-    # It takes seconds, and most runs have one device.
+    # Imported here: it takes seconds, and most runs have one device.
     from torch.distributed.elastic.multiprocessing import (  # noqa: PLC0415
         DefaultLogsSpecs,
         SignalException,
@@ -120,7 +120,7 @@ def launch(arguments: list[str], count: int, folder: Path) -> int:
     cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
     if sys.platform == "linux":
-        # Nobody outside this machine has anything to say in it.
+        # Listen on the loopback interface only: nothing outside this machine takes part.
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -169,23 +169,23 @@ def _pass_on(number: int, _frame: FrameType | None) -> None:
 
 
 def _first(failures: "dict[int, ProcessFailure]") -> tuple[int, int]:
-    """(rank, exit status) of the one that went wrong by itself.
+    """(rank, exit status) of the process that failed first.
 
-    The others lost it thereupon, or were sent away by torchrun.
+    The others failed because they lost it, or were terminated by torchrun.
     """
 
     def order(rank: int) -> tuple[bool, bool, int, int]:
         failure = failures[rank]
-        lost, sent_away = failure.exitcode == EXIT_RANK_LOST, failure.exitcode == -signal.SIGTERM
+        lost, terminated = failure.exitcode == EXIT_RANK_LOST, failure.exitcode == -signal.SIGTERM
         # Within the same second, a death by a signal comes before what it led to.
-        return lost, sent_away, int(failure.timestamp), failure.exitcode
+        return lost, terminated, int(failure.timestamp), failure.exitcode
 
     rank = min(failures, key=order)
     return rank, failures[rank].exitcode
 
 
 def _die_of(number: int) -> None:
-    """Whoever watches this process shall see what befell the one that mattered."""
+    """Die of the signal that ended the training process, so that the parent sees it."""
     sys.stderr.flush()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if number != signal.SIGKILL:

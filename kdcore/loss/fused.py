@@ -1,8 +1,8 @@
-"""The loss terms that need logits, with their gradients in closed form; `losses` is its plain twin.
+"""The loss terms that need logits, with closed-form gradients; `reference` is the plain version.
 
-Logits are made by chunks of positions and turned, where they lie, into the gradient of the weighted
-sum of the terms, from which the gradients of the hidden states and of the projector follow at once.
-So nothing as wide as the vocabulary outlives its chunk, and no logit is computed twice.
+Logits are computed in chunks of positions and turned in place into the gradient of the weighted sum
+of the terms, from which the gradients of the hidden states and of `lm_head` follow directly. So no
+tensor of vocabulary width outlives its chunk, and no logit is computed twice.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from kdcore.model.encoder import Projection
 LOGITS_AT_ONCE = 1 << 24
 """Logits of one chunk on a CPU: 64 MiB in fp32, of student and teacher each."""
 _GPU_FACTOR = 8
-"""A GPU wants larger products, and has the memory for them."""
+"""GPUs need larger products to be fast, and have the memory for them."""
 _CACHED_ROWS = 1024
 """Vocabulary entries of a chunk that a CPU works on at a time, to stay within its cache."""
 
@@ -53,9 +53,9 @@ def fused_loss(
     `mlm`, all positions for `ce` and `mse`, which need the teacher. Under autocast the matrix
     products are in its type, all else in fp32.
 
-    `in_place` adds the gradients of the projector's weight and bias to their `.grad` at once, as
+    `in_place` adds the gradients of `lm_head`'s weight and bias to their `.grad` at once, as
     `total.backward()` would, to which only the hidden states' are then left: that spares a tensor
-    as large as the projector and three passes over it.
+    as large as `lm_head` and three passes over it.
     """
     weight, bias = student.weight, student.bias
     into = None
@@ -131,7 +131,7 @@ class _FusedLossState:
         self._size = size // 64 * 64 or size
 
     def want_gradients(self, into: tuple[Tensor, Tensor] | None) -> None:
-        """From now on; the projector's are added to those in `into`, if given."""
+        """Compute gradients from now on; those of `lm_head` are added to `into`, if given."""
         hidden, *lm_head = vars(self._student).values()
         d_weight, d_bias = into or (torch.zeros_like(each) for each in lm_head)
         self.gradients = (torch.empty_like(hidden), d_weight, d_bias)
@@ -156,7 +156,7 @@ class _FusedLossState:
                 labelled = logits[:, where].mul_(temperature)
             self._distillation_(logits, chunk)
             if labelled is not None:
-                # No position is there twice: there is no order in which to add.
+                # No position occurs twice, so the order of additions cannot matter.
                 logits.index_add_(1, where, self._cross_entropy_(labelled, ids))
         else:
             whole = len(at) == logits.shape[1]

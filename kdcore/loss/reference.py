@@ -13,7 +13,7 @@ from kdcore.loss.fused import cosine_distance
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of (positions, vocab) logits against (positions,) token ids, in nats.
 
-    Without any position the loss is 0, not NaN: an empty mask teaches nothing.
+    Without any position the loss is 0, not NaN: there is nothing to learn from an empty mask.
     """
     if labels.numel() == 0:
         return logits.sum() * 0.0

@@ -1,4 +1,4 @@
-"""Dropout and self-attention over sequences that lie back to back, without padding.
+"""Dropout and self-attention over packed sequences (back to back, without padding).
 
 On a CPU both are written here, since torch's own spend most of their time elsewhere than in
 arithmetic: its dropout draws one random number after the other, and its attention with dropout
@@ -60,19 +60,18 @@ class _Dropout(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tokens of a batch lie: sequence after sequence, without padding.
+    """Lengths of the packed sequences of a batch.
 
-    `queries[i]` of sequence i's `keys[i]` tokens ask; both are the same but where only some
-    positions' outputs are wanted.
+    Sequence i has `keys[i]` tokens, of which the outputs of `queries[i]` are computed: fewer
+    where only some positions are wanted.
     """
 
     keys: tuple[int, ...]
     queries: tuple[int, ...]
 
     def groups(self, heads: int) -> Iterator[tuple[int, slice, slice]]:
-        """(sequences, their query rows, their key rows): alike neighbours, a cacheful at once.
-
-        A sequence that asks nothing is in none.
+        """(sequences, their query rows, their key rows): neighbours of equal length, as many as
+        fit into the cache. Sequences without queries are in no group.
         """
         first, query_row, key_row = 0, 0, 0
         while first < len(self.keys):
@@ -193,7 +192,7 @@ class _Attention(torch.autograd.Function):
         if ctx.rate:
             gradient = gradient * (1.0 / (1.0 - ctx.rate))
         d_query = torch.empty_like(query)
-        # Zeros, since a sequence of which nothing was asked is in no group.
+        # Zeros, since a sequence without queries is in no group.
         d_key, d_value = torch.zeros_like(key), torch.zeros_like(value)
         for sequences, rows, columns in ctx.layout.groups(heads):
             q, k, v, g = (

@@ -77,13 +77,13 @@ _ONLY: dict[str, object] = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
-"""Fields of a config.json that change what the model computes, with the one value that is known."""
+"""Fields of a config.json that change what the model computes, with the only supported value."""
 _HEADS = ("cls.predictions.", "vocab_")
-"""Begin the names of the MLM head's tensors, in BERT and DistilBERT."""
+"""Prefixes of the MLM head's tensors, in BERT and DistilBERT."""
 _UNUSED = re.compile(r"(^|\.)(pooler|cls\.seq_relationship)\.")
-"""Tensors of a pretrained BERT that masked language modelling has no use for."""
+"""Tensors of a pretrained BERT that masked language modelling does not use."""
 _WRAPPED = re.compile(r"(module|_orig_mod)\.")
-"""What DataParallel and torch.compile put in front of every name."""
+"""Prefixes that DataParallel and torch.compile put in front of every name."""
 NOTES_FILE = "halflayer.json"
 """What Halflayer knows of a checkpoint beyond its weights: how it was made, its tokenizer."""
 
@@ -105,7 +105,7 @@ def position_embeddings(model: MaskedLM) -> nn.Embedding:
 
 
 def head_transform(model: MaskedLM, hidden: Tensor) -> Tensor:
-    """The MLM head up to its projector: (..., hidden) to (..., hidden)."""
+    """The MLM head up to `lm_head`: (..., hidden) to (..., hidden)."""
     if isinstance(model, BertForMaskedLM):
         return cast(Tensor, model.cls.predictions.transform(hidden))
     return cast(Tensor, model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
@@ -195,7 +195,7 @@ def build_student(
 
 
 def shape_of(model: MaskedLM, tokenizer_fingerprint: str | None = None) -> ModelShape:
-    """The shape of a model at hand."""
+    """The shape of a loaded model."""
     config = model.config
     bert = isinstance(model, BertForMaskedLM)
     return ModelShape(
@@ -230,7 +230,7 @@ def checkpoint_folder(
         local = Path(checkpoint.path)
     elif isinstance(checkpoint, RunCheckpoint) and local is None:
         raise DataError(
-            f"run {checkpoint.run_id} is known to a Halflayer server only; "
+            f"run {checkpoint.run_id} exists on a Halflayer server only; "
             "on the command line give its downloaded folder instead"
         )
     if local is not None:
@@ -238,7 +238,7 @@ def checkpoint_folder(
             raise DataError(f"{local} holds no config.json: it is not a model folder")
         return local
     assert isinstance(checkpoint, HubCheckpoint)
-    # Costs a second, which runs that never ask the hub should not pay.
+    # Imported here: it takes a second, and most runs do not use the hub.
     from kdcore.data.hub import hub_files  # noqa: PLC0415
 
     remedy = (
@@ -250,13 +250,13 @@ def checkpoint_folder(
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model from a checkpoint, and what of the two did not match."""
+    """A model from a checkpoint, and the tensors that did not match."""
 
     model: MaskedLM
     fresh: list[str]
     """Tensors of the model that the checkpoint lacks: they start at random."""
     unused: list[str]
-    """Tensors of the checkpoint that a masked language model has no use for."""
+    """Tensors of the checkpoint that a masked language model does not use."""
 
 
 def load_model(folder: Path, head_seed: int | None = None) -> Loaded:
@@ -394,7 +394,7 @@ def _require_ties(folder: Path, model: MaskedLM) -> None:
 
 
 def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
-    """The model's class, and as much of its config as describes its shape.
+    """The model's class, and the part of its config that describes its shape.
 
     A config may also name code, kernels, quantisers and files, which transformers would load.
     """
@@ -409,8 +409,8 @@ def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
     for name, known in _ONLY.items():
         if raw.get(name) not in (known, None):
             raise DataError(
-                f"{path}: {name} is {raw[name]!r}; only {known!r} can be used, and without it the "
-                "model would compute something else"
+                f"{path}: {name} is {raw[name]!r}; only {known!r} is supported; "
+                "ignoring it would change what the model computes"
             )
     family, fields = _FAMILIES[model_type]
     try:
@@ -477,7 +477,7 @@ def _integers(folder: Path) -> list[str]:
 
 
 def read_notes(folder: Path) -> dict[str, object]:
-    """What Halflayer noted beside a checkpoint; empty for checkpoints of other origin."""
+    """The notes that Halflayer saved beside a checkpoint; empty for other checkpoints."""
     path = folder / NOTES_FILE
     if not path.is_file():
         return {}

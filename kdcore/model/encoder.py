@@ -1,8 +1,8 @@
-"""Runs BERT's and DistilBERT's encoders on sequences without padding, only where it is wanted.
+"""Runs BERT's and DistilBERT's encoders on packed sequences, only at the wanted positions.
 
 The parameters are those of `transformers`' models, and so is the arithmetic. What is different:
-tokens lie back to back, so padding costs nothing; dropped layers are not run; and the last layer's
-query, output projection and feed-forward part are computed at the wanted positions only.
+tokens are packed back to back, so padding costs nothing; dropped layers are not run; and the last
+layer's query, output projection and feed-forward part are computed at the wanted positions only.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Projection:
-    """Hidden states and the projector that makes logits of them."""
+    """Hidden states, and the `lm_head` that makes logits of them."""
 
     hidden: Tensor
     """(positions, hidden)"""
@@ -87,7 +87,7 @@ def last_hidden(
 
 
 def projection(model: MaskedLM, hidden: Tensor) -> Projection:
-    """What makes logits of last hidden states (positions, hidden): the MLM head, last step open."""
+    """The MLM head on last hidden states (positions, hidden), up to the final matrix product."""
     last = lm_head(model)
     return Projection(head_transform(model, hidden), last.weight, last.bias)
 
@@ -109,7 +109,7 @@ class _Rates:
 
 
 class _LookUp(torch.autograd.Function):
-    """Rows of a table; its gradient goes to the table's own."""
+    """Rows of an embedding table; the gradient is added to the table's `.grad`."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def _distilbert_layer(module: Any) -> _Layer:
 def _run(
     layer: _Layer, everywhere: Tensor, asking: Tensor, layout: Layout, heads: int, rate: _Rates
 ) -> Tensor:
-    """One layer: all rows (rows, hidden) are looked at, the `asking` ones (asking, hidden) move."""
+    """One layer: keys and values of all rows (rows, hidden), outputs for `asking` ones."""
     mixed = attention(
         layer.query(asking),
         layer.key(everywhere),

@@ -6,11 +6,11 @@ from kdcore.rng import rng
 
 
 def layers_active(layers: int, drop_rate: float, seed: int, step: int) -> list[int]:
-    """Layers that work at this update, a function of (seed, step) only.
+    """The layers that are not dropped at this optimizer step, a function of (seed, step) only.
 
-    Each of the `layers` is dropped with probability `drop_rate`, independently of the others; it
-    may be that none is left, as in the paper's implementation. A dropped layer is not run: it costs
-    nothing, gets no gradient, and the optimiser leaves it as it is.
+    Each of the `layers` is dropped with probability `drop_rate`, independently of the others; all
+    may be dropped, as in the paper's implementation. A dropped layer is not run: it costs
+    nothing, gets no gradient, and the optimizer does not change it.
     """
     if drop_rate == 0.0:
         return list(range(layers))

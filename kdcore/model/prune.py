@@ -30,15 +30,15 @@ _POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 
 @dataclass
 class PruneReport:
-    """Where every tensor of the student came from, and what of the teacher was left behind."""
+    """Which teacher tensor each student tensor was copied from, and which were dropped."""
 
     kept_layers: list[int]
     copied: dict[str, str] = field(default_factory=dict)
     """Student tensor to teacher tensor."""
     fresh: list[str] = field(default_factory=list)
-    """Student tensors that start at random."""
+    """Student tensors that are randomly initialised."""
     dropped: list[str] = field(default_factory=list)
-    """Teacher tensors that no student tensor came from."""
+    """Teacher tensors that were copied to no student tensor."""
 
     def as_json(self) -> dict[str, object]:
         copied = [{"tensor": name, "from": source} for name, source in self.copied.items()]

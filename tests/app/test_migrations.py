@@ -226,7 +226,7 @@ def test_a_database_of_another_encoding_is_refused(
     postgres_server.execute(f"CREATE DATABASE old ENCODING '{encoding}' TEMPLATE template0")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "app.cli.main", "migrate"],
+            [sys.executable, "-m", "app.cli", "migrate"],
             env={**os.environ, "HALFLAYER_DATABASE_URL": url},
             capture_output=True,
             text=True,

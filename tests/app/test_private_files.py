@@ -46,12 +46,12 @@ def halflayer(module: str, *words: str, data_dir: Path, **settings: str) -> None
 @pytest.mark.parametrize(
     "command",
     [
-        ("app.cli.main", "migrate"),
-        ("app.cli.main", "token", "create"),
-        ("app.cli.main", "token", "list"),
-        ("app.cli.main", "tidy", "--dry-run"),
-        ("app.cli.main", "backup", "{parent}/backup"),
-        ("app.cli.main", "up"),
+        ("app.cli", "migrate"),
+        ("app.cli", "token", "create"),
+        ("app.cli", "token", "list"),
+        ("app.cli", "tidy", "--dry-run"),
+        ("app.cli", "backup", "{parent}/backup"),
+        ("app.cli", "up"),
         ("app.server",),
         ("worker.main", "--device", "nonsense"),
     ],
@@ -72,9 +72,9 @@ def test_every_command_makes_an_old_folder_private(tmp_path: Path, command: tupl
 
 def test_what_a_command_makes_is_private_from_the_first(tmp_path: Path) -> None:
     data_dir, backup = tmp_path / "new" / "data", tmp_path / "backup"
-    halflayer("app.cli.main", "migrate", data_dir=data_dir)
-    halflayer("app.cli.main", "backup", str(backup), data_dir=data_dir)
-    halflayer("app.cli.main", "restore", str(backup), data_dir=tmp_path / "restored")
+    halflayer("app.cli", "migrate", data_dir=data_dir)
+    halflayer("app.cli", "backup", str(backup), data_dir=data_dir)
+    halflayer("app.cli", "restore", str(backup), data_dir=tmp_path / "restored")
     for folder in (data_dir, backup, tmp_path / "restored"):
         made = [folder, *folder.rglob("*")]
         assert len(made) > 2

@@ -20,7 +20,7 @@ def test_a_wrong_variable_is_named_in_one_line(
     tmp_path: Path, name: str, value: str, said: str
 ) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", "migrate"],
+        [sys.executable, "-m", "app.cli", "migrate"],
         env=os.environ | {f"HALFLAYER_{name}": value, "HALFLAYER_DATA_DIR": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -49,7 +49,7 @@ class Installation:
     def halflayer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs the command line against this installation."""
         return subprocess.run(
-            [sys.executable, "-m", "app.cli.main", *arguments],
+            [sys.executable, "-m", "app.cli", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -82,7 +82,7 @@ def start(data_dir: Path, *arguments: str) -> Installation:
     output = data_dir.parent / f"{data_dir.name}.out"
     with open(output, "wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli.main", "up", *arguments],
+            [sys.executable, "-m", "app.cli", "up", *arguments],
             env=environment,
             stdout=out,
             stderr=subprocess.STDOUT,

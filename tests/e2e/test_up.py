@@ -99,7 +99,7 @@ def test_an_up_whose_reader_is_gone_serves_on_and_ends_in_good_order(started: In
     """`halflayer up | head -1`, and a terminal that is closed."""
     stop(started)
     up = subprocess.Popen(
-        [sys.executable, "-m", "app.cli.main", "up"],
+        [sys.executable, "-m", "app.cli", "up"],
         env=started.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

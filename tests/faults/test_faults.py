@@ -1,6 +1,6 @@
 """The short form of the quicker scenarios; `make faults ARGS=--short` has all of them.
 
-What the others strike at has tests of its own, in tests/worker, tests/kdcore and tests/app.
+What the others attack has tests of its own in tests/worker, tests/kdcore and tests/app.
 """
 
 from pathlib import Path

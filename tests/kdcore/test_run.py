@@ -108,7 +108,9 @@ def test_ids_of_a_server_are_resolved_by_inputs_and_stay_in_the_notes(
     teacher: tuple[Path, ListSink], pruned: Path, tmp_path: Path
 ) -> None:
     config = PruneConfig(teacher=RunCheckpoint(run_id="k3v9x2m4q8zt"))
-    with pytest.raises(DataError, match=r"^teacher: run k3v9x2m4q8zt is known to a .* server only"):
+    with pytest.raises(
+        DataError, match=r"^teacher: run k3v9x2m4q8zt exists on a Halflayer server only"
+    ):
         execute(config, tmp_path, ListSink(), device="cpu")
     sink, inputs = ListSink(), Inputs(teacher=teacher[0] / "model")
     execute(config, tmp_path, sink, device="cpu", inputs=inputs)

@@ -99,7 +99,7 @@ def test_fingerprint_follows_the_column(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b" \n\t\r\n", "is empty"),
         (b"only one", "a single document"),
-        (b"fine\n" * 100_000 + b"\xff", "not UTF-8: a wrong byte at byte 500000"),
+        (b"fine\n" * 100_000 + b"\xff", "not UTF-8: an invalid byte at byte 500000"),
     ],
 )
 def test_unusable_file_is_refused_when_it_is_opened(
@@ -117,7 +117,7 @@ def test_missing_file_folder_and_unresolved_upload_are_refused(tmp_path: Path) -
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(DataError, match="there is no file"):
         file_corpus(tmp_path / "folder.txt")
-    with pytest.raises(DataError, match="resolve uploads first"):
+    with pytest.raises(DataError, match="uploads exist on a server only"):
         open_corpus(UploadCorpus(dataset_id="d7c2n5w8j4pf"))
 
 

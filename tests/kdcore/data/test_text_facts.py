@@ -199,4 +199,4 @@ def test_the_model_card_tells_what_was_lost(tmp_path: Path) -> None:
     assert "| unknown token share | 0.25 |" in card
     assert "| eval unknown token share | 0.25 |" in card
     assert "| blank documents | 1 |" in card
-    assert "| tokenizer notes | vocab.txt tells capital letters apart: the text is not" in card
+    assert "| tokenizer notes | vocab.txt is cased: the text is not" in card

@@ -109,7 +109,7 @@ def test_wrong_byte_is_named_by_its_offset(tmp_path: Path, name: str) -> None:
 
 
 def test_a_byte_order_mark_counts_where_a_wrong_byte_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 5"):
+    with pytest.raises(DataError, match="not UTF-8: an invalid byte at byte 5"):
         documents(written(tmp_path, "a.txt", b"\xef\xbb\xbfab\xffc"))
 
 
@@ -146,7 +146,7 @@ def test_text_with_a_byte_order_mark_is_read(
 def test_big_endian_utf_16_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
     mark = b"\xfe\xff"
     assert documents(written(tmp_path, "a.txt", mark + "twölf".encode("utf-16-be"))) == ["twölf"]
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-16: a wrong byte at byte 6, line 2"):
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-16: an invalid byte at byte 6, line 2"):
         documents(written(tmp_path, "a.txt", mark + b"\0a\0\n\xdc\0\0b"))
     with pytest.raises(DataError, match="binary"):
         documents(written(tmp_path, "a.txt", mark + "a\0b".encode("utf-16-be")))

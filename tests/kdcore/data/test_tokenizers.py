@@ -195,7 +195,7 @@ def test_unreadable_tokenizers_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.txt"):
         tokens_from_folder(tmp_path)
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
-    with pytest.raises(DataError, match="not UTF-8: a wrong byte at byte 6"):
+    with pytest.raises(DataError, match="not UTF-8: an invalid byte at byte 6"):
         tokens_from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(DataError, match=r"tokenizer\.json holds no tokenizer"):

@@ -44,7 +44,7 @@ def refused(work: Any) -> str:
 
 
 def main(notes: Path) -> None:
-    ranks = join(TorchrunEnv.taken(), "cpu")
+    ranks = join(TorchrunEnv.from_environment(), "cpu")
     found: dict[str, Any] = {"told": ranks.all_gather_json({"rank": ranks.rank, "word": "Öl"})}
     found["any"] = [ranks.any_rank(mine) for mine in (False, ranks.rank == 1, True)]
     shares = torch.tensor([0.1 * (ranks.rank + 1), 2.0], dtype=torch.float64)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import kdcore.cli
 import kdcore.loss.objectives
+import kdcore.process
 import kdcore.run
 
 RANK = int(os.environ["RANK"])
@@ -30,7 +31,7 @@ def main(notes: Path, fault: str, arguments: list[str]) -> int:
     draw, train, look = (
         kdcore.loss.objectives.layers_active,
         kdcore.run.train,
-        kdcore.process._StopRequest.__call__,
+        kdcore.process.StopRequest.__call__,
     )
     looks = 0
 
@@ -65,7 +66,7 @@ def main(notes: Path, fault: str, arguments: list[str]) -> int:
     kdcore.loss.objectives.MlmObjective.losses = losses  # type: ignore[method-assign]
     kdcore.loss.objectives.layers_active = layers_active
     kdcore.run.train = noted_train
-    kdcore.process._StopRequest.__call__ = should_stop
+    kdcore.process.StopRequest.__call__ = should_stop
     status = kdcore.cli.main(arguments)
     save_file(dict(models[0].named_parameters()), notes / f"{RANK}.safetensors")
     (notes / f"{RANK}.json").write_text(json.dumps(drawn))
