@@ -17,7 +17,7 @@ from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, position_embeddings, shape_of
 from kdcore.train.checkpoint import Checkpointer
 from kdcore.train.evaluate import EvalResult
-from kdcore.train.loop import Training, make_optimiser, update
+from kdcore.train.loop import Training, make_optimiser, train_step
 
 
 def make_training(
@@ -100,5 +100,5 @@ def train(
     channel.ready()
     while (request := channel.next()) is not None:
         channel.begin(request)
-        done = update(training, plan, optimiser, request.step)
+        done = train_step(training, plan, optimiser, request.step)
         channel.end(done.tokens)

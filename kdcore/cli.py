@@ -6,9 +6,9 @@
     python -m kdcore standby
 
 The flags of `teacher`, `prune` and `distill` are the fields of `kdcore.config`. Exit status: 0 the
-result is in OUT/model; 75 stopped on request, a checkpoint was saved and the same command goes on
-from there; 1 failed; 2 the flags are wrong; 73 the disk is so full that not even that could be
-written into the events; 76 another process of the run is gone, the same command goes on from the
+result is in OUT/model; 75 stopped on request, a checkpoint was saved and the same command resumes
+from it; 1 failed; 2 the flags are wrong; 73 the disk is so full that the failure could not even be
+written to the events; 76 another process of the run was lost, the same command resumes from the
 last checkpoint.
 
 Several devices train one model together if they are named, or counted:
@@ -86,7 +86,7 @@ _LIBRARIES_BARS = (
     "HF_DATASETS_DISABLE_PROGRESS_BARS",
     "TQDM_DISABLE",
 )
-"""Progress is told by events; a library's own bar would be lines of the run's log."""
+"""Progress is reported by events; a library's own bar would become lines of the run's log."""
 
 
 def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
@@ -119,7 +119,7 @@ class _Where(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _infer_variants(cls, data: Any) -> Any:
-        """`--teacher.path X` need not say `--teacher.source folder`: only a folder has a path."""
+        """`--teacher.path X` implies `--teacher.source folder`: only a folder has a path."""
         if not isinstance(data, dict):
             return data
         data = dict(data)
@@ -224,8 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.enable()
     for name in _LIBRARIES_BARS:  # read when the libraries are imported, so before that
         os.environ.setdefault(name, "1")
-    seat = TorchrunEnv.from_environment()
-    if seat is not None:
+    torchrun = TorchrunEnv.from_environment()
+    if torchrun is not None:
         die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["standby"]:
@@ -248,17 +248,17 @@ def main(arguments: list[str] | None = None) -> int:
         die_with_parent()
     try:
         command.out.mkdir(parents=True, exist_ok=True)
-        if seat is None and processes > 1 and not isinstance(config, PruneConfig):
+        if torchrun is None and processes > 1 and not isinstance(config, PruneConfig):
             return launch(arguments, processes, command.out)
-        status = _carry_out(config, inputs, command, seat)
+        status = _carry_out(config, inputs, command, torchrun)
     except Exception as error:
         full = is_disk_full(error)
-        if seat is None and not full:
+        if torchrun is None and not full:
             raise
         with suppress(OSError):  # standard error may be a file on that disk
             print(error if full else traceback.format_exc(), file=sys.stderr)  # noqa: T201
         status = EXIT_DISK_FULL if full else EXIT_FAILED
-    if seat is not None and status:
+    if torchrun is not None and status:
         end_at_once(status)
     return status
 
@@ -283,8 +283,13 @@ def _error_line(problem: ErrorDetails, *, of_flags: bool) -> str:
     return f"{_flag(*path)}: {'required' if kind == 'missing' else message}"
 
 
-def _carry_out(config: RunConfig, inputs: Inputs, command: _Where, seat: TorchrunEnv | None) -> int:
-    server_run, is_main_process = isinstance(command, _Run), seat is None or seat.rank == 0
+def _carry_out(
+    config: RunConfig, inputs: Inputs, command: _Where, torchrun: TorchrunEnv | None
+) -> int:
+    server_run, is_main_process = (
+        isinstance(command, _Run),
+        torchrun is None or torchrun.rank == 0,
+    )
     events = command.events if isinstance(command, _Run) else None
     path = events or command.out / "events.jsonl"
     jsonl = JsonlSink(path) if is_main_process else FailureSink(path)
@@ -292,10 +297,10 @@ def _carry_out(config: RunConfig, inputs: Inputs, command: _Where, seat: Torchru
     terminal = None if quiet else TerminalSink()
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
-        return _execute(config, inputs, command, sink, seat, resumable_hint=not server_run)
+        return _execute(config, inputs, command, sink, torchrun, resumable_hint=not server_run)
     except StoppedEarly:
         if not server_run:
-            message = "stopped before training began; the same command goes on"
+            message = "stopped before training began; run the same command again to resume"
             sink.emit(Log(message=message))
         return EXIT_STOPPED
     finally:
@@ -305,7 +310,7 @@ def _carry_out(config: RunConfig, inputs: Inputs, command: _Where, seat: Torchru
 
 
 def _stand_by() -> list[str]:
-    """The arguments to go on with; leaves when nobody needs this process any more."""
+    """Wait for the arguments to continue with; exits when this process is no longer needed."""
     die_with_parent()
     import kdcore.run  # noqa: F401, PLC0415 - this is what takes the time
 
@@ -345,11 +350,11 @@ def _execute(
     inputs: Inputs,
     where: _Where,
     sink: Sink,
-    seat: TorchrunEnv | None,
+    torchrun: TorchrunEnv | None,
     *,
     resumable_hint: bool,
 ) -> int:
-    stop = None if seat else StopRequest(alone=True)
+    stop = None if torchrun else StopRequest(alone=True)
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
     from kdcore.distributed.process_group import SINGLE_PROCESS, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
@@ -359,7 +364,7 @@ def _execute(
     ranks = SINGLE_PROCESS
     try:
         with map_machine_errors(where.out):
-            ranks = join(seat, where.device)
+            ranks = join(torchrun, where.device)
             # A process that waits for the others can do nothing with a request to stop but exit.
             stop = stop or StopRequest(alone=False)
             ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, inputs)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class TerminalSink:
-    """Draws a progress bar with ETA, and prints what the run says."""
+    """Draws a progress bar with ETA, and prints the run's messages."""
 
     def __init__(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - the worker's trainers never draw

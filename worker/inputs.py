@@ -34,7 +34,7 @@ from worker.workspace import Workspace
 def fetch_inputs(
     config: AnyConfig, workspace: Workspace, db: Database, settings: Settings, store: Store
 ) -> Inputs:
-    """Bring what `config` names by an id into the workspace, and say where it is.
+    """Fetch what `config` names by an id into the workspace; returns where it is.
 
     Raises DataError for what was deleted or fails its checksum, StoreAway.
     """
@@ -60,7 +60,7 @@ def fetch_inputs(
 
 
 def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistillLines | None:
-    """What the distillation of the teacher's own pipeline will want of the same text."""
+    """The lines that the distillation of the teacher's own pipeline will use of the same text."""
     with db.read() as session:
         pipeline_id = session.scalar(select(Run.pipeline_id).where(Run.id == run_id))
         waiting = session.scalars(
@@ -73,7 +73,7 @@ def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistillL
     for stored in waiting:
         try:
             distillation = RUN_CONFIG.validate_python(stored)
-        except ValidationError:  # an older version accepted it; it fails when its turn comes
+        except ValidationError:  # an older version accepted it; it fails when it starts
             continue
         if isinstance(distillation, DistillConfig) and distillation.corpus == config.corpus:
             return distillation.lines
@@ -114,14 +114,14 @@ def _file_corpus(corpus: UploadCorpus, workspace: Workspace, uploads: "_Uploads"
 
 @dataclass(frozen=True)
 class _Uploads:
-    """Uploads, wherever they are."""
+    """Uploads, on this host or in the store."""
 
     db: Database
     settings: Settings
     store: Store
 
     def name(self, dataset_id: str | None) -> str | None:
-        """What its uploader called it."""
+        """Its name."""
         with self.db.read() as session:
             return session.scalar(select(Dataset.name).where(Dataset.id == dataset_id))
 
@@ -147,9 +147,9 @@ class _Uploads:
         return target
 
     def _from_store(self, dataset: Dataset) -> Path:
-        """The file in this host's cache, fetched unless it is there and sound."""
-        place = self.settings.cache_dir / "uploads" / dataset.sha256
-        if place.is_file() and sha256_of(place) == dataset.sha256:
-            return place
-        self.store.fetch(dataset_key(dataset), place)
-        return place
+        """The file in this host's cache, fetched unless it is there and intact."""
+        cached = self.settings.cache_dir / "uploads" / dataset.sha256
+        if cached.is_file() and sha256_of(cached) == dataset.sha256:
+            return cached
+        self.store.fetch(dataset_key(dataset), cached)
+        return cached

@@ -1,6 +1,6 @@
-"""Carries a run through: claim, prepare, train, record, publish, end; one run at a time.
+"""Carries out runs, one at a time: claim, prepare, train, record, publish, end.
 
-A database or broker that is away never ends a training: what the trainer says waits in its files.
+An unavailable database or broker never ends a training: its events wait in the trainer's files.
 """
 
 import errno
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.25
 PREPARE_NEXT_S = 5.0
-"""A run's own start shall not share the machine with the loading of the next one's libraries."""
+"""Delay, so that a run's start does not compete with loading the next one's libraries."""
 
 T = TypeVar("T")
 
@@ -59,25 +59,25 @@ class Tools:
     worker_id: str
     device: str
     leave: threading.Event
-    """Set when the worker shall leave: checkpoint, queue the run again, be gone."""
+    """Set when the worker is to exit: save a checkpoint, requeue the run, leave."""
     check_device: Callable[[], None]
-    """Has the worker leave if its device does not work any more."""
+    """Makes the worker exit if its device no longer works."""
     standby: Standby | None = None
-    """Keeps the next trainer's process ready; None starts each one anew."""
+    """Keeps the next trainer's process ready; None starts each one when it is needed."""
 
 
 class Supervisor:
-    """Answers one doorbell at a time."""
+    """Handles one queue message at a time."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._patiently = Patience(tools.leave, tools.settings.stop_grace_s)
 
     def answer(self, run_id: str) -> None:
-        """Carry out the run of this doorbell, or whichever has waited longest, if any."""
+        """Carry out the run of this message, or the one that has waited longest, if any."""
         tools = self._tools
         if tools.leave.is_set():
-            # The bell is answered for this worker; another one must hear it.
+            # The message has been delivered to this worker; another one must get it.
             tools.job_queue.ring(run_id)
             return
         try:
@@ -87,7 +87,9 @@ class Supervisor:
             with logs.bound(run_id=run.id, attempt=run.attempt):
                 ring = Attempt(tools, self._patiently, run).carry_out()
         except GaveUp:
-            logger.warning("left without the database or the store; the sweeper finds the run")
+            logger.warning(
+                "the database or the store is unavailable; the sweeper will requeue the run"
+            )
             return
         for queued_id in ring:
             tools.job_queue.ring(queued_id)
@@ -110,7 +112,7 @@ class Attempt:
         self._mirror = Mirror(tools.store, self._workspace, tools.settings.mirror_every_s)
 
     def carry_out(self) -> list[str]:
-        """Train and end the run; returns the runs to ring for."""
+        """Train and end the run; returns the runs to queue messages for."""
         run = self._run
         logger.info("run %s: attempt %d begins", run.id, run.attempt)
         try:
@@ -118,7 +120,7 @@ class Attempt:
         except StaleAttempt as error:
             logger.warning("%s: dropped", error)
             if self._patiently(self._is_over):
-                # Whoever ended the run removed its folder, perhaps before our trainer last wrote.
+                # The folder was removed when the run ended, perhaps before our trainer last wrote.
                 self._workspace.drop_run()
             return []
         finally:
@@ -139,19 +141,19 @@ class Attempt:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return Failed("disk_full", f"the worker's disk is full: {error}")
-            return Lost(f"the worker could not work: {error}")
+            return Lost(f"the worker failed: {error}")
         except (GaveUp, StaleAttempt):
             raise
         except Exception as error:
-            # A mistake of ours would be the same on the next attempt: say so instead of retrying.
+            # A bug would fail the next attempt too: report it instead of retrying.
             logger.exception("run %s", self._run.id)
             return Failed("internal", f"the worker failed: {type(error).__name__}: {error}")
 
     def _go_on(self) -> None:
-        """Take over what the attempts before have left."""
+        """Take over what earlier attempts left."""
         run, store = self._run, self._tools.store
-        # Nobody can record any more what attempts before the tail's have said: if their files are
-        # on this host, and another host has gone on since, points would be lost with them.
+        # What attempts before the tail's reported can no longer be stored: if their files are on
+        # this host, and another host has continued since, points would be missing.
         inherited = self._workspace.create(1 if store.is_local else run.tail_attempt)
         elsewhere = not store.is_local and not inherited and run.attempt > 1
         if elsewhere:
@@ -159,7 +161,7 @@ class Attempt:
         self._patiently(self._recorder.catch_up)
         if elsewhere and (step != run.checkpoint_step or notes):
             if step is None:
-                notes.append("no checkpoint outlived the lost host: training begins anew")
+                notes.append("no checkpoint of the lost host is left: training starts over")
             self._change(lambda s: lifecycle.resume_at(s, run.id, run.attempt, step, notes))
         self._workspace.drop_earlier()
 
@@ -199,7 +201,7 @@ class Attempt:
     def _watch(self, trainer: Trainer, watchdog: Watchdog) -> int:
         """Wait for the trainer's end, recording what it says; returns its exit status.
 
-        A trainer that hangs is killed here, be it on its way out, with its result reported.
+        A trainer that hangs is killed here, even while it exits with its result reported.
         """
         kill_at_s: float | None = None
         put_off_until = 0
@@ -221,7 +223,7 @@ class Attempt:
                 busy = polls >= put_off_until and self._recorder.record()
                 self._mirror.offer(self._recorder.checkpoint)
             except DATABASE_AWAY as error:
-                logger.warning("recording put off, the database is away: %s", error)
+                logger.warning("recording delayed, the database is unavailable: %s", error)
                 busy, put_off_until = False, polls + round(2 / POLL_S)
             if not busy:
                 pause.wait(POLL_S)
@@ -254,7 +256,7 @@ class Attempt:
                 state = self._change(
                     lambda s: lifecycle.attempt_lost(s, run_id, attempt, limit, reason, code)
                 )
-                # Before the doorbell is rung, which this worker would answer itself.
+                # Before the run is queued again, which this worker would take itself.
                 self._tools.check_device()
         if state is RunState.CANCELLED:
             self._workspace.drop_run()
@@ -271,7 +273,7 @@ class Attempt:
         except KdcoreError as error:
             return self._end(Failed("internal", str(error)))
         except OSError as error:
-            return self._end(Lost(f"the store is away: {error}"))
+            return self._end(Lost(f"the store is unavailable: {error}"))
         try:
             queued = self._change(
                 lambda s: lifecycle.succeed(
@@ -288,9 +290,9 @@ class Attempt:
         return queued
 
     def _has_succeeded(self) -> bool:
-        """Whether it was this very attempt that ended the run, its answer lost."""
+        """Whether it was this attempt that ended the run, with the reply to its commit lost."""
 
-        def look() -> bool:
+        def check() -> bool:
             with self._tools.db.read() as session:
                 run = session.get(Run, self._run.id)
                 return (
@@ -299,13 +301,13 @@ class Attempt:
                     and run.state == RunState.SUCCEEDED
                 )
 
-        return self._patiently(look)
+        return self._patiently(check)
 
     def _is_over(self) -> bool:
-        """Whether nobody needs the run's work folder any more."""
+        """Whether the run's work folder is no longer needed."""
         with self._tools.db.read() as session:
             run = session.get(Run, self._run.id)
-            # That of a failed run is kept for people to look into.
+            # That of a failed run is kept for inspection.
             return run is None or (run.state in FINAL and run.state != RunState.FAILED)
 
     def _change(self, change: Callable[[Session], T]) -> T:

@@ -21,7 +21,7 @@ class Lines:
     lines: list[bytes]
     offset: int
     unreadable: int = 0
-    """Lines that were passed over: too long, or without an end in a file that is final."""
+    """Lines that were skipped: too long, or without an end in a file that is final."""
 
 
 def read_lines(path: Path, offset: int, *, final: bool) -> Lines:
@@ -37,7 +37,7 @@ def read_lines(path: Path, offset: int, *, final: bool) -> Lines:
                 return Lines(lines, offset + end - len(rest))
             if len(data) < MAX_LINE_BYTES:
                 return Lines([], offset + len(data), 1) if data and final else Lines([], offset)
-            # Passed over without being held in memory.
+            # Skipped without being held in memory.
             passed = len(data)
             while data := file.read(MAX_LINE_BYTES):
                 newline = data.find(b"\n")
@@ -51,7 +51,7 @@ def read_lines(path: Path, offset: int, *, final: bool) -> Lines:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a trainer said between two positions."""
+    """What a trainer wrote between two positions."""
 
     events: list[Event]
     before: Position
@@ -70,9 +70,9 @@ class Tail:
     position: Position
 
     def read(self, *, final: bool = False) -> Batch:
-        """The next batch; does not move on: set `position` once the batch is stored.
+        """The next batch; does not advance: set `position` once the batch is stored.
 
-        `final` says that nobody writes any more, so that a half line is not waited for.
+        `final` means that the files no longer grow, so that a half line is not waited for.
         """
         events = read_lines(self.workspace.events, self.position.events, final=final)
         stderr = read_lines(self.workspace.stderr, self.position.stderr, final=final)
@@ -86,22 +86,22 @@ class Tail:
     def _stderr_lines(self, stderr: Lines) -> list[Log]:
         found = []
         for line in stderr.lines:
-            # Of a progress bar that redraws itself, only how it looked at last.
+            # Of a progress bar that redraws itself, only its last state.
             text = line.decode("utf-8", "replace").rstrip("\r").rsplit("\r", 1)[-1].strip()
             if text:
                 found.append(_warning(text))
         if self.position.stderr >= MAX_STDERR_BYTES:
             return []
         if stderr.offset >= MAX_STDERR_BYTES:
-            found.append(_warning("the trainer writes very much to stderr: no more of it here"))
+            found.append(_warning("the trainer writes very much to stderr: the rest is omitted"))
         return found
 
 
 def last_lines(path: Path, lines: int = 20, size_bytes: int = 4000) -> str:
     """The end of a text file, for people to read; empty if there is none.
 
-    Where Python's dump of a crash begins in it, the lines around that: what a library said before
-    tells more than the stacks of all threads.
+    If Python's crash dump begins in it, the lines around that: a library's message before the dump
+    is more useful than the stacks of all threads.
     """
     try:
         with open(path, "rb") as file:

@@ -1,7 +1,7 @@
 """Turns a trainer's events into rows: metric points, log lines, progress; changes no state.
 
-The place up to which the trainer's files have been read is stored in the transaction that stores
-the rows, so that each point becomes a row once, whatever dies in between.
+The position up to which the trainer's files have been read is stored in the same transaction as
+the rows, so that each point becomes a row exactly once, even after a crash.
 """
 
 from collections.abc import Sequence
@@ -42,11 +42,11 @@ def append_events(
     before: Position,
     after: Position,
 ) -> int:
-    """Store what lies between two positions; returns how many sequence numbers that took.
+    """Store the events between two positions; returns how many sequence numbers that took.
 
     `attempt` owns the run; the rows are labelled with the attempt whose files were read. Raises
-    StaleAttempt if the attempt has lost the run, or if `before` is not where the rows end: look
-    at the row again then, for a commit may have worked although its answer was lost.
+    StaleAttempt if the attempt has lost the run, or if `before` is not where the rows end: read
+    the run's row again then, since a commit may have succeeded although its reply was lost.
     """
     rows = [event for event in events if isinstance(event, Metrics | Log)]
     values = _run_values(events, current=before.attempt == attempt)

@@ -1,8 +1,7 @@
 """From text to a loss: masked language modelling, and distillation.
 
-An objective knows its batches, its terms and how they are weighted; the loop in
-`kdcore.train.loop` knows nothing else of them. Every batch is a function of (config, seed, epoch,
-index).
+An objective defines its batches, its loss terms and their weights; `kdcore.train.loop` knows
+nothing else about them. Every batch is a function of (config, seed, epoch, index).
 """
 
 from abc import ABC, abstractmethod

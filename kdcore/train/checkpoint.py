@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-00000120` with `model.safetensors`, `optimiser.safetensors`,
 `state.json` and `manifest.json` (sha256 of the others). It is written in a temporary folder, synced
-and renamed, so a folder of that name is whole or it is detected not to be. Nothing is unpickled.
+and renamed, so a folder of that name is complete, or is detected not to be. Nothing is unpickled.
 """
 
 import json
@@ -88,7 +88,7 @@ def publish_folder(temporary: Path, final: Path) -> None:
     aside = final.with_name(f".tmp-old-{final.name}")
     shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
-        # Not removed in its place: whoever is killed meanwhile would leave half of it there.
+        # Not removed in place: a kill meanwhile would leave half of it there.
         final.rename(aside)
     temporary.rename(final)
     sync_folder(final.parent)
@@ -96,7 +96,7 @@ def publish_folder(temporary: Path, final: Path) -> None:
 
 
 def drop_temporary(folder: Path) -> None:
-    """Remove what a killed or failed saving left in `folder`."""
+    """Remove what a killed or failed save left in `folder`."""
     for leftover in folder.glob(".tmp-*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -105,7 +105,7 @@ def drop_temporary(folder: Path) -> None:
 
 
 def needed_bytes(*tensors: dict[str, Tensor]) -> int:
-    """About what these take in files: they themselves, their names, and a little JSON."""
+    """Approximate size of these in files: the tensors, their names, and a little JSON."""
     return (1 << 16) + sum(
         (1 << 8) + tensor.numel() * tensor.element_size()
         for group in tensors
@@ -128,7 +128,7 @@ class Checkpointer:
     ) -> Path:
         """Write the checkpoint of `step` and drop the oldest; raises DiskFull.
 
-        A sound one of this very step is left as it is: it can only be the same.
+        An intact one of the same step is left as it is: it can only be the same.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".tmp-{os.getpid()}-{step}"
@@ -159,7 +159,7 @@ class Checkpointer:
         return sorted((int(name[5:]) for name in names if name[5:].isdigit()), reverse=True)
 
     def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that passes its checksums, and why newer ones were passed over."""
+        """The newest checkpoint that passes its checksums, and why newer ones were skipped."""
         refused: list[str] = []
         for step in self.steps():
             try:
@@ -169,7 +169,7 @@ class Checkpointer:
         return None, refused
 
     def load(self, step: int) -> Checkpoint:
-        """The checkpoint of `step`; raises CheckpointError if a byte of it is not as written."""
+        """The checkpoint of `step`; raises CheckpointError if a byte of it differs."""
         folder = self._place(step)
         try:
             self._verify(folder)
@@ -205,8 +205,8 @@ class Checkpointer:
 
     def _drop_old(self, newest: int) -> None:
         steps = self.steps()
-        # Whoever saves `newest` started from before it: what is newer was damaged, and passed over.
-        # Were it counted, enough of it would crowd out what is good.
+        # The run that saves `newest` started from before it: newer ones were damaged and skipped.
+        # If they counted, enough of them would displace the good ones.
         keep = [step for step in steps if step <= newest][:KEEP]
         for step in set(steps) - set(keep):
             shutil.rmtree(self._place(step), ignore_errors=True)

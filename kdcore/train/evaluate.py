@@ -1,7 +1,7 @@
 """The held-out masked-language-model loss, the same for every model that reads the same text.
 
-Masks are uniform and fixed: they depend on the position of a sequence in the split and on nothing
-of the run, so teachers and students are measured on the very same predictions.
+Masks are uniform and fixed: they depend only on the position of a sequence in the split, so
+teachers and students are evaluated on exactly the same predictions.
 """
 
 import itertools

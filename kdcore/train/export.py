@@ -1,4 +1,4 @@
-"""Publishes what a run made: the HuggingFace folder, its model card and its manifest."""
+"""Publishes a run's result: the HuggingFace folder, its model card and its manifest."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Summary = dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+    """Versions of the software that the numbers depend on."""
     return {
         "halflayer": kdcore.__version__,
         "python": platform.python_version(),
@@ -47,9 +47,9 @@ def publish_result(
     summary: Summary,
     notes: dict[str, Any],
 ) -> ModelShape:
-    """Write `out_dir`/model and `out_dir`/manifest.json, each whole or not at all.
+    """Write `out_dir`/model and `out_dir`/manifest.json, each complete or not at all.
 
-    Returns the model's shape. `notes` is what later runs must know of this checkpoint
+    Returns the model's shape. `notes` is what later runs need to know about this checkpoint
     (`kdcore.model.bert.read_notes`). Raises DiskFull.
     """
     shape = shape_of(model, tokens.fingerprint)
@@ -81,7 +81,7 @@ def _write_model(
 ) -> None:
     unite_biases(model)
     model.eval().save_pretrained(folder)
-    # So that pipelines truncate what the model cannot read.
+    # So that pipelines truncate texts that are too long for the model.
     tokens.hf.model_max_length = model.config.max_position_embeddings
     tokens.hf.save_pretrained(folder)
     _rewrite_tokenizer_config(folder, model)
@@ -102,11 +102,11 @@ def _write_model(
 
 
 def _rewrite_tokenizer_config(folder: Path, model: MaskedLM) -> None:
-    """Make it one that transformers 4.57 reads as well, and that gives the model its inputs."""
+    """Make it readable by transformers 4.57 as well, with the inputs that the model takes."""
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     core = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    # 4.57 takes it for false unless it is said here, and changes the pre-tokenizer to that.
+    # 4.57 reads a missing entry as false, and changes the pre-tokenizer accordingly.
     prefixed = (core["pre_tokenizer"] or {}).get("add_prefix_space")
     if prefixed is not None:
         config["add_prefix_space"] = prefixed
@@ -122,8 +122,8 @@ def _rewrite_tokenizer_config(folder: Path, model: MaskedLM) -> None:
 
 
 def _cell(value: Any) -> str:
-    words = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    return ("; ".join(value) if words else str(value)).replace("|", "\\|")
+    texts = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return ("; ".join(value) if texts else str(value)).replace("|", "\\|")
 
 
 def _model_card(config: RunConfig, summary: Summary) -> str:

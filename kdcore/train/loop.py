@@ -120,23 +120,23 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult | Sto
                 if step % COMPARE_EVERY_STEPS == 0 or step == first:
                     _compare(training, step)
                 try:
-                    updated = update(
+                    result = train_step(
                         training, plan, optimiser, step, prefetcher.batches_of_step(step)
                     )
                 except DeviceOutOfMemory as error:
                     if training is not given:
                         raise
                     training = _halved(given, plan, optimiser, step, str(error))
-                    updated = update(
+                    result = train_step(
                         training, plan, optimiser, step, prefetcher.batches_of_step(step)
                     )
                 done = step + 1
-                watch.see(step, updated.values)
-                totals.add(updated.values)
-                totals.tokens += updated.tokens
+                watch.see(step, result.values)
+                totals.add(result.values)
+                totals.tokens += result.tokens
                 if done % training.reporting.log_every_steps == 0 or done == plan.total_steps:
                     watch.raise_if_nonfinite()
-                    _log(training, done, _factor(training, plan, step), updated, totals, timer)
+                    _log(training, done, _factor(training, plan, step), result, totals, timer)
                 if timer.progress_due(done):
                     sink.emit(timer.progress(done))
                 if done < plan.total_steps and timer.checkpoint_due():
@@ -163,7 +163,7 @@ def fit(training: Training, resume: Checkpoint | None = None) -> FitResult | Sto
 
 
 @dataclass(frozen=True)
-class Update:
+class StepResult:
     """What one step did: its mean losses, still on the device, and its number of non-padding
     tokens."""
 
@@ -172,24 +172,24 @@ class Update:
     extra_metrics: dict[str, float]
 
 
-def update(
+def train_step(
     training: Training,
     plan: TrainingPlan,
     optimiser: torch.optim.Optimizer,
     step: int,
     batches: Iterable[PlannedBatch] | None = None,
-) -> Update:
+) -> StepResult:
     """Optimizer step number `step` (from 0)."""
     rate = training.optimiser.learning_rate * _factor(training, plan, step)
     for group in optimiser.param_groups:
         group["lr"] = rate
-    updated = gradients(training, plan, step, batches)
+    result = gradients(training, plan, step, batches)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     limit = training.optimiser.clip_norm or math.inf
-    updated.values["grad_norm"] = torch.nn.utils.clip_grad_norm_(trained, limit).double()
+    result.values["grad_norm"] = torch.nn.utils.clip_grad_norm_(trained, limit).double()
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return updated
+    return result
 
 
 def _halved(
@@ -217,7 +217,7 @@ def _halved(
 
 def gradients(
     training: Training, plan: TrainingPlan, step: int, batches: Iterable[PlannedBatch] | None = None
-) -> Update:
+) -> StepResult:
     """Add the gradients of `step` to the parameters' own; makes its batches if none are given.
 
     Raises DeviceOutOfMemory, on all ranks, if one of their devices has no memory for its share.
@@ -237,7 +237,7 @@ def gradients(
     ranks.all_reduce_gradients([p for p in training.model.parameters() if p.requires_grad])
     names = _curves(training.objective)
     sums = ranks.sum(found.sums).unbind()
-    return Update(dict(zip(names, sums, strict=False)), found.tokens, found.extra_metrics)
+    return StepResult(dict(zip(names, sums, strict=False)), found.tokens, found.extra_metrics)
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _curves(objective: Objective) -> list[str]:
 
 
 def _compare(training: Training, done: int) -> None:
-    """Refuse to go on with weights that are not the same bits on all ranks."""
+    """Raise RanksDiffer unless the weights are the same bits on all ranks."""
     if training.ranks.world > 1:
         found = checksum(list(training.model.parameters()))
         training.ranks.check_equal(f"the weights after step {done}", found)
@@ -322,7 +322,7 @@ def _log(
     training: Training,
     done: int,
     factor: float,
-    updated: Update,
+    result: StepResult,
     totals: RunningTotals,
     timer: TrainingTimer,
 ) -> None:
@@ -331,7 +331,7 @@ def _log(
         name: total.item() / steps for name, total in totals.since_log.items()
     }
     values["lr"] = training.optimiser.learning_rate * factor
-    values |= updated.extra_metrics
+    values |= result.extra_metrics
     values["tokens_per_s"] = timer.tokens_per_s(totals.tokens)
     training.sink.emit(Metrics(step=done, values=values))
     totals.since_log.clear()

@@ -1,4 +1,4 @@
-"""A training with its surroundings: resumed from its checkpoint, evaluated, summed up."""
+"""A training with its surroundings: resumed from its checkpoint, evaluated, summarised."""
 
 import hashlib
 import json
@@ -183,7 +183,7 @@ def _resume(checkpointer: Checkpointer, context: RunContext) -> Checkpoint | Non
 
 
 def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Path | None]) -> str:
-    """Fingerprint of all that decides the weights; where files lie and how often is reported do
+    """Fingerprint of all that decides the weights; file locations and reporting intervals do
     not."""
     plain = config.model_dump(
         mode="json",
@@ -194,7 +194,7 @@ def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Pa
     parts = [plain, text.fingerprint, text.tokens.fingerprint]
     parts += [_weights_fingerprint(folder) for folder in inputs if folder is not None]
     if text.train.facts.special_tokens:
-        # Release 0.1 cut them into pieces: what it began on such text does not go on here.
+        # Release 0.1 split them: a run that it began on such text cannot be resumed here.
         parts.append("special tokens in the text are kept whole")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -65,19 +65,19 @@ def carry_out(
 
 
 waits: Counter[str] = Counter()
-plain_update = kdcore.train.loop.update
+plain_step = kdcore.train.loop.train_step
 
 
-def counted_update(*arguments: Any) -> Any:
+def counted_step(*arguments: Any) -> Any:
     tensors.waits.clear()
-    updated = plain_update(*arguments)
+    result = plain_step(*arguments)
     waits.clear()
     waits.update(tensors.waits)
-    return updated
+    return result
 
 
 if __name__ == "__main__":
-    kdcore.train.loop.update = counted_update
+    kdcore.train.loop.train_step = counted_step
     with tensors.pretended_gpu():
         for job in json.loads(sys.argv[2]):
             print(json.dumps(carry_out(**job)), flush=True)

@@ -261,7 +261,7 @@ def test_with_no_copy_the_run_begins_anew_and_says_so(
     run = row(database, run_id)
     assert (run.state, run.error_message) == (RunState.SUCCEEDED, None)
     assert (run.checkpoint_step, run.claimed_checkpoint_step) == (None, None)
-    assert "training begins anew" in messages(database)
+    assert "training starts over" in messages(database)
 
 
 def test_a_result_waits_for_a_store_that_is_away(

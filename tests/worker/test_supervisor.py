@@ -273,7 +273,7 @@ else:
     Supervisor(tools).answer(run_id)
     run = row(database, run_id)
     assert (run.state, run.attempts_without_progress) == (RunState.QUEUED, 0)
-    assert "attempt 1 was lost: the trainer said nothing for" in messages(database)
+    assert "attempt 1 was lost: the trainer reported nothing for" in messages(database)
     Supervisor(tools).answer(run_id)
     run = row(database, run_id)
     assert (run.state, run.attempt) == (RunState.SUCCEEDED, 2), run.error_message
