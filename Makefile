@@ -1,5 +1,5 @@
-# Everything a person or CI runs. Each target makes what it needs first; when that is there
-# already, the target starts its work within seconds.
+# Everything that a developer or CI runs. Each target first installs and builds what it needs; if
+# that is up to date, it starts within seconds.
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -9,36 +9,42 @@ FRONTEND_SOURCES := $(shell find frontend/src frontend/public -type f 2>/dev/nul
 	frontend/index.html frontend/vite.config.ts frontend/tsconfig.json
 ARGS ?=
 
-# Nothing of ours depends on, or writes to, the home folder.
+# Nothing here reads or writes the home folder.
 export npm_config_cache ?= $(CURDIR)/build/npm-cache
 export npm_config_update_notifier := false
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo up test faults check lint types contracts generated frontend-check docker-check deploy-check \
-	bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
+.PHONY: help demo up wheel test faults check lint types contracts generated frontend-check \
+	docker-check deploy-check bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
 	setup setup-dev setup-bench setup-compat frontend format openapi lock audit clean
 
-help: ## This list
+help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 # ------------------------------------------------------------------------------------ for users
 
-demo: setup frontend ## The published experiment at demo scale, then go on serving (ARGS=--exit leaves)
+demo: setup frontend ## Run the published experiment at demo scale, then keep serving (ARGS=--exit stops)
 	$(VENV)/bin/halflayer demo $(ARGS)
 
-up: setup frontend ## Serve Halflayer on this machine
+up: setup frontend ## Start Halflayer on this machine
 	$(VENV)/bin/halflayer up $(ARGS)
+
+# Emptied first: setuptools would pack what an earlier build left there.
+wheel: setup frontend ## Build the wheel into build/wheel; it includes the page and the migrations
+	@rm -rf build/lib build/wheel
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@ls build/wheel/*.whl
 
 # ------------------------------------------------------------------------------- for developers
 
-test: setup-dev setup-bench setup-compat frontend ## All tests (ARGS='tests/app -k runs' for some)
+test: setup-dev setup-bench setup-compat frontend ## Run all tests (ARGS='tests/app -k runs' for some)
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
-faults: setup-dev ## Break an installation on purpose, count what is lost (ARGS='--short --only kills')
+faults: setup-dev ## Inject faults into an installation, report data loss (ARGS='--short --only kills')
 	@$(PY) -m faults $(ARGS)
 
-check: lint types contracts generated frontend-check docker-check deploy-check test ## What CI runs
+check: lint types contracts generated frontend-check docker-check deploy-check test ## Everything that CI runs
 
 lint: setup-dev
 	$(VENV)/bin/ruff check .
@@ -68,52 +74,52 @@ docker-check: setup-dev
 deploy-check: setup-dev
 	@scripts/check-deploy
 
-bench: setup setup-bench ## kdcore against the plain recipe (ARGS='--shape demo --only distill')
+bench: setup setup-bench ## Compare kdcore with a plain implementation (ARGS='--shape demo --only distill')
 	@$(PY) -m benchmarks.bench $(ARGS)
 
-bench-profile: setup ## What an update's time goes into, and the bound that this sets
+bench-profile: setup ## Profile a training step, with its upper bound
 	@$(PY) -m benchmarks.breakdown $(ARGS)
 
-bench-sweeps: setup ## How kdcore's cost grows; draws docs/performance-sweeps.svg
+bench-sweeps: setup ## Measure how a step's time grows; draws docs/performance-sweeps.svg
 	@$(PY) -m benchmarks.sweeps --svg docs/performance-sweeps.svg $(ARGS)
 
-bench-overhead: setup ## What logging, events and checkpoints cost
+bench-overhead: setup ## Measure the cost of logging, events and checkpoints
 	@$(PY) -m benchmarks.overhead $(ARGS)
 
-bench-startup: setup ## Time to the first update, and to tokenise a corpus
+bench-startup: setup ## Measure the time to the first step, and to tokenise a corpus
 	@$(PY) -m benchmarks.startup $(ARGS)
 
-bench-allocator: setup ## What it is worth that freed memory is kept
+bench-allocator: setup ## Measure the effect of keeping freed memory
 	@$(PY) -m benchmarks.allocator $(ARGS)
 
-format: setup-dev frontend/node_modules/.stamp ## Format and sort everything
+format: setup-dev frontend/node_modules/.stamp ## Format all code and sort imports
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	cd frontend && $(NPM) run format
 
-openapi: setup-dev frontend/node_modules/.stamp ## Write the OpenAPI document and the client types anew
+openapi: setup-dev frontend/node_modules/.stamp ## Regenerate the OpenAPI document and the client types
 	$(PY) -m app.openapi > frontend/openapi.json
 	cd frontend && $(NPM) run generate
 
-lock: setup-dev ## Resolve the dependencies of pyproject.toml anew (ARGS=--upgrade for newer ones)
+lock: setup-dev ## Resolve the dependencies of pyproject.toml (ARGS=--upgrade for newer versions)
 	scripts/lock $(ARGS)
 
-audit: setup-dev frontend/node_modules/.stamp ## Ask the registries for known holes in what is locked
+audit: setup-dev frontend/node_modules/.stamp ## Check the locked dependencies for known vulnerabilities
 	$(VENV)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements-dev.lock
 	$(VENV)/bin/pip-audit --strict --disable-pip --no-deps -r requirements-torch.lock
 	cd frontend && $(NPM) audit
 
-clean: ## Remove everything that make made, but no data
-	rm -rf $(VENV) build frontend/node_modules frontend/dist *.egg-info
+clean: ## Remove everything that make created, except data
+	rm -rf $(VENV) build frontend/node_modules app/web/page *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-# ------------------------------------------------------------------------------- what they need
+# -------------------------------------------------------------------------------- prerequisites
 
 setup: $(VENV)/.stamp-run
 setup-dev: $(VENV)/.stamp-dev
 setup-bench: build/bench/site/.stamp
 setup-compat: build/compat/site/.stamp
-frontend: frontend/dist/index.html
+frontend: app/web/page/index.html
 
 $(PY): | scripts/make-venv
 	scripts/make-venv $(VENV)
@@ -128,21 +134,21 @@ $(VENV)/.stamp-dev: requirements-dev.lock $(VENV)/.stamp-run
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# Only the reference of the benchmarks sees this folder.
+# Only the benchmarks' reference implementation uses this folder.
 build/bench/site/.stamp: benchmarks/requirements.txt $(VENV)/.stamp-run
 	$(PIP) install --quiet --upgrade --no-deps --target build/bench/site -r $<
 	@touch $@
 
-# Only the tests of what older versions load see this folder.
+# Only the tests with older versions of transformers use this folder.
 build/compat/site/.stamp: tests/compat-requirements.txt $(VENV)/.stamp-run
 	$(PIP) install --quiet --upgrade --no-deps --require-hashes --target build/compat/site -r $<
 	@touch $@
 
-# A virtual environment comes first: where Node is missing, it is installed into it.
+# The virtual environment comes first: if Node is missing, it is installed there.
 frontend/node_modules/.stamp: frontend/package-lock.json frontend/package.json | $(PY)
 	cd frontend && $(NPM) ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-frontend/dist/index.html: frontend/node_modules/.stamp $(FRONTEND_SOURCES)
+app/web/page/index.html: frontend/node_modules/.stamp $(FRONTEND_SOURCES)
 	cd frontend && $(NPM) run --silent build
 	@touch $@

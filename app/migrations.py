@@ -9,13 +9,13 @@ from alembic.script import ScriptDirectory
 from alembic import command
 from app.db import make_engine
 
-_ROOT = Path(__file__).resolve().parent.parent
+_SCRIPTS = Path(__file__).with_name("alembic")
 
 
 def alembic_config(database_url: str) -> Config:
     """Alembic's configuration for one database."""
-    config = Config(_ROOT / "alembic.ini")
-    config.set_main_option("script_location", str(_ROOT / "alembic"))
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     # Not through the ini's options: those would take a `%` in a password for interpolation.
     config.attributes["database_url"] = database_url
     return config

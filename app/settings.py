@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     """Host names that requests may name (JSON list), beside those of `public_url` and `host`;
     others get 400."""
     frontend_dir: Path | None = None
-    """Folder of the built page; empty means frontend/dist beside the code."""
+    """Folder of the built page; empty means the one in the package."""
     max_upload_bytes: int = 2 * 1024**3
     """Largest upload."""
     max_uploads: int = Field(default=40, ge=1)

@@ -7,7 +7,7 @@ _PANEL_W, _PANEL_H = 230, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 34, 34
 _COLOURS = {"teacher": "#2a6fbb", "distill": "#b4541a"}
 _UNITS = {
-    "tokens": "tokens an update",
+    "tokens": "tokens per step",
     "layers": "teacher's layers",
     "hidden": "hidden size",
     "vocab": "vocabulary",

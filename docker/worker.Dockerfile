@@ -1,4 +1,4 @@
-# A worker. By default with the CUDA build of PyTorch, which brings CUDA with it; for machines
+# A worker. By default with the CUDA build of PyTorch, which includes CUDA; for machines
 # without a GPU build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 FROM python:3.11-slim-bookworm
@@ -8,7 +8,7 @@ WORKDIR /srv/halflayer
 COPY requirements-s3.lock requirements-torch.lock ./
 RUN pip install --no-cache-dir --require-hashes -r requirements-s3.lock \
     && pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -r requirements-torch.lock
-COPY pyproject.toml README.md alembic.ini ./
+COPY pyproject.toml README.md LICENSE ./
 COPY alembic/ alembic/
 COPY kdcore/ kdcore/
 COPY app/ app/

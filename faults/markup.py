@@ -49,7 +49,7 @@ COUNT = """() => ({
   blocked: window.blocked,
   markup: document.querySelectorAll('[data-canary], img[src="x"], a[href^="javascript:"]').length,
 })"""
-TABS = ("Curves", "Tensors", "Log", "Config", "Files")
+TABS = ("Metrics", "Tensors", "Log", "Config", "Files")
 PAGE_TIMEOUT_MS = 120_000
 
 

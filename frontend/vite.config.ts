@@ -11,6 +11,9 @@ export default defineConfig({
   server: { proxy: { "/api": { target: api, changeOrigin: true } } },
   build: {
     target: "es2022",
+    // Part of the Python package, which serves it.
+    outDir: "../app/web/page",
+    emptyOutDir: true,
     // Plotly is one chunk of its own and comes only with the first chart.
     chunkSizeWarningLimit: 1300,
     // The content security policy allows no data: scripts and fonts; keep every asset a file.

@@ -119,9 +119,28 @@ def version() -> None:
     console.print(__version__)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of `halflayer` itself; that of the version ends the process."""
+
+
 def _print_link(stack: Stack) -> None:
     say("\nHalflayer is ready. Open this link; it signs one browser in, once:")
     say(f"  {stack.sign_in_link()}\n")
+    say(f"Data is stored in {stack.settings.data_dir.resolve()} (change it with --data-dir).")
 
 
 def _serve(stack: Stack) -> None:

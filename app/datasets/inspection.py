@@ -79,7 +79,6 @@ def _read_apart(path: Path, format: DatasetFormat, size_bytes: int) -> Facts:
     cpu_s = BASE_CPU_S + size_bytes // BYTES_PER_CPU_S
     done = subprocess.run(
         [sys.executable, "-P", "-m", "app.datasets.inspection", str(path), format, str(cpu_s)],
-        cwd=Path(__file__).parents[2],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,

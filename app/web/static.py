@@ -14,7 +14,7 @@ NOT_BUILT = "The page is not built: run `make up`, or `npm run build` in fronten
 
 def frontend_dir(settings: Settings) -> Path:
     """The folder of the built page."""
-    return settings.frontend_dir or Path(__file__).resolve().parents[2] / "frontend" / "dist"
+    return settings.frontend_dir or Path(__file__).with_name("page")
 
 
 class Frontend(StaticFiles):

@@ -4,7 +4,7 @@
   try {
     choice = window.localStorage.getItem("mantine-color-scheme-value");
   } catch {
-    // Storage may be switched off; then the system decides.
+    // Storage may be disabled; then the system setting applies.
   }
   const dark =
     choice === "dark" ||

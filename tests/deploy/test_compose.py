@@ -3,7 +3,6 @@
 What only an engine can show, `scripts/check-compose --run` does.
 """
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from app.settings import Settings
+from tests.fixtures.packages import closure
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -116,25 +116,6 @@ def _locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
 
 
-def _closure(requirements: list[str]) -> set[str]:
-    """The names of all packages that these pull in, as installed here."""
-    found: set[tuple[str, frozenset[str]]] = set()
-    left = [Requirement(each) for each in requirements]
-    while left:
-        needed = left.pop()
-        name = re.sub(r"[-_.]+", "-", needed.name).lower()
-        key = (name, frozenset(needed.extras))
-        if key in found:
-            continue
-        found.add(key)
-        for text in importlib.metadata.requires(name) or []:
-            each = Requirement(text)
-            extras = needed.extras or {""}
-            if each.marker is None or any(each.marker.evaluate({"extra": x}) for x in extras):
-                left.append(each)
-    return {name for name, _ in found}
-
-
 def test_the_api_image_has_nothing_that_only_torch_needs() -> None:
     assert "-r requirements-api.lock" in (ROOT / "docker" / "api.Dockerfile").read_text()
     assert not {"torch", "sympy", "networkx", "mpmath"} & set(_locked("requirements-api.lock"))
@@ -143,8 +124,8 @@ def test_the_api_image_has_nothing_that_only_torch_needs() -> None:
     needs = [each for each in needs if Requirement(each).name != "torch"]
     everything, api = _locked("requirements-s3.lock"), _locked("requirements-api.lock")
     assert api.items() < everything.items()
-    assert _closure(needs) <= set(api)
-    assert set(everything) - set(api) <= _closure(["torch"]) - _closure(needs)
+    assert closure(needs) <= set(api)
+    assert set(everything) - set(api) <= closure(["torch"]) - closure(needs)
 
 
 WITHOUT = """

@@ -17,6 +17,7 @@ from app.local.embedded_broker import BrokerMissing, free_port, valkey_binary
 from tests.fixtures.missing import skip_or_fail
 
 START_TIMEOUT_S = 120
+MODULE = (sys.executable, "-m", "app.cli")
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/login#token=hl_login_\S+")
 
 
@@ -28,6 +29,8 @@ class Installation:
     process: subprocess.Popen[bytes]
     output: Path
     environment: dict[str, str]
+    command: tuple[str, ...] = MODULE
+    cwd: Path | None = None
 
     def link(self) -> str:
         """The sign-in link, once `up` has printed it."""
@@ -49,8 +52,9 @@ class Installation:
     def halflayer(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs the command line against this installation."""
         return subprocess.run(
-            [sys.executable, "-m", "app.cli", *arguments],
+            [*self.command, *arguments],
             env=self.environment,
+            cwd=self.cwd,
             capture_output=True,
             text=True,
             timeout=240,
@@ -65,10 +69,6 @@ class Installation:
 
 def start(data_dir: Path, *arguments: str) -> Installation:
     """`halflayer up` on a data folder."""
-    try:
-        valkey_binary()
-    except BrokerMissing as error:
-        skip_or_fail(str(error))
     data_dir.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HALFLAYER_")}
     environment = {
@@ -80,15 +80,32 @@ def start(data_dir: Path, *arguments: str) -> Installation:
         "HF_HUB_OFFLINE": "1",
     }
     output = data_dir.parent / f"{data_dir.name}.out"
+    return launch(MODULE, *arguments, environment=environment, data_dir=data_dir, output=output)
+
+
+def launch(
+    command: tuple[str, ...],
+    *arguments: str,
+    environment: dict[str, str],
+    data_dir: Path,
+    output: Path,
+    cwd: Path | None = None,
+) -> Installation:
+    """`up` by this command line."""
+    try:
+        valkey_binary()
+    except BrokerMissing as error:
+        skip_or_fail(str(error))
     with open(output, "wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "up", *arguments],
+            [*command, "up", *arguments],
             env=environment,
+            cwd=cwd,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Installation(data_dir, process, output, environment)
+    return Installation(data_dir, process, output, environment, command, cwd)
 
 
 def stop(installation: Installation, timeout_s: float = 20) -> None:

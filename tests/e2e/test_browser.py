@@ -1,4 +1,4 @@
-"""A person in a real Chromium: signs in, submits a pipeline, watches it, takes the student home."""
+"""A user in a real Chromium: signs in, submits a pipeline, watches it, downloads the student."""
 
 import json
 import re
@@ -104,7 +104,7 @@ def test_from_the_form_to_a_student_that_fills_masks(page: Page, tmp_path: Path)
     page.get_by_role("tab", name="Files").click()
     button = page.get_by_role("link", name="Download checkpoint")
     button.wait_for(timeout=TRAINING_TIMEOUT_MS)
-    assert points(page) == 0  # the curves' tab is not mounted while the files are shown
+    assert points(page) == 0  # the metrics tab is not mounted while the files are shown
     with page.expect_download() as download:
         button.click()
     archive = tmp_path / "student.zip"
@@ -138,10 +138,10 @@ def test_a_dialog_never_turns_into_another_one(
     page.get_by_role("button", name="Cancel", exact=True).click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Cancel this run?")
-    expect(dialog.get_by_role("button", name="Cancel the run")).to_be_focused()
+    expect(dialog.get_by_role("button", name="Cancel run")).to_be_focused()
 
     # The run succeeds while the dialog is open: it closes and says why.
-    expect(page.get_by_text("The run has ended meanwhile (succeeded)")).to_be_visible(
+    expect(page.get_by_text("The run has already ended (succeeded)")).to_be_visible(
         timeout=TRAINING_TIMEOUT_MS
     )
     expect(dialog).to_have_count(0)
@@ -153,13 +153,13 @@ def test_a_dialog_never_turns_into_another_one(
     listed = installation.halflayer("runs", "list", "--json").stdout
     assert {run["id"]: run["state"] for run in json.loads(listed)["items"]}[run_id] == "succeeded"
 
-    # A dialog whose page is left goes with it, and says so.
+    # Leaving the page closes its dialog, with a notification.
     page.get_by_role("link", name="Runs").first.click()
     page.get_by_role("link", name=re.compile("^Teacher")).first.click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(dialog).to_contain_text("Delete this run?")
     page.go_back()
-    expect(page.get_by_text("“Delete this run?” was closed; nothing was done.")).to_be_visible()
+    expect(page.get_by_text("“Delete this run?” was closed. Nothing was changed.")).to_be_visible()
     expect(dialog).to_have_count(0)
     page.keyboard.press("Enter")
     listed = installation.halflayer("runs", "list", "--json").stdout
@@ -181,7 +181,7 @@ def test_hidden_tabs_leave_the_browser_its_connections(
         _set_hidden(tab, hidden=True)
     _set_hidden(page, hidden=False)
     page.get_by_role("button", name="Cancel", exact=True).click()
-    page.get_by_role("button", name="Cancel the run").click()
+    page.get_by_role("button", name="Cancel run").click()
     expect(page.get_by_role("button", name="Delete", exact=True)).to_be_visible(timeout=60_000)
 
 

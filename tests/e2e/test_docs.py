@@ -5,6 +5,7 @@ run has `<!-- not run by tests: REASON -->` in the line above it. A block runs a
 `ADDED`, which makes trainings short, and `MEANT`, which fills in what a reader would.
 """
 
+import itertools
 import json
 import os
 import re
@@ -22,10 +23,12 @@ import yaml
 from markdown_it import MarkdownIt
 
 from app.cli.main import app
+from app.settings import Settings
 from tests.e2e.conftest import Installation
 
 ROOT = Path(__file__).parents[2]
-DOCS = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")])
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+DOCS = sorted([*(ROOT / name for name in PAGES), *ROOT.glob("docs/**/*.md")])
 MARKER = re.compile(r"<!-- not run by tests:(.*?)-->", re.DOTALL)
 COMMAND = re.compile(
     r"^\s*(\S*bin/)?(halflayer|make|python|pip|docker|kubectl|curl)\b", re.MULTILINE
@@ -170,6 +173,51 @@ def test_every_target_of_make_exists() -> None:
     }
     assert len(named) > 5
     assert {(where, name) for where, name in named if name not in targets} == set()
+
+
+def _slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _anchors(path: Path) -> set[str]:
+    tokens = MarkdownIt().parse(path.read_text())
+    pairs = itertools.pairwise(tokens)
+    return {_slug(text.content) for opening, text in pairs if opening.type == "heading_open"}
+
+
+def test_every_link_within_the_documents_leads_to_a_file_and_a_heading() -> None:
+    seen, broken = 0, []
+    for path in DOCS:
+        for token in MarkdownIt().enable("table").parse(path.read_text()):
+            for child in token.children or ():
+                link = str(child.attrs.get("href") or child.attrs.get("src") or "")
+                if not link or "://" in link:
+                    continue
+                seen += 1
+                name, _, anchor = link.partition("#")
+                target = path.parent / name if name else path
+                if not target.exists() or (anchor and anchor not in _anchors(target)):
+                    broken.append((path.name, link))
+    assert seen > 20
+    assert broken == []
+
+
+def test_every_file_named_exists() -> None:
+    tops = "kdcore|app|worker|faults|tests|benchmarks|alembic|scripts|docs|deploy|docker|frontend"
+    named = {(where, code) for where, code in spans() if re.fullmatch(rf"({tops})/[\w./*-]*", code)}
+    assert len(named) > 40
+    assert {(where, code) for where, code in named if not list(ROOT.glob(code))} == set()
+
+
+def test_every_setting_named_exists() -> None:
+    known = {f"HALFLAYER_{name.upper()}" for name in Settings.model_fields}
+    known |= set(re.findall(r"HALFLAYER_[A-Z_]+", (ROOT / "docker-compose.yml").read_text()))
+    named = {
+        (where, name) for where, code in spans() for name in re.findall(r"HALFLAYER_[A-Z_]+", code)
+    }
+    assert len(named) > 20
+    assert {(where, name) for where, name in named if name not in known | {"HALFLAYER_"}} == set()
 
 
 def test_every_command_and_flag_of_halflayer_exists() -> None:

@@ -1,6 +1,6 @@
-/** The typed client of the REST interface; every failure becomes an `ApiProblem`. */
+/** The typed client of the REST API; every failure becomes an `ApiProblem`. */
 import createClient from "openapi-fetch";
-import { answered, keyFor } from "./idempotency";
+import { idempotencyKey, releaseKey } from "./idempotency";
 import { ApiProblem, toProblem } from "./problem";
 import type { paths } from "./schema";
 
@@ -9,29 +9,29 @@ export const client = createClient<paths>({ baseUrl: "", credentials: "same-orig
 client.use({
   async onRequest({ request }) {
     if (request.method !== "POST") return;
-    const key = keyFor(`${request.url}\n${await request.clone().text()}`);
+    const key = idempotencyKey(`${request.url}\n${await request.clone().text()}`);
     request.headers.set("Idempotency-Key", key);
   },
   onResponse({ request, response }) {
-    answered(request.headers.get("Idempotency-Key"), response.status);
+    releaseKey(request.headers.get("Idempotency-Key"), response.status);
   },
 });
 
-interface Answer<T> {
+interface ApiResponse<T> {
   data?: T;
   error?: unknown;
   response: Response;
 }
 
-/** The answer's body; throws an `ApiProblem` for every other outcome. */
-export async function unwrap<T>(request: Promise<Answer<T>>): Promise<T> {
-  let answer: Answer<T>;
+/** The body of a successful response; throws an `ApiProblem` otherwise. */
+export async function unwrap<T>(request: Promise<ApiResponse<T>>): Promise<T> {
+  let result: ApiResponse<T>;
   try {
-    answer = await request;
+    result = await request;
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new ApiProblem(0, "No connection", "The server cannot be reached. Is it running?");
   }
-  if (!answer.response.ok) throw toProblem(answer.response.status, answer.error);
-  return answer.data as T;
+  if (!result.response.ok) throw toProblem(result.response.status, result.error);
+  return result.data as T;
 }

@@ -3,12 +3,12 @@ import { client } from "./client";
 
 const BASE = "http://server.test";
 
-/** Submits a run to a server that answers with this status, or not at all; returns the key it saw. */
+/** Submits a run to a server that returns this status, or no response; returns the key it received. */
 async function submit(name: string, status: number | null): Promise<string | null> {
   let key: string | null = null;
   const fetch = async (request: Request) => {
     key = request.headers.get("Idempotency-Key");
-    if (status === null) throw new TypeError("the connection was cut");
+    if (status === null) throw new TypeError("connection closed");
     return Response.json({}, { status });
   };
   const body = { name, config: { kind: "teacher" } as never };
@@ -16,7 +16,7 @@ async function submit(name: string, status: number | null): Promise<string | nul
   return key;
 }
 
-test("a request whose answer was lost is sent again with its key", async () => {
+test("a request whose response was lost is retried with the same key", async () => {
   const first = await submit("cut", null);
   expect(first).toMatch(/^[0-9a-f]{32}$/);
   expect(await submit("cut", 502)).toBe(first);
@@ -25,14 +25,14 @@ test("a request whose answer was lost is sent again with its key", async () => {
 });
 
 test.each([201, 409, 422])(
-  "after an answer of %i the same request is a new one",
+  "after a response of %i the same request gets a new key",
   async (status) => {
     const first = await submit("answered", status);
     expect(await submit("answered", 201)).not.toBe(first);
   },
 );
 
-test("what only reads carries no key", async () => {
+test("a GET request has no key", async () => {
   let headers = new Headers();
   const fetch = async (request: Request) => {
     headers = request.headers;

@@ -1,5 +1,5 @@
-/** The server's errors (RFC 9457 problem+json) as one exception; pure. */
-import { sentence } from "@/lib/format";
+/** Maps the server's errors (RFC 9457 problem+json) to one exception type; pure. */
+import { capitalise } from "@/lib/format";
 import { isRecord } from "@/lib/pointer";
 
 export interface FieldProblem {
@@ -7,7 +7,7 @@ export interface FieldProblem {
   detail: string;
 }
 
-/** Any request that did not work, with a message fit to be shown. */
+/** A failed request, with a message that can be shown to the user. */
 export class ApiProblem extends Error {
   constructor(
     /** HTTP status; 0 when the server could not be reached. */
@@ -30,9 +30,9 @@ const TITLES: Record<number, string> = {
   503: "Temporarily unavailable",
 };
 
-/** The exception for an answer's status and body, whatever the body is. */
+/** The exception for a response's status and body; the body may be anything. */
 export function toProblem(status: number, body: unknown): ApiProblem {
-  const title = TITLES[status] ?? `The server answered ${status}`;
+  const title = TITLES[status] ?? `Unexpected response (HTTP ${status})`;
   if (!isRecord(body)) return new ApiProblem(status, title, title);
   const errors = Array.isArray(body.errors) ? body.errors.filter(isFieldProblem) : [];
   return new ApiProblem(
@@ -47,10 +47,10 @@ function isFieldProblem(value: unknown): value is FieldProblem {
   return isRecord(value) && typeof value.pointer === "string" && typeof value.detail === "string";
 }
 
-/** What to tell a person about any error, as a sentence. */
+/** The message to show for any error. */
 export function messageOf(error: unknown): string {
   const text = error instanceof Error ? error.message : "";
-  return sentence(text || "something went wrong");
+  return capitalise(text || "something went wrong");
 }
 
 export function isStatus(error: unknown, status: number): boolean {

@@ -1,4 +1,4 @@
-/** Every question that a page asks the server, with its cache key. */
+/** The queries that the pages send to the server, with their cache keys. */
 import { keepPreviousData, QueryClient, queryOptions } from "@tanstack/react-query";
 import { client, unwrap } from "./client";
 import { ApiProblem, isStatus } from "./problem";
@@ -12,7 +12,7 @@ export function createQueryClient(): QueryClient {
     defaultOptions: {
       queries: {
         staleTime: 1000,
-        // A refusal stays a refusal; only an unreachable or busy server is asked again.
+        // Client errors are final; retry only while the server is unreachable or busy.
         retry: (count, error) =>
           count < 3 && error instanceof ApiProblem && (error.status === 0 || error.status >= 502),
       },

@@ -1,4 +1,4 @@
-/** The server's shapes by short names; all of them come from the generated schema. */
+/** Short names for the types of the API; all of them come from the generated schema. */
 import type { components, operations } from "./schema";
 
 type Schemas = components["schemas"];
@@ -20,5 +20,5 @@ export type Preset = Schemas["PresetInfo"];
 export type FormKind = Preset["kind"];
 export type RunFilter = NonNullable<operations["list_runs"]["parameters"]["query"]>;
 
-/** A config as the form holds it: the server's schema describes it, TypeScript need not. */
+/** A run config as the form holds it; the server's JSON Schema describes its fields. */
 export type Config = Record<string, unknown>;

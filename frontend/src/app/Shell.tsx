@@ -1,4 +1,4 @@
-/** The frame of every page: navigation, workers, colour scheme, sign-out. */
+/** The layout of every page: navigation, worker status, colour scheme, account menu. */
 import {
   ActionIcon,
   Alert,
@@ -75,7 +75,7 @@ function ColorSchemeMenu() {
           [
             ["light", "Light", IconSun],
             ["dark", "Dark", IconMoon],
-            ["auto", "As the system", IconDeviceDesktop],
+            ["auto", "System", IconDeviceDesktop],
           ] as const
         ).map(([value, label, Icon]) => (
           <Menu.Item
@@ -121,8 +121,8 @@ function AccountMenu() {
   );
 }
 
-function workersInWords(connected: number, busy: number): string {
-  if (connected === 0) return "no worker";
+function workerSummary(connected: number, busy: number): string {
+  if (connected === 0) return "no workers";
   const workers = connected === 1 ? "worker" : "workers";
   if (busy === 0) return `${connected} ${workers} idle`;
   if (busy === connected) return `${connected} ${workers} busy`;
@@ -134,7 +134,7 @@ function WorkerIndicator() {
   if (!data) return null;
   const connected = data.items.filter(isConnected);
   const busy = connected.filter((worker) => worker.state === "busy").length;
-  const label = workersInWords(connected.length, busy);
+  const label = workerSummary(connected.length, busy);
   return (
     <LinkButton
       variant="subtle"
@@ -153,17 +153,17 @@ function NoWorkerBanner() {
   const { data } = useQuery(workersQuery);
   if (!data || data.items.some(isConnected)) return null;
   return (
-    <Alert color="orange" title="No worker is connected" mb="md" role="status">
+    <Alert color="orange" title="No workers connected" mb="md" role="status">
       <Text size="sm">
-        Runs can be submitted and will wait. Start a worker on this machine or another one with{" "}
-        <Code>halflayer worker</Code>.
+        Submitted runs stay queued until a worker connects. Start one on this machine or another one
+        with <Code>halflayer worker</Code>.
       </Text>
     </Alert>
   );
 }
 
-/** Back to the sign-in page as soon as the server no longer knows the session. */
-function useSignedOut(): void {
+/** Redirects to the sign-in page when the session has ended. */
+function useSignInRedirect(): void {
   const queryClient = useQueryClient();
   const navigate = useNavigate();
   useEffect(
@@ -182,14 +182,14 @@ function useSignedOut(): void {
 export function Shell() {
   const [opened, { toggle, close }] = useDisclosure(false);
   const { data: session } = useQuery(sessionQuery);
-  useSignedOut();
+  useSignInRedirect();
   return (
     <AppShell
       header={{ height: 52 }}
       navbar={{ width: 220, breakpoint: "sm", collapsed: { mobile: !opened, desktop: true } }}
     >
       <a className="skip-link" href="#main">
-        To the content
+        Skip to content
       </a>
       <AppShell.Header>
         <Container size={1320} h="100%" px="md">
@@ -200,9 +200,9 @@ export function Shell() {
                 onClick={toggle}
                 hiddenFrom="sm"
                 size="sm"
-                aria-label={opened ? "Close the menu" : "Open the menu"}
+                aria-label={opened ? "Close menu" : "Open menu"}
               />
-              <Link to="/" className="plain" aria-label="Halflayer, to the runs">
+              <Link to="/" className="plain" aria-label="Halflayer home">
                 <Group gap={8} wrap="nowrap" mr="md">
                   <Image src="/favicon.svg" w={22} h={22} alt="" />
                   <Text fw={650}>Halflayer</Text>
@@ -226,7 +226,7 @@ export function Shell() {
         </Container>
       </AppShell.Header>
       <AppShell.Navbar p="sm" hiddenFrom="sm">
-        {/* Closed, it is only moved out of sight: its links must not take the focus there. */}
+        {/* A closed navbar is only moved off screen; without links it takes no focus. */}
         {opened && (
           <Stack component="nav" aria-label="Pages" gap={4}>
             <NavLinks onNavigate={close} />

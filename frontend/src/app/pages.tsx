@@ -1,4 +1,4 @@
-/** What is shown instead of a page: loading, an error, an address that leads nowhere. */
+/** The loading, error and not-found pages. */
 import {
   Alert,
   Anchor,
@@ -26,7 +26,7 @@ export function ErrorPage({ error }: { error: unknown }) {
   const router = useRouter();
   return (
     <Container size="sm" py="xl">
-      <Alert color="red" title="This page could not be shown" role="alert">
+      <Alert color="red" title="This page could not be loaded" role="alert">
         <Stack gap="sm" align="flex-start">
           <Text size="sm">{messageOf(error)}</Text>
           <Button size="xs" variant="light" color="red" onClick={() => void router.invalidate()}>
@@ -39,15 +39,15 @@ export function ErrorPage({ error }: { error: unknown }) {
 }
 
 export function NotFoundPage() {
-  useTitle("Not found");
+  useTitle("Page not found");
   return (
     <Container size="sm" py="xl">
       <Stack gap="xs">
         <Title order={1} size="h2">
-          There is nothing here
+          Page not found
         </Title>
-        <Text c="dimmed">The address may be mistyped, or what was here has been deleted.</Text>
-        <Anchor href="/">To the runs</Anchor>
+        <Text c="dimmed">Check the address; the item may have been deleted.</Text>
+        <Anchor href="/">Back to runs</Anchor>
       </Stack>
     </Container>
   );

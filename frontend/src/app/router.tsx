@@ -1,4 +1,4 @@
-/** The pages and their addresses; who is not signed in is sent to the sign-in page. */
+/** The routes of the app; without a session they redirect to the sign-in page. */
 import type { QueryClient } from "@tanstack/react-query";
 import {
   createRootRouteWithContext,

@@ -1,4 +1,4 @@
-/** The look: calm, dense, system fonts only. */
+/** The Mantine theme: dense, system fonts only. */
 import { createTheme, type MantineColorsTuple } from "@mantine/core";
 
 const lake: MantineColorsTuple = [
@@ -31,7 +31,7 @@ export const theme = createTheme({
     TextInput: { defaultProps: { inputWrapperOrder: ORDER } },
     Select: { defaultProps: { inputWrapperOrder: ORDER } },
     Paper: { defaultProps: { withBorder: true, p: "md" } },
-    // A word cut to "ad…" says nothing; the table around it scrolls.
+    // Badges are never truncated; the table around them scrolls instead.
     Badge: { styles: { root: { flexShrink: 0, minWidth: "max-content" } } },
     Tooltip: { defaultProps: { withArrow: true, openDelay: 200 } },
   },

@@ -1,4 +1,4 @@
-/** A thin React wrapper of Plotly: draws the figure it is given, and nothing else. */
+/** A thin React wrapper around Plotly that draws the given figure. */
 import { Center, Loader, Text } from "@mantine/core";
 import { useEffect, useRef, useState } from "react";
 import type { Figure } from "./figures";
@@ -6,10 +6,10 @@ import { loadPlotly, type PlotlyModule } from "./plotly";
 
 interface PlotProps {
   figure: Figure;
-  /** What a screen reader says in place of the picture. */
+  /** The text alternative for screen readers. */
   label: string;
   height: number;
-  /** A change of this number brings back the whole range. */
+  /** Changing this number resets the zoom. */
   resetCount?: number;
 }
 
@@ -24,16 +24,16 @@ const CONFIG = {
 export function Plot({ figure, label, height, resetCount = 0 }: PlotProps) {
   const element = useRef<HTMLDivElement>(null);
   const [plotly, setPlotly] = useState<PlotlyModule | null>(null);
-  const [broken, setBroken] = useState(false);
+  const [failed, setFailed] = useState(false);
 
   useEffect(() => {
-    let gone = false;
+    let unmounted = false;
     loadPlotly().then(
-      (module) => !gone && setPlotly(() => module),
-      () => !gone && setBroken(true),
+      (module) => !unmounted && setPlotly(() => module),
+      () => !unmounted && setFailed(true),
     );
     return () => {
-      gone = true;
+      unmounted = true;
     };
   }, []);
 
@@ -66,12 +66,12 @@ export function Plot({ figure, label, height, resetCount = 0 }: PlotProps) {
       <div ref={element} role="img" aria-label={label} style={{ height, width: "100%" }} />
       {!plotly && (
         <Center style={{ position: "absolute", inset: 0 }}>
-          {broken ? (
+          {failed ? (
             <Text size="sm" c="dimmed">
               The chart library could not be loaded. Reload the page to try again.
             </Text>
           ) : (
-            <Loader size="sm" aria-label="Loading the chart" />
+            <Loader size="sm" aria-label="Loading chart" />
           )}
         </Center>
       )}

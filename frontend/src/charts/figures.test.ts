@@ -7,7 +7,7 @@ const chart: LineChart = {
   id: "loss",
   title: "Loss",
   yTitle: "nats",
-  canBeLog: true,
+  allowLog: true,
   curves: [
     { name: "loss", label: "training", steps: [1, 2, 3], values: [9, 30, 8] },
     { name: "eval/loss", label: "held out", steps: [3], values: [8.5], heldOut: true },
@@ -29,13 +29,13 @@ describe("lineFigure", () => {
     expect(data[0]).toMatchObject({ y: [9, 30, 8], showlegend: false });
     expect(Math.max(...((data[1]?.y ?? []) as number[]))).toBeLessThan(30);
   });
-  it("switches the axis and is a function of its arguments", () => {
+  it("switches to a log axis and depends on its arguments only", () => {
     const view = { smoothing: 0.5, log: true };
     const figure = lineFigure(chart, view, theme);
     expect(figure.layout.yaxis).toMatchObject({ type: "log" });
     expect(lineFigure(chart, view, theme)).toEqual(figure);
   });
-  it("marks whole updates only, also while there are few", () => {
+  it("puts ticks at whole steps only, even when there are few", () => {
     const view = { smoothing: 0, log: false };
     expect(lineFigure(chart, view, theme).layout.xaxis).toMatchObject({ dtick: 1 });
     const steps = [100, 200, 300];
@@ -52,5 +52,5 @@ describe("smooth", () => {
     expect(smooth([4, 4, 4], 0.9).map((value) => Number(value?.toFixed(9)))).toEqual([4, 4, 4]);
   });
   it("leaves gaps as they are", () => expect(smooth([1, null, 1], 0.5)).toEqual([1, null, 1]));
-  it("does nothing at weight 0", () => expect(smooth([1, 5], 0)).toEqual([1, 5]));
+  it("returns the values unchanged at weight 0", () => expect(smooth([1, 5], 0)).toEqual([1, 5]));
 });

@@ -1,4 +1,4 @@
-/** What each chart shows: pure functions from curves to Plotly figures. */
+/** Builds Plotly figures from curves; pure. */
 import type { Data, Layout } from "./plotly";
 import { smooth } from "./smoothing";
 import type { ChartTheme } from "./theme";
@@ -24,12 +24,12 @@ export interface LineChart {
   yTitle: string;
   curves: Curve[];
   references?: Reference[];
-  /** Whether a logarithmic axis can make sense. */
-  canBeLog?: boolean;
-  /** How the values are written at the axis, by d3's format; else as they are. */
+  /** Whether the values can be shown on a log axis. */
+  allowLog?: boolean;
+  /** The d3 format of the axis ticks; `~g` if not given. */
   yFormat?: string;
-  /** Whether only whole values have a meaning. */
-  yWhole?: boolean;
+  /** Whether the values are integers. */
+  yInteger?: boolean;
 }
 
 export interface ViewOptions {
@@ -43,7 +43,7 @@ export interface Figure {
 }
 
 const RAW_OPACITY = 0.28;
-const FEW_UPDATES = 8;
+const FEW_STEPS = 8;
 
 function curveTraces(curve: Curve, color: string, view: ViewOptions): Data[] {
   const base = {
@@ -64,16 +64,16 @@ function curveTraces(curve: Curve, color: string, view: ViewOptions): Data[] {
       },
     ];
   }
-  const lonely = curve.steps.length < 2;
+  const onePoint = curve.steps.length < 2;
   const line = {
     ...base,
     y: smooth(curve.values, view.smoothing),
     name: curve.label,
-    mode: lonely ? "markers" : "lines",
+    mode: onePoint ? "markers" : "lines",
     line: { color, width: 2 },
     marker: { color, size: 6 },
   };
-  if (view.smoothing <= 0 || lonely) return [line];
+  if (view.smoothing <= 0 || onePoint) return [line];
   // The raw curve stays visible behind the smoothed one: smoothing must not hide a spike.
   const raw = {
     ...base,
@@ -88,7 +88,7 @@ function curveTraces(curve: Curve, color: string, view: ViewOptions): Data[] {
   return [raw, line];
 }
 
-/** A line over the whole width at a value to compare with. */
+/** A horizontal reference line across the chart. */
 function referenceTrace(reference: Reference, last: number, color: string): Data {
   return {
     type: "scatter",
@@ -101,7 +101,7 @@ function referenceTrace(reference: Reference, last: number, color: string): Data
   };
 }
 
-/** Plotly's figure of a line chart over updates. */
+/** The Plotly figure of a line chart over optimizer steps. */
 export function lineFigure(chart: LineChart, view: ViewOptions, theme: ChartTheme): Figure {
   const palette = theme.palette;
   const last = chart.curves
@@ -131,23 +131,23 @@ export function lineFigure(chart: LineChart, view: ViewOptions, theme: ChartThem
       hoverlabel: { bgcolor: theme.surface, bordercolor: theme.grid, font: { color: theme.text } },
       dragmode: "zoom",
       xaxis: {
-        title: { text: "updates", font: { size: 11, color: theme.muted }, standoff: 6 },
+        title: { text: "step", font: { size: 11, color: theme.muted }, standoff: 6 },
         gridcolor: theme.grid,
         zeroline: false,
         rangemode: "tozero",
         tickformat: "~s",
-        // Left alone, Plotly would mark half updates while there are few.
-        dtick: last < FEW_UPDATES ? 1 : undefined,
+        // Plotly would put ticks at half steps while there are few.
+        dtick: last < FEW_STEPS ? 1 : undefined,
         hoverformat: ",d",
       },
       yaxis: {
         title: { text: chart.yTitle, font: { size: 11, color: theme.muted }, standoff: 8 },
-        type: view.log && chart.canBeLog ? "log" : "linear",
+        type: view.log && chart.allowLog ? "log" : "linear",
         gridcolor: theme.grid,
         zeroline: false,
         automargin: true,
         tickformat: chart.yFormat ?? "~g",
-        dtick: chart.yWhole && !view.log ? 1 : undefined,
+        dtick: chart.yInteger && !view.log ? 1 : undefined,
         exponentformat: "power",
       },
     },

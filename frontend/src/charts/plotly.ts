@@ -1,4 +1,4 @@
-/** The little of Plotly's types that the charts use; the bundle ships none. */
+/** Types for the parts of Plotly that the charts use; the bundle ships none. */
 
 export type Data = Record<string, unknown>;
 export type Layout = Record<string, unknown>;
@@ -17,7 +17,7 @@ export interface PlotlyModule {
 
 let loading: Promise<PlotlyModule> | undefined;
 
-/** Plotly, fetched once and only when the first chart appears. */
+/** Loads Plotly once, when the first chart appears. */
 export function loadPlotly(): Promise<PlotlyModule> {
   loading ??= import("plotly.js-basic-dist-min").then(
     (module) => module.default,

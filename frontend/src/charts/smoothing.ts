@@ -1,9 +1,9 @@
 /** Exponential smoothing of a curve; pure. */
 
 /**
- * The debiased exponential moving average, as TensorBoard draws it.
+ * The debiased exponential moving average, as in TensorBoard.
  *
- * `weight` in [0, 1) is the share of the past. Gaps stay gaps and do not pull the curve.
+ * `weight` in [0, 1) is the weight of the past. Gaps stay gaps and do not affect the average.
  */
 export function smooth(values: readonly (number | null)[], weight: number): (number | null)[] {
   if (weight <= 0) return [...values];

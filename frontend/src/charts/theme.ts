@@ -1,4 +1,4 @@
-/** Colours of the charts in light and dark; distinguishable without red and green. */
+/** Chart colours for the light and dark schemes; distinguishable for colour-blind readers. */
 
 export interface ChartTheme {
   text: string;

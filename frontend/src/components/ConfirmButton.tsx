@@ -1,4 +1,4 @@
-/** A button that asks before it acts, and shows what went wrong if it fails. */
+/** A button with a confirmation dialog, which shows the error if the action fails. */
 import { Alert, Button, type ButtonProps, Group, Modal, Stack, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { notifications } from "@mantine/notifications";
@@ -11,44 +11,45 @@ interface ConfirmButtonProps extends ButtonProps {
   question: ReactNode;
   confirm: string;
   onConfirm: () => Promise<unknown>;
-  /** Why this can no longer be done: the button goes, and an open dialog closes and says so. */
-  impossible?: string | null;
+  /** Why the action is not available: hides the button, and closes an open dialog with this message. */
+  unavailable?: string | null;
   "aria-label"?: string;
 }
 
-/** Says why a dialog closed by itself. */
-function sayClosed(message: string): void {
+/** Tells the user why a dialog closed by itself. */
+function notifyClosed(message: string): void {
   notifications.show({ color: "orange", message });
-  // The focus must not fall on whatever button comes next: a key meant for the dialog would press it.
+  // Keep the focus off the next button: a key meant for the dialog would press it.
   const heading = document.querySelector("h1");
   heading?.setAttribute("tabindex", "-1");
   heading?.focus();
 }
 
 export function ConfirmButton(props: ConfirmButtonProps) {
-  const { children, title, question, confirm, onConfirm, impossible, ...button } = props;
+  const { children, title, question, confirm, onConfirm, unavailable, ...button } = props;
   const [opened, { open, close }] = useDisclosure(false);
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<string | null>(null);
-  const unanswered = useRef<string | null>(null);
+  const openTitle = useRef<string | null>(null);
 
   useEffect(() => {
-    unanswered.current = opened && !busy ? title : null;
-    if (!unanswered.current || !impossible) return;
+    openTitle.current = opened && !busy ? title : null;
+    if (!openTitle.current || !unavailable) return;
     close();
-    sayClosed(impossible);
-  }, [opened, busy, title, impossible, close]);
+    notifyClosed(unavailable);
+  }, [opened, busy, title, unavailable, close]);
 
-  // What the dialog asks about may leave the page, for instance with its row of a table.
+  // The button may unmount with its dialog open, for instance when its table row is removed.
   useEffect(
     () => () => {
-      if (unanswered.current) sayClosed(`“${unanswered.current}” was closed; nothing was done.`);
+      if (openTitle.current)
+        notifyClosed(`“${openTitle.current}” was closed. Nothing was changed.`);
     },
     [],
   );
 
   const act = async () => {
-    if (!opened || impossible) return; // the dialog is fading out
+    if (!opened || unavailable) return; // the dialog is already fading out
     setBusy(true);
     setError(null);
     try {
@@ -63,7 +64,7 @@ export function ConfirmButton(props: ConfirmButtonProps) {
 
   return (
     <>
-      {!impossible && (
+      {!unavailable && (
         <Button
           {...button}
           onClick={() => {
@@ -86,7 +87,7 @@ export function ConfirmButton(props: ConfirmButtonProps) {
           )}
           <Group justify="flex-end" gap="xs">
             <Button variant="default" onClick={close}>
-              Keep
+              Go back
             </Button>
             <Button color="red" loading={busy} onClick={act} data-autofocus>
               {confirm}

@@ -1,4 +1,4 @@
-/** A table of what a query brings: also while it loads, when it fails, and when it is empty. */
+/** A table of a query's items, with its loading, error and empty states. */
 import { Alert, Paper, Skeleton, Table, Text } from "@mantine/core";
 import type { UseQueryResult } from "@tanstack/react-query";
 import type { ReactNode } from "react";
@@ -6,12 +6,12 @@ import { messageOf } from "@/api/problem";
 
 interface DataTableProps<T> {
   query: UseQueryResult<{ items: T[] }>;
-  /** The heads; an empty one stands over buttons. */
+  /** Column headings; an empty one is for the action buttons. */
   columns: string[];
   row: (item: T) => ReactNode;
-  /** What to say, and what to do, while there is nothing. */
+  /** Shown when there are no items. */
   empty: ReactNode;
-  /** Narrower screens scroll the table sideways. */
+  /** In pixels; narrower screens scroll the table sideways. */
   minWidth: number;
 }
 

@@ -1,4 +1,4 @@
-/** A link to a page of ours that looks like a button, with the router's types. */
+/** A link within the app that looks like a button, with typed routes. */
 import { Button, type ButtonProps } from "@mantine/core";
 import { createLink } from "@tanstack/react-router";
 import type { AnchorHTMLAttributes, Ref } from "react";

@@ -1,25 +1,26 @@
-/** How far a run has come: a bar, words, and the time left. Keeps its height in every state. */
+/** Progress of a run: bar, text and time left. It has the same height in every state. */
 import { Group, Progress, Text } from "@mantine/core";
 import type { RunSummary } from "@/api/types";
 import { etaText, isFinal, percent, progressText } from "@/features/runs/labels";
-import { elapsedSeconds, formatDuration, sentence } from "@/lib/format";
+import { capitalise, elapsedSeconds, formatDuration } from "@/lib/format";
 
-function restText(run: RunSummary): string {
-  if (run.state === "waiting") return "waits for its inputs";
-  if (run.state === "queued") return run.attempt > 0 ? "waits to resume" : "waits for a worker";
-  if (run.state === "failed") return sentence(run.error?.message ?? "failed");
-  if (run.state === "skipped") return "an input did not succeed";
+function statusText(run: RunSummary): string {
+  if (run.state === "waiting") return "Waiting for input runs";
+  if (run.state === "queued")
+    return run.attempt > 0 ? "Waiting to resume" : "Waiting for a free worker";
+  if (run.state === "failed") return capitalise(run.error?.message ?? "failed");
+  if (run.state === "skipped") return "An input run did not succeed";
   const elapsed = elapsedSeconds(run.started_at, run.finished_at);
-  if (isFinal(run.state)) return elapsed === null ? "" : `took ${formatDuration(elapsed)}`;
-  return "starting";
+  if (isFinal(run.state)) return elapsed === null ? "" : `Took ${formatDuration(elapsed)}`;
+  return "Starting";
 }
 
 export function ProgressCell({ run }: { run: RunSummary }) {
-  const moving = run.state === "running" || run.state === "cancelling";
-  if (!moving || !run.progress) {
+  const active = run.state === "running" || run.state === "cancelling";
+  if (!active || !run.progress) {
     return (
       <Text size="xs" c={run.state === "failed" ? "red" : "dimmed"} lineClamp={2}>
-        {restText(run)}
+        {statusText(run)}
       </Text>
     );
   }
@@ -36,7 +37,7 @@ export function ProgressCell({ run }: { run: RunSummary }) {
       />
       <Group justify="space-between" gap={8} wrap="nowrap">
         <Text size="xs" c="dimmed" className="numeric" truncate>
-          {progressText(run.progress)}
+          {capitalise(progressText(run.progress))}
         </Text>
         <Text size="xs" c="dimmed" style={{ whiteSpace: "nowrap" }}>
           {etaText(run.progress)}

@@ -1,4 +1,4 @@
-/** The state of a run, by word, icon and colour. */
+/** The state of a run as a badge with an icon and a tooltip. */
 import { Badge } from "@mantine/core";
 import {
   IconBan,
@@ -12,23 +12,23 @@ import {
 } from "@tabler/icons-react";
 import type { RunState } from "@/api/types";
 
-const LOOK: Record<RunState, { color: string; icon: typeof IconCheck; hint: string }> = {
-  waiting: { color: "gray", icon: IconHourglass, hint: "Waits for the runs that it starts from" },
-  queued: { color: "indigo", icon: IconClock, hint: "Waits for a free worker" },
-  running: { color: "blue", icon: IconPlayerPlayFilled, hint: "A worker is on it" },
-  cancelling: { color: "orange", icon: IconPlayerStop, hint: "Was asked to stop" },
-  succeeded: { color: "teal", icon: IconCheck, hint: "Done; its files can be downloaded" },
+const STATES: Record<RunState, { color: string; icon: typeof IconCheck; hint: string }> = {
+  waiting: { color: "gray", icon: IconHourglass, hint: "Waiting for input runs" },
+  queued: { color: "indigo", icon: IconClock, hint: "Waiting for a free worker" },
+  running: { color: "blue", icon: IconPlayerPlayFilled, hint: "Running on a worker" },
+  cancelling: { color: "orange", icon: IconPlayerStop, hint: "Stopping after the current step" },
+  succeeded: { color: "teal", icon: IconCheck, hint: "Finished; files can be downloaded" },
   failed: { color: "red", icon: IconX, hint: "Ended with an error" },
-  cancelled: { color: "gray", icon: IconBan, hint: "Was stopped on request" },
+  cancelled: { color: "gray", icon: IconBan, hint: "Cancelled on request" },
   skipped: {
     color: "gray",
     icon: IconPlayerSkipForward,
-    hint: "A run that it starts from ended badly",
+    hint: "An input run did not succeed",
   },
 };
 
 export function StateBadge({ state, size = "md" }: { state: RunState; size?: "sm" | "md" | "lg" }) {
-  const { color, icon: Icon, hint } = LOOK[state];
+  const { color, icon: Icon, hint } = STATES[state];
   return (
     <Badge
       variant="light"

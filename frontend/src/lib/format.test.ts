@@ -48,7 +48,7 @@ describe("other formats", () => {
     expect(formatAgo("2026-01-01T11:59:50Z", now)).toBe("just now");
     expect(formatAgo("2026-01-01T11:50:00Z", now)).toBe("10 min ago");
   });
-  it("measures up to now while a run is open", () => {
+  it("measures until now while a run has not ended", () => {
     const now = Date.parse("2026-01-01T12:00:00Z");
     expect(elapsedSeconds("2026-01-01T11:59:00Z", null, now)).toBe(60);
     expect(elapsedSeconds(null, null, now)).toBeNull();

@@ -1,4 +1,4 @@
-/** Numbers, times and sizes as people read them; pure. */
+/** Formats numbers, times and sizes for display; pure. */
 
 const MINUTE_S = 60;
 const HOUR_S = 3600;
@@ -19,7 +19,7 @@ export function formatDuration(seconds: number | null | undefined): string {
   return `${Math.floor(whole / DAY_S)} d ${Math.floor((whole % DAY_S) / HOUR_S)} h`;
 }
 
-/** What is left of a phase, rounded so that it does not flicker; empty while unknown. */
+/** The time left, rounded so that it does not flicker; empty while unknown. */
 export function formatEta(seconds: number | null | undefined): string {
   if (seconds == null || !Number.isFinite(seconds) || seconds < 0) return "";
   if (seconds < 5) return "a few seconds left";
@@ -44,18 +44,18 @@ export function formatBytes(bytes: number | null | undefined): string {
   return `${value.toFixed(digits)} ${SIZE_UNITS[unit]}`;
 }
 
-/** A message as a sentence begins: with a capital. */
-export function sentence(text: string): string {
+/** A message with its first letter capitalised. */
+export function capitalise(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-/** A whole number with thin groups: `12 345`. */
+/** An integer with thin spaces between groups of digits: `12 345`. */
 export function formatCount(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return "–";
   return Math.round(value).toLocaleString("en-US").replaceAll(",", "\u202f");
 }
 
-/** A loss, rate or other measured number: four decimals, or an exponent where those say nothing. */
+/** A loss, rate or other measured number: four decimals, or an exponent for small values. */
 export function formatNumber(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
@@ -67,7 +67,7 @@ export function formatNumber(value: number | null | undefined): string {
   return value.toFixed(4);
 }
 
-/** A share as a percentage; a small one is never shown as none: `0 %`, `< 0.01 %`, `12.34 %`. */
+/** A share as a percentage: `0 %`, `< 0.01 %` (small, but not zero), `12.34 %`. */
 export function formatShare(share: number | null | undefined): string {
   if (share == null || !Number.isFinite(share)) return "–";
   if (share > 0 && share < 0.0001) return "< 0.01 %";
@@ -87,7 +87,7 @@ export function formatShort(value: number | null | undefined): string {
   return formatNumber(value);
 }
 
-/** A moment in the reader's own time zone: `22 Nov, 20:41`. */
+/** A timestamp in the browser's time zone: `22 Nov, 20:41`. */
 export function formatTime(iso: string | null | undefined): string {
   if (!iso) return "–";
   const date = new Date(iso);
@@ -111,7 +111,7 @@ export function formatAgo(iso: string | null | undefined, now: number = Date.now
   return formatTime(iso);
 }
 
-/** Seconds between two moments; up to now while the second is open. */
+/** Seconds between two timestamps; until now if the second is missing. */
 export function elapsedSeconds(
   from: string | null | undefined,
   to: string | null | undefined,

@@ -7,7 +7,7 @@ describe("pointers", () => {
     expect(toPointer(["a/b", "c~d", 0])).toBe("/a~1b/c~0d/0");
     expect(parsePointer("")).toEqual([]);
   });
-  it("drops the envelope", () => {
+  it("drops the leading config of the request body", () => {
     expect(locate("/config/model/heads", { model: { heads: 3 } })).toEqual(["model", "heads"]);
     expect(locate("/config", {})).toEqual([]);
   });
@@ -15,11 +15,11 @@ describe("pointers", () => {
     const data = { model: { source: "scratch", heads: 3 }, kind: "teacher" };
     expect(locate("/config/teacher/model/scratch/heads", data)).toEqual(["model", "heads"]);
   });
-  it("keeps a field of the same name as a tag's value, and reaches missing fields", () => {
+  it("keeps a field with the same name as a tag's value, and handles missing fields", () => {
     const data = { teacher: { kind: "teacher", model: { source: "run" } } };
     expect(locate("/config/teacher/model/run_id", data)).toEqual(["teacher", "model", "run_id"]);
   });
-  it("counts in lists", () => {
+  it("resolves list indices", () => {
     const data = { layers: { strategy: "explicit", layers: [0, 7] } };
     expect(locate("/config/layers/layers/1", data)).toEqual(["layers", "layers", 1]);
     expect(valueAt(data, ["layers", "layers", 1])).toBe(7);

@@ -1,10 +1,10 @@
-/** JSON pointers (RFC 6901), as the server's problems use them; pure. */
+/** JSON pointers (RFC 6901), as in the server's validation errors; pure. */
 
 export type Path = (string | number)[];
 
 /** `/a/b~1c/0` as its decoded segments. */
 export function parsePointer(pointer: string): string[] {
-  if (pointer === "" || pointer === "/") return [];
+  if (["", "/", "#"].includes(pointer)) return [];
   return pointer
     .replace(/^#?\//, "")
     .split("/")
@@ -19,40 +19,41 @@ export function toPointer(path: Path): string {
 }
 
 /**
- * The place in `data` that a pointer of the request body means.
+ * The path in `data` that a pointer into the request body refers to.
  *
- * The envelope's `config` goes. Validators of tagged unions put the tag between the field and its
- * content (`/model/scratch/heads`): a segment that names no field but equals one of the values
- * beside it is such a tag, and goes too.
+ * Drops the leading `config` of the request body. Validators of tagged unions put the tag between
+ * the field and its content (`/model/scratch/heads`): a segment that names no field but equals one
+ * of the sibling values is such a tag, and is dropped too.
  */
 export function locate(pointer: string, data: unknown): Path {
   const segments = parsePointer(pointer);
   if (segments[0] === "body") segments.shift();
   if (segments[0] === "config") segments.shift();
   const path: Path = [];
-  let here: unknown = data;
+  let current: unknown = data;
   for (const segment of segments) {
-    if (Array.isArray(here) && /^\d+$/.test(segment)) {
+    if (Array.isArray(current) && /^\d+$/.test(segment)) {
       path.push(Number(segment));
-      here = here[Number(segment)];
+      current = current[Number(segment)];
       continue;
     }
-    if (isRecord(here) && !(segment in here) && Object.values(here).includes(segment)) continue;
+    if (isRecord(current) && !(segment in current) && Object.values(current).includes(segment))
+      continue;
     path.push(segment);
-    here = isRecord(here) ? here[segment] : undefined;
+    current = isRecord(current) ? current[segment] : undefined;
   }
   return path;
 }
 
-/** The value at a path, undefined where there is none. */
+/** The value at a path; undefined if there is none. */
 export function valueAt(data: unknown, path: Path): unknown {
-  let here: unknown = data;
+  let current: unknown = data;
   for (const segment of path) {
-    if (Array.isArray(here)) here = here[Number(segment)];
-    else if (isRecord(here)) here = here[String(segment)];
+    if (Array.isArray(current)) current = current[Number(segment)];
+    else if (isRecord(current)) current = current[String(segment)];
     else return undefined;
   }
-  return here;
+  return current;
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {

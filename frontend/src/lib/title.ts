@@ -1,7 +1,7 @@
-/** The tab's title. */
+/** The title of the browser tab. */
 import { useEffect } from "react";
 
-/** Shows `title` in the tab as long as the component is there. */
+/** Sets the tab's title while the component is mounted. */
 export function useTitle(title: string): void {
   useEffect(() => {
     document.title = title ? `${title} · Halflayer` : "Halflayer";

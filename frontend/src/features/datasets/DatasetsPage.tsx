@@ -1,4 +1,4 @@
-/** Uploaded texts and tokenizers: upload, look, delete. */
+/** Uploaded texts and tokenizers: list, upload, delete. */
 import { Badge, Group, Stack, Table, Text, Title } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
@@ -59,11 +59,11 @@ function DatasetRow({ dataset, mayWrite }: { dataset: Dataset; mayWrite: boolean
             size="compact-xs"
             variant="subtle"
             color="red"
-            title="Delete this upload?"
+            title="Delete this dataset?"
             question={
               <>
-                <b>{dataset.name}</b> will be gone. Finished runs keep their results, but cannot be
-                repeated without it.
+                This permanently deletes <b>{dataset.name}</b>. Finished runs keep their results,
+                but cannot be reproduced without it.
               </>
             }
             confirm="Delete"
@@ -105,7 +105,7 @@ export function DatasetsPage() {
         query={datasets}
         columns={["Name", "Kind", "Format", "Documents", "Size", "Uploaded", ""]}
         minWidth={760}
-        empty="Nothing has been uploaded. Runs can use the offline sample or the HuggingFace hub without an upload."
+        empty="No datasets yet. Without an upload, runs can use the offline sample or the HuggingFace hub."
         row={(dataset) => <DatasetRow key={dataset.id} dataset={dataset} mayWrite={mayWrite} />}
       />
     </Stack>

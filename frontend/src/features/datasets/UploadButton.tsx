@@ -1,4 +1,4 @@
-/** Picks a file and uploads it: progress, cancel, and the server's reason if it is refused. */
+/** Selects a file and uploads it, with progress, cancel, and the server's error if it is rejected. */
 import { Button, FileButton, Group, Progress, Stack, Text } from "@mantine/core";
 import { IconUpload } from "@tabler/icons-react";
 import { useQueryClient } from "@tanstack/react-query";
@@ -25,7 +25,7 @@ export function UploadButton({ kind, label, onUploaded, compact = false }: Uploa
   const [share, setShare] = useState<number | null>(null);
   const [error, setError] = useState<string | null>(null);
 
-  // Leaving the page ends the upload: nobody could see or use its outcome.
+  // Leaving the page cancels the upload: its result could not be shown.
   useEffect(() => () => running.current?.cancel(), []);
 
   const start = async (file: File | null) => {
@@ -72,7 +72,7 @@ export function UploadButton({ kind, label, onUploaded, compact = false }: Uploa
             aria-label="Upload progress"
           />
           <Text size="xs" c="dimmed" className="numeric">
-            {share >= 1 ? "checking" : `${Math.floor(share * 100)} %`}
+            {share >= 1 ? "validating" : `${Math.floor(share * 100)} %`}
           </Text>
           <Button
             size="compact-xs"

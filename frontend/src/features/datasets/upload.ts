@@ -1,5 +1,5 @@
-/** Uploads one file with progress; XMLHttpRequest, since fetch does not report upload progress. */
-import { answered, keyFor } from "@/api/idempotency";
+/** Uploads one file; uses XMLHttpRequest, since fetch does not report upload progress. */
+import { idempotencyKey, releaseKey } from "@/api/idempotency";
 import { ApiProblem, toProblem } from "@/api/problem";
 import type { Dataset, DatasetKind } from "@/api/types";
 
@@ -19,10 +19,12 @@ function parse(text: string): unknown {
 /** Starts the upload; `onProgress` gets the share that has been sent, 0 to 1. */
 export function upload(file: File, kind: DatasetKind, onProgress: (share: number) => void): Upload {
   const request = new XMLHttpRequest();
-  const key = keyFor(JSON.stringify(["upload", kind, file.name, file.size, file.lastModified]));
+  const key = idempotencyKey(
+    JSON.stringify(["upload", kind, file.name, file.size, file.lastModified]),
+  );
   const promise = new Promise<Dataset>((resolve, reject) => {
     const body = new FormData();
-    // The kind goes first, so that the server knows what it reads when the file begins.
+    // The kind precedes the file: the server needs it when it starts to read the file.
     body.append("kind", kind);
     body.append("name", file.name);
     body.append("file", file);
@@ -30,13 +32,19 @@ export function upload(file: File, kind: DatasetKind, onProgress: (share: number
       if (event.lengthComputable) onProgress(event.loaded / event.total);
     };
     request.onload = () => {
-      answered(key, request.status);
-      const answer = parse(request.responseText);
-      if (request.status >= 200 && request.status < 300) resolve(answer as Dataset);
-      else reject(toProblem(request.status, answer));
+      releaseKey(key, request.status);
+      const result = parse(request.responseText);
+      if (request.status >= 200 && request.status < 300) resolve(result as Dataset);
+      else reject(toProblem(request.status, result));
     };
     request.onerror = () =>
-      reject(new ApiProblem(0, "No connection", "The upload broke off: the server went away."));
+      reject(
+        new ApiProblem(
+          0,
+          "No connection",
+          "The upload failed: the connection to the server was lost.",
+        ),
+      );
     request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     request.open("POST", "/api/v1/datasets");
     request.setRequestHeader("Idempotency-Key", key);

@@ -1,4 +1,4 @@
-/** The config as a table to read, and as JSON to copy. */
+/** The config as a table, and as JSON to copy. */
 import { Button, CopyButton, Group, Paper, Table, Text } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
@@ -22,8 +22,8 @@ function Dataset({ id }: { id: string }) {
 }
 
 function Value({ row }: { row: Row }) {
-  if (row.names === "dataset") return <Dataset id={row.value} />;
-  if (row.names === "run") {
+  if (row.refersTo === "dataset") return <Dataset id={row.value} />;
+  if (row.refersTo === "run") {
     return (
       <Link to="/runs/$runId" params={{ runId: row.value }}>
         {row.value}

@@ -1,46 +1,47 @@
-/** Why a run failed, and what one can do about it. */
+/** Why a run failed, and how to fix it. */
 import { Alert, Code, Text } from "@mantine/core";
 import type { RunDetail } from "@/api/types";
-import { sentence } from "@/lib/format";
+import { capitalise } from "@/lib/format";
 
 const ADVICE: Record<string, { title: string; advice: string }> = {
   config: {
-    title: "The configuration cannot work",
-    advice: "Duplicate the run and change the setting that the message names.",
+    title: "Invalid configuration",
+    advice: "Duplicate the run and change the setting named in the message.",
   },
   data: {
-    title: "The data could not be used",
-    advice: "Check the dataset, its column and the connection to the hub, then duplicate the run.",
+    title: "The data could not be loaded",
+    advice:
+      "Check the dataset, its text column and the connection to the HuggingFace hub, then duplicate the run.",
   },
   nan: {
-    title: "The loss is no longer a number",
+    title: "The loss became NaN or infinite",
     advice:
-      "Lower the learning rate or weight decay, add warm-up, clip gradients, or train in fp32.",
+      "Lower the learning rate or weight decay, add warmup, clip gradients, or train in fp32.",
   },
   oom_device: {
-    title: "The device ran out of memory",
-    advice: "Take a smaller model or shorter sequences, or a device with more memory.",
+    title: "Out of device memory",
+    advice: "Use a smaller model, shorter sequences, or a device with more memory.",
   },
   oom_host: {
-    title: "The machine ran out of memory",
-    advice: "Take a smaller model or shorter sequences, or a machine with more memory.",
+    title: "Out of host memory",
+    advice: "Use a smaller model, shorter sequences, or a host with more memory.",
   },
   disk_full: {
     title: "The disk is full",
     advice: "Delete runs or datasets that are no longer needed, then duplicate the run.",
   },
   device_lost: {
-    title: "No device worked",
+    title: "No working device",
     advice:
-      "Several attempts met a GPU that is missing, busy or broken. Look at the Workers page and at the machine's driver, then duplicate the run.",
+      "Several attempts found the GPU missing, busy or broken. Check the Workers page and the GPU driver of the host, then duplicate the run.",
   },
   worker_lost: {
-    title: "Its workers disappeared",
-    advice: "Several attempts ended without progress. Look at the worker's machine and its log.",
+    title: "Connection to the workers was lost",
+    advice: "Several attempts ended without progress. Check the worker's host and its log.",
   },
   internal: {
-    title: "An unexpected error",
-    advice: "The log has the details. This is a bug of Halflayer's: please report it.",
+    title: "Unexpected error",
+    advice: "See the log for details. This is a bug in Halflayer; please report it.",
   },
 };
 
@@ -50,7 +51,7 @@ export function Failure({ run }: { run: RunDetail }) {
   return (
     <Alert color="red" title={known?.title ?? "The run failed"} role="alert">
       <Text size="sm" style={{ whiteSpace: "pre-wrap" }}>
-        {sentence(run.error.message)}
+        {capitalise(run.error.message)}
       </Text>
       {known && (
         <Text size="sm" mt={6}>
@@ -58,7 +59,7 @@ export function Failure({ run }: { run: RunDetail }) {
         </Text>
       )}
       <Text size="xs" c="dimmed" mt={6}>
-        Code <Code>{run.error.code}</Code>, attempt {run.attempt}
+        Error code <Code>{run.error.code}</Code>, attempt {run.attempt}
       </Text>
     </Alert>
   );

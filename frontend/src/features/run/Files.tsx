@@ -1,4 +1,4 @@
-/** The run's files: one by one, all at once, and how to load them. */
+/** The run's files: single downloads, the archive, and how to load it. */
 import {
   Alert,
   Button,
@@ -27,9 +27,9 @@ function snippet(run: RunDetail): string {
   return [
     "from transformers import pipeline",
     "",
-    "# the folder that the archive unpacks to",
-    `guess = pipeline("fill-mask", "./halflayer-${run.id}")`,
-    'print(guess("The capital of France is [MASK]."))',
+    "# the folder of the unpacked archive",
+    `fill_mask = pipeline("fill-mask", "./halflayer-${run.id}")`,
+    'print(fill_mask("The capital of France is [MASK]."))',
   ].join("\n");
 }
 
@@ -39,7 +39,7 @@ function Snippet({ run }: { run: RunDetail }) {
     <div>
       <Group justify="space-between" mb={4}>
         <Text size="sm" fw={550}>
-          Load it with transformers
+          Load with transformers
         </Text>
         <CopyButton value={code}>
           {({ copied, copy }) => (
@@ -66,8 +66,8 @@ export function Files({ run }: { run: RunDetail }) {
       <Paper>
         <Text size="sm" c="dimmed">
           {isFinal(run.state)
-            ? "Only runs that have succeeded have files."
-            : "Files appear when the run has succeeded."}
+            ? "Only successful runs have files."
+            : "Files appear when the run succeeds."}
         </Text>
       </Paper>
     );
@@ -76,8 +76,8 @@ export function Files({ run }: { run: RunDetail }) {
     return (
       <Paper>
         <Text size="sm" c="dimmed">
-          Its files were tidied up on {formatTime(run.files_removed_at)}; its curves and its log
-          stay.
+          Files were removed by cleanup on {formatTime(run.files_removed_at)}; metrics and log are
+          kept.
         </Text>
       </Paper>
     );

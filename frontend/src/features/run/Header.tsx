@@ -1,4 +1,4 @@
-/** Name, state and progress of a run, and what can be done with it. */
+/** Name, state and progress of a run, and its actions. */
 import {
   ActionIcon,
   Alert,
@@ -32,10 +32,10 @@ import { ConfirmButton } from "@/components/ConfirmButton";
 import { LinkButton } from "@/components/LinkButton";
 import { StateBadge } from "@/components/StateBadge";
 import { etaText, isFinal, KIND_LABELS, percent, progressText } from "@/features/runs/labels";
-import { elapsedSeconds, formatCount, formatDuration, formatTime } from "@/lib/format";
-import type { Link } from "./useLiveRun";
+import { capitalise, elapsedSeconds, formatCount, formatDuration, formatTime } from "@/lib/format";
+import type { Connection } from "./useLiveRun";
 
-const PINNED = "Pinned: its files are never tidied up";
+const PINNED = "Pinned: files are kept by cleanup";
 
 function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
   const queryClient = useQueryClient();
@@ -68,7 +68,7 @@ function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
           <ActionIcon
             variant="subtle"
             color="gray"
-            aria-label="Rename the run"
+            aria-label="Rename run"
             onClick={() => {
               setName(run.name);
               setEditing(true);
@@ -84,7 +84,7 @@ function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
     <form onSubmit={(event) => void save(event)}>
       <Group gap={4} wrap="nowrap" align="flex-start">
         <TextInput
-          aria-label="Name of the run"
+          aria-label="Run name"
           value={name}
           onChange={(event) => setName(event.currentTarget.value)}
           onKeyDown={(event) => event.key === "Escape" && setEditing(false)}
@@ -93,14 +93,14 @@ function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
           autoFocus
           w={320}
         />
-        <ActionIcon type="submit" variant="light" size={36} aria-label="Save the name">
+        <ActionIcon type="submit" variant="light" size={36} aria-label="Save name">
           <IconCheck size={16} />
         </ActionIcon>
         <ActionIcon
           variant="subtle"
           color="gray"
           size={36}
-          aria-label="Keep the old name"
+          aria-label="Discard changes"
           onClick={() => setEditing(false)}
         >
           <IconX size={16} />
@@ -110,7 +110,7 @@ function Name({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
   );
 }
 
-/** Shows whether the run is pinned; whoever may write changes it here. */
+/** Shows whether the run is pinned; a toggle for users who may change runs. */
 function Pin({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
   const queryClient = useQueryClient();
   const toggle = async () => {
@@ -128,11 +128,11 @@ function Pin({ run, mayWrite }: { run: RunDetail; mayWrite: boolean }) {
   };
   if (!mayWrite && !run.pinned) return null;
   return (
-    <Tooltip label={run.pinned ? PINNED : "Pin: keep its files when old ones are tidied up"}>
+    <Tooltip label={run.pinned ? PINNED : "Pin: keep the files during cleanup"}>
       <ActionIcon
         variant="subtle"
         color={run.pinned ? undefined : "gray"}
-        aria-label={mayWrite ? "Pin the run" : PINNED}
+        aria-label={mayWrite ? "Pin run" : PINNED}
         aria-pressed={run.pinned}
         disabled={!mayWrite}
         onClick={() => void toggle()}
@@ -149,7 +149,7 @@ function NextStep({ run }: { run: RunDetail }) {
   if (run.kind === "teacher") {
     return (
       <LinkButton to="/new" search={{ kind: "prune", teacher: run.id }} size="xs" variant="light">
-        Prune it
+        Prune
       </LinkButton>
     );
   }
@@ -162,7 +162,7 @@ function NextStep({ run }: { run: RunDetail }) {
       size="xs"
       variant="light"
     >
-      Distil it
+      Distil
     </LinkButton>
   );
 }
@@ -195,23 +195,23 @@ function Actions({ run }: { run: RunDetail }) {
       >
         Duplicate
       </LinkButton>
-      {/* Two buttons in two places: an open dialog never turns from one into the other. */}
+      {/* Two separate buttons, so that an open dialog never changes from one to the other. */}
       <ConfirmButton
         size="xs"
         variant="light"
         color="red"
         title="Cancel this run?"
         question={
-          "It stops at its next update and cannot be resumed. Its curves and its log stay; it leaves " +
-          "no checkpoint. Runs that start from it are skipped."
+          "The run stops after the current step and cannot be resumed. Metrics and log are kept, " +
+          "but no checkpoint can be downloaded. Runs that depend on it are skipped."
         }
-        confirm="Cancel the run"
+        confirm="Cancel run"
         onConfirm={cancel}
-        impossible={
+        unavailable={
           isFinal(run.state)
-            ? `The run has ended meanwhile (${run.state}); the dialog changed nothing.`
+            ? `The run has already ended (${run.state}). Nothing was changed.`
             : cancelling
-              ? "The run is being cancelled already."
+              ? "The run is already being cancelled."
               : null
         }
       >
@@ -230,10 +230,10 @@ function Actions({ run }: { run: RunDetail }) {
           title="Delete this run?"
           question={
             <>
-              <b>{run.name}</b>, its curves, its log and its files will be gone.
+              This permanently deletes <b>{run.name}</b> with its metrics, log and files.
             </>
           }
-          confirm="Delete the run"
+          confirm="Delete run"
           onConfirm={remove}
         >
           Delete
@@ -243,7 +243,7 @@ function Actions({ run }: { run: RunDetail }) {
   );
 }
 
-/** Draws itself anew every second while time passes. */
+/** The current time; renders every second while `ticking`. */
 function useNow(ticking: boolean): number {
   const [now, setNow] = useState(Date.now());
   useEffect(() => {
@@ -254,25 +254,33 @@ function useNow(ticking: boolean): number {
   return now;
 }
 
-const LINK_WORDS: Record<Link, string> = {
+const CONNECTION_LABELS: Record<Connection, string> = {
   loading: "connecting …",
   live: "live",
-  polling: "updated every few seconds",
+  polling: "refreshed every few seconds",
   ended: "",
 };
 
-export function Header({ run, link, mayWrite }: { run: RunDetail; link: Link; mayWrite: boolean }) {
-  const moving = run.state === "running" || run.state === "cancelling";
-  const now = useNow(moving);
+export function Header({
+  run,
+  connection,
+  mayWrite,
+}: {
+  run: RunDetail;
+  connection: Connection;
+  mayWrite: boolean;
+}) {
+  const active = run.state === "running" || run.state === "cancelling";
+  const now = useNow(active);
   const elapsed = elapsedSeconds(run.started_at, run.finished_at, now);
   const done = percent(run.progress);
-  const facts = [
+  const details = [
     `submitted ${formatTime(run.created_at)}`,
     run.worker ? `${run.worker.device_name} on ${run.worker.hostname}` : null,
-    elapsed === null ? null : `${moving ? "for" : "took"} ${formatDuration(elapsed)}`,
+    elapsed === null ? null : `${active ? "running for" : "took"} ${formatDuration(elapsed)}`,
     run.attempt > 1 ? `attempt ${run.attempt}` : null,
-    moving && run.checkpoint_step !== null
-      ? `checkpoint at update ${formatCount(run.checkpoint_step)}`
+    active && run.checkpoint_step !== null
+      ? `checkpoint at step ${formatCount(run.checkpoint_step)}`
       : null,
   ].filter(Boolean);
   return (
@@ -291,44 +299,44 @@ export function Header({ run, link, mayWrite }: { run: RunDetail; link: Link; ma
           {run.id}
         </Text>
         <Text size="sm" c="dimmed">
-          {facts.join(" · ")}
+          {details.join(" · ")}
         </Text>
       </Group>
       {run.recovering && (
         <Alert color="orange" p="xs" role="status">
-          Its worker was lost. The run resumes
+          Connection to the worker was lost. The run will resume automatically from{" "}
           {run.checkpoint_step === null
-            ? " from the beginning"
-            : ` from the checkpoint of update ${formatCount(run.checkpoint_step)}`}
-          ; nothing has to be done.
+            ? "the beginning"
+            : `step ${formatCount(run.checkpoint_step)}`}
+          .
         </Alert>
       )}
       {!isFinal(run.state) && (
         <Paper p="sm">
           <Group justify="space-between" mb={6} gap="xs">
             <Text size="sm" className="numeric" aria-live="off">
-              {moving
+              {active
                 ? run.progress
-                  ? progressText(run.progress)
-                  : "starting"
+                  ? capitalise(progressText(run.progress))
+                  : "Starting"
                 : run.state === "waiting"
-                  ? "waits for the runs that it starts from"
-                  : "waits for a free worker"}
+                  ? "Waiting for input runs"
+                  : "Waiting for a free worker"}
             </Text>
             <Group gap="md">
               <Text size="sm" c="dimmed">
                 {etaText(run.progress)}
               </Text>
               <Text size="xs" c="dimmed">
-                {LINK_WORDS[link]}
+                {CONNECTION_LABELS[connection]}
               </Text>
             </Group>
           </Group>
           <Progress
-            value={moving ? (done ?? 100) : 0}
-            animated={moving && done === null}
-            striped={moving && done === null}
-            aria-label="Progress of the phase"
+            value={active ? (done ?? 100) : 0}
+            animated={active && done === null}
+            striped={active && done === null}
+            aria-label="Phase progress"
           />
         </Paper>
       )}

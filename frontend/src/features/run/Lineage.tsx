@@ -1,4 +1,4 @@
-/** Where the run comes from and what was made from it, as links. */
+/** The run's ancestors and descendants, as links. */
 import { Group, Paper, Text } from "@mantine/core";
 import { IconArrowRight } from "@tabler/icons-react";
 import { Link } from "@tanstack/react-router";
@@ -18,11 +18,11 @@ export function Lineage({ run }: { run: RunDetail }) {
   const { ancestors, descendants } = run.lineage;
   if (ancestors.length === 0 && descendants.length === 0) return null;
   const items = unique([
-    // Nearest first as they come; the reader starts at the far end.
+    // The server lists the nearest ancestor first; the page shows the oldest first.
     ...[...ancestors].reverse().sort((a, b) => ORDER[a.kind] - ORDER[b.kind]),
     run,
-    // A teacher's prune comes before the distillation that needs both; what was made from a
-    // student stays as it comes.
+    // By stage, so that a teacher's prune run precedes the distillation that uses both; the
+    // descendants of a student keep the server's order.
     ...(run.kind === "distill"
       ? descendants
       : [...descendants].sort((a, b) => ORDER[a.kind] - ORDER[b.kind])),

@@ -1,4 +1,4 @@
-/** The run's log, with a filter by level; follows the end until one scrolls up. */
+/** The run's log, with a filter by level; follows new lines until the user scrolls up. */
 import { Button, Group, Paper, SegmentedControl, Text } from "@mantine/core";
 import { useEffect, useMemo, useRef, useState } from "react";
 import type { LiveState } from "./live";
@@ -42,7 +42,7 @@ export function LogPanel({ state }: { state: LiveState }) {
             { value: "warning", label: "Warnings" },
             { value: "error", label: "Errors" },
           ]}
-          aria-label="Least level shown"
+          aria-label="Minimum level"
         />
         <Button
           size="compact-xs"
@@ -50,7 +50,7 @@ export function LogPanel({ state }: { state: LiveState }) {
           disabled={following}
           onClick={() => setFollowing(true)}
         >
-          {following ? "Following the end" : "To the end"}
+          {following ? "Following" : "Jump to latest"}
         </Button>
       </Group>
       <Paper p={0} py={8}>
@@ -58,21 +58,21 @@ export function LogPanel({ state }: { state: LiveState }) {
           ref={box}
           onScroll={scrolled}
           role="log"
-          aria-label="Log of the run"
+          aria-label="Run log"
           // Scrollable areas must be reachable by keyboard.
           // biome-ignore lint/a11y/noNoninteractiveTabindex: see above
           tabIndex={0}
           className="mono"
           style={{ height: 360, overflowY: "auto" }}
         >
-          {state.logCut && (
+          {state.logTruncated && (
             <Text size="xs" c="dimmed" px={12}>
               Earlier lines are not shown.
             </Text>
           )}
           {lines.length === 0 && (
             <Text size="sm" c="dimmed" px={12}>
-              Nothing has been logged.
+              No log lines.
             </Text>
           )}
           {lines.map((line) => (

@@ -1,4 +1,4 @@
-/** The figures of a run, and what pruning did to each tensor. */
+/** The results of a run, and where pruning took each tensor from. */
 import {
   Badge,
   Group,
@@ -45,7 +45,7 @@ const FIGURES: [key: string, label: string, format: (value: number) => string][]
   ["lines_too_unknown", "Lines left out as too unknown", formatCount],
 ];
 
-/** The figures of a result that the page knows, as text. */
+/** The known figures of a result, formatted. */
 export function figuresOf(result: Record<string, unknown>) {
   return FIGURES.flatMap(([key, label, format]) => {
     const value = result[key];
@@ -91,28 +91,29 @@ export function Results({ run }: { run: RunDetail }) {
   );
 }
 
-const FATES = {
+const STATUSES = {
   copied: { color: "teal", label: "copied" },
-  fresh: { color: "orange", label: "fresh" },
+  fresh: { color: "orange", label: "randomly initialised" },
   dropped: { color: "gray", label: "dropped" },
 } as const;
 
 function ReportTable({ report }: { report: PruneReport }) {
-  const [fate, setFate] = useState<"all" | keyof typeof FATES>("all");
-  const rows = report.filter((row) => fate === "all" || row.fate === fate);
-  const count = (wanted: keyof typeof FATES) => report.filter((row) => row.fate === wanted).length;
+  const [status, setStatus] = useState<"all" | keyof typeof STATUSES>("all");
+  const rows = report.filter((row) => status === "all" || row.status === status);
+  const count = (wanted: keyof typeof STATUSES) =>
+    report.filter((row) => row.status === wanted).length;
   return (
     <Stack gap="xs">
       <SegmentedControl
         size="xs"
         w="fit-content"
-        value={fate}
-        onChange={(value) => setFate(value as typeof fate)}
-        aria-label="Which tensors"
+        value={status}
+        onChange={(value) => setStatus(value as typeof status)}
+        aria-label="Tensor status"
         data={[
           { value: "all", label: `All ${report.length}` },
           { value: "copied", label: `Copied ${count("copied")}` },
-          { value: "fresh", label: `Fresh ${count("fresh")}` },
+          { value: "fresh", label: `Random ${count("fresh")}` },
           { value: "dropped", label: `Dropped ${count("dropped")}` },
         ]}
       />
@@ -121,17 +122,17 @@ function ReportTable({ report }: { report: PruneReport }) {
           <Table.Thead>
             <Table.Tr>
               <Table.Th>Tensor</Table.Th>
-              <Table.Th>Fate</Table.Th>
-              <Table.Th>From the teacher's</Table.Th>
+              <Table.Th>Status</Table.Th>
+              <Table.Th>Copied from</Table.Th>
             </Table.Tr>
           </Table.Thead>
           <Table.Tbody>
             {rows.map((row) => (
-              <Table.Tr key={`${row.fate}:${row.tensor}`}>
+              <Table.Tr key={`${row.status}:${row.tensor}`}>
                 <Table.Td className="mono">{row.tensor}</Table.Td>
                 <Table.Td>
-                  <Badge size="sm" variant="light" color={FATES[row.fate].color} tt="none">
-                    {FATES[row.fate].label}
+                  <Badge size="sm" variant="light" color={STATUSES[row.status].color} tt="none">
+                    {STATUSES[row.status].label}
                   </Badge>
                 </Table.Td>
                 <Table.Td className="mono">{row.from ?? "–"}</Table.Td>
@@ -151,8 +152,8 @@ export function PruneReportPanel({ run }: { run: RunDetail }) {
       <Group>
         <Text size="sm" c="dimmed">
           {isFinal(run.state)
-            ? "The run ended before it copied a tensor."
-            : "The list of tensors appears when the run has succeeded."}
+            ? "The run ended before any tensor was copied."
+            : "The list of tensors appears when the run succeeds."}
         </Text>
       </Group>
     );

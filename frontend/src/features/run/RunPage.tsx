@@ -1,4 +1,4 @@
-/** A run's page: state, live curves, log, config, lineage, files. */
+/** The page of a run: state, live metrics, log, config, lineage, files. */
 import { Alert, Anchor, Skeleton, Stack, Tabs } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
@@ -9,26 +9,26 @@ import type { RunDetail } from "@/api/types";
 import { isFinal } from "@/features/runs/labels";
 import { useTitle } from "@/lib/title";
 import { ConfigTable } from "./ConfigTable";
-import { Curves } from "./Curves";
 import { Failure } from "./Failure";
 import { Files } from "./Files";
 import { Header } from "./Header";
 import { Lineage } from "./Lineage";
 import { LogPanel } from "./LogPanel";
+import { MetricsPanel } from "./MetricsPanel";
 import { PruneReportPanel, Results } from "./Results";
 import { type Live, useLiveRun } from "./useLiveRun";
 
 function Panels({ run, live }: { run: RunDetail; live: Live }) {
   const prune = run.kind === "prune";
   const [tab, setTab] = useState<string | null>(null);
-  const shown = tab ?? (prune ? "tensors" : "curves");
+  const shown = tab ?? (prune ? "tensors" : "metrics");
   return (
     <Tabs value={shown} onChange={setTab} keepMounted={false}>
-      <Tabs.List aria-label="Parts of the run">
+      <Tabs.List aria-label="Run details">
         {prune ? (
           <Tabs.Tab value="tensors">Tensors</Tabs.Tab>
         ) : (
-          <Tabs.Tab value="curves">Curves</Tabs.Tab>
+          <Tabs.Tab value="metrics">Metrics</Tabs.Tab>
         )}
         <Tabs.Tab value="log">Log</Tabs.Tab>
         <Tabs.Tab value="config">Config</Tabs.Tab>
@@ -37,8 +37,8 @@ function Panels({ run, live }: { run: RunDetail; live: Live }) {
       <Tabs.Panel value="tensors" pt="md">
         <PruneReportPanel run={run} />
       </Tabs.Panel>
-      <Tabs.Panel value="curves" pt="md">
-        <Curves run={run} state={live.state} loading={live.link === "loading"} />
+      <Tabs.Panel value="metrics" pt="md">
+        <MetricsPanel run={run} state={live.state} loading={live.connection === "loading"} />
       </Tabs.Panel>
       <Tabs.Panel value="log" pt="md">
         <LogPanel state={live.state} />
@@ -59,9 +59,9 @@ export function RunPage() {
   const live = useLiveRun(runId);
   const query = useQuery({
     ...runQuery(runId),
-    // The stream brings every change; without it the page asks.
+    // The stream delivers every change; without it the page polls.
     refetchInterval: ({ state }) =>
-      live.link === "live" || (state.data && isFinal(state.data.state)) ? false : 3000,
+      live.connection === "live" || (state.data && isFinal(state.data.state)) ? false : 3000,
   });
   const run = query.data;
   useTitle(run ? `${run.name} (${run.state})` : "Run");
@@ -76,20 +76,28 @@ export function RunPage() {
         </Stack>
       );
     }
-    const gone = isStatus(query.error, 404);
+    const notFound = isStatus(query.error, 404);
     return (
-      <Alert color={gone ? "gray" : "red"} title={gone ? "There is no such run" : "Not available"}>
-        {gone ? "It may have been deleted. " : `${messageOf(query.error)} `}
+      <Alert
+        color={notFound ? "gray" : "red"}
+        title={notFound ? "Run not found" : "This run could not be loaded"}
+      >
+        {notFound ? "It may have been deleted. " : `${messageOf(query.error)} `}
         <Anchor component={Link} to="/" size="sm">
-          To the runs
+          Back to runs
         </Anchor>
       </Alert>
     );
   }
   return (
     <Stack gap="md">
-      {/* What is typed or asked about one run never goes on at another one. */}
-      <Header key={run.id} run={run} link={live.link} mayWrite={session?.scope !== "read"} />
+      {/* Keyed by run, so that its input and dialogs never carry over to another run. */}
+      <Header
+        key={run.id}
+        run={run}
+        connection={live.connection}
+        mayWrite={session?.scope !== "read"}
+      />
       <Lineage run={run} />
       <Failure run={run} />
       {live.error && <Alert color="orange">{live.error}</Alert>}

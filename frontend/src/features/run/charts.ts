@@ -1,4 +1,4 @@
-/** Which charts a run's page shows, from its curves and its result; pure. */
+/** The charts of a run, from its metrics and its result; pure. */
 
 import type { RunKind } from "@/api/types";
 import type { Curve, LineChart, Reference } from "@/charts/figures";
@@ -12,8 +12,8 @@ const TERM_LABELS: Record<string, string> = {
   "loss/mse": "logits MSE",
 };
 
-/** Series that have a place of their own; whatever else comes gets a chart by its name. */
-const PLACED = new Set([
+/** Series with a predefined chart; every other series gets a chart under its own name. */
+const PREDEFINED = new Set([
   "loss",
   "eval/loss",
   "eval/perplexity",
@@ -35,7 +35,7 @@ function present(curves: (Curve | null)[]): Curve[] {
 
 type Result = Record<string, unknown> | null;
 
-/** Levels to compare a held-out MLM loss with. */
+/** Reference levels for the held-out MLM loss. */
 function references(state: LiveState, result: Result): Reference[] {
   const found: Reference[] = [];
   const entropy = numberOf(result, "unigram_entropy") ?? latest(state.series.unigram_entropy);
@@ -57,7 +57,7 @@ function lossCharts(kind: RunKind, state: LiveState, result: Result): LineChart[
         yTitle: "MLM loss (nats)",
         curves: present([train, heldOut]),
         references: levels,
-        canBeLog: true,
+        allowLog: true,
       },
     ];
   }
@@ -68,7 +68,7 @@ function lossCharts(kind: RunKind, state: LiveState, result: Result): LineChart[
       title: "Distillation loss",
       yTitle: "weighted sum",
       curves: present([train]),
-      canBeLog: true,
+      allowLog: true,
     },
     {
       id: "eval",
@@ -76,7 +76,7 @@ function lossCharts(kind: RunKind, state: LiveState, result: Result): LineChart[
       yTitle: "MLM loss (nats)",
       curves: present([heldOut]),
       references: heldOut ? levels : [],
-      canBeLog: true,
+      allowLog: true,
     },
     {
       id: "terms",
@@ -88,19 +88,19 @@ function lossCharts(kind: RunKind, state: LiveState, result: Result): LineChart[
           .sort()
           .map((name) => curve(state, name, TERM_LABELS[name] ?? name.slice(5))),
       ),
-      canBeLog: true,
+      allowLog: true,
     },
   ];
 }
 
 function single(state: LiveState, name: string, title: string, yTitle: string): LineChart {
-  return { id: name, title, yTitle, curves: present([curve(state, name, title)]), canBeLog: true };
+  return { id: name, title, yTitle, curves: present([curve(state, name, title)]), allowLog: true };
 }
 
-/** The charts of a run that have something to show. */
+/** The charts of a run that have data. */
 export function chartsFor(kind: RunKind, state: LiveState, result: Result): LineChart[] {
   const others = Object.keys(state.series)
-    .filter((name) => !PLACED.has(name) && !name.startsWith("loss/"))
+    .filter((name) => !PREDEFINED.has(name) && !name.startsWith("loss/"))
     .sort()
     .map((name) => single(state, name, name, name));
   return [
@@ -108,7 +108,7 @@ export function chartsFor(kind: RunKind, state: LiveState, result: Result): Line
     { ...single(state, "lr", "Learning rate", "learning rate"), yFormat: ".1e" },
     single(state, "tokens_per_s", "Throughput", "tokens per second"),
     single(state, "grad_norm", "Gradient norm", "before clipping"),
-    { ...single(state, "layers_active", "Active layers", "layers in the update"), yWhole: true },
+    { ...single(state, "layers_active", "Active layers", "layers in the update"), yInteger: true },
     ...others,
   ].filter((chart) => chart.curves.length > 0);
 }

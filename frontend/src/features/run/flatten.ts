@@ -1,4 +1,4 @@
-/** A nested config as rows of a table; pure. */
+/** Flattens a nested config into table rows; pure. */
 import type { Config } from "@/api/types";
 import { titleInWords } from "@/features/submit/schema";
 import { isRecord } from "@/lib/pointer";
@@ -8,11 +8,11 @@ export interface Row {
   section: string;
   label: string;
   value: string;
-  /** What the value is the id of. */
-  names?: "run" | "dataset";
+  /** What the value is an id of. */
+  refersTo?: "run" | "dataset";
 }
 
-const REFERENCES: Partial<Record<string, Row["names"]>> = {
+const REFERENCES: Partial<Record<string, Row["refersTo"]>> = {
   run_id: "run",
   dataset_id: "dataset",
   validation_dataset_id: "dataset",
@@ -25,7 +25,7 @@ function show(value: unknown): string {
   return String(value);
 }
 
-/** One row for each value, in the config's order; `kind` goes, the page says it. */
+/** One row per value, in the config's order, without `kind`, which the page header shows. */
 export function flatten(config: Config, path: string[] = []): Row[] {
   return Object.entries(config).flatMap(([key, value]) => {
     if (path.length === 0 && key === "kind") return [];
@@ -36,7 +36,7 @@ export function flatten(config: Config, path: string[] = []): Row[] {
         section: path.map(titleInWords).join(" › "),
         label: titleInWords(key),
         value: show(value),
-        names: typeof value === "string" ? REFERENCES[key] : undefined,
+        refersTo: typeof value === "string" ? REFERENCES[key] : undefined,
       },
     ];
   });

@@ -17,26 +17,26 @@ const line = (seq: number, message = `line ${seq}`) => ({
 });
 
 describe("reduceAll", () => {
-  it("orders points by step and remembers where to resume", () => {
+  it("orders points by step and keeps the last sequence number", () => {
     const state = reduceAll(EMPTY, [row(2, 20, 1, 5), row(1, 10, 1, 6)]);
     expect(toArrays(state.series.loss)).toEqual({ steps: [10, 20], values: [6, 5] });
     expect(state.lastSeq).toBe(2);
   });
 
-  it("lets the later attempt win, in whatever order the rows come", () => {
+  it("keeps the later attempt, whatever the order of the rows", () => {
     const late = reduceAll(EMPTY, [row(1, 10, 1, 6), row(9, 10, 2, 4)]);
     const early = reduceAll(EMPTY, [row(9, 10, 2, 4), row(1, 10, 1, 6)]);
     expect(toArrays(late.series.loss).values).toEqual([4]);
     expect(toArrays(early.series.loss).values).toEqual([4]);
   });
 
-  it("takes the same row twice without harm", () => {
+  it("ignores a repeated row", () => {
     const once = reduceAll(EMPTY, [row(1, 10, 1, 6)]);
     const twice = reduceAll(once, [row(1, 10, 1, 6)]);
     expect(toArrays(twice.series.loss)).toEqual(toArrays(once.series.loss));
   });
 
-  it("adds stream rows to a snapshot, and replaces everything when told to", () => {
+  it("adds stream rows to a snapshot, and replaces all points on request", () => {
     const snapshot = { series: [{ name: "loss", steps: [1, 2], values: [9, 8] }], last_seq: 5 };
     const first = reduceAll(EMPTY, [
       { type: "snapshot", snapshot, replace: true },
@@ -54,13 +54,13 @@ describe("reduceAll", () => {
     expect(toArrays(before.series.loss).steps).toEqual([10]);
   });
 
-  it("keeps a value that is no number as a gap", () => {
+  it("keeps a null value as a gap", () => {
     const state = reduceAll(EMPTY, [row(1, 10, 1, 6), row(2, 20, 1, null)]);
     expect(toArrays(state.series.loss).values).toEqual([6, null]);
     expect(latest(state.series.loss)).toBe(6);
   });
 
-  it("does not repeat log lines and bounds their number", () => {
+  it("does not repeat log lines and limits their number", () => {
     const state = reduceAll(EMPTY, [
       { type: "log", lines: [line(1), line(2)] },
       { type: "log", lines: [line(2), line(3)] },
@@ -69,6 +69,6 @@ describe("reduceAll", () => {
     const many = Array.from({ length: MAX_LOG_LINES + 5 }, (_, index) => line(index + 10));
     const full = reduceAll(state, [{ type: "log", lines: many }]);
     expect(full.log).toHaveLength(MAX_LOG_LINES);
-    expect(full.logCut).toBe(true);
+    expect(full.logTruncated).toBe(true);
   });
 });

@@ -1,4 +1,4 @@
-/** A run's curves and log as they arrive; a pure reducer, so that replays and resumes are safe. */
+/** A run's metrics and log as they arrive; a pure reducer, so that events may be repeated. */
 
 export interface Point {
   value: number | null;
@@ -19,10 +19,10 @@ export type Series = ReadonlyMap<number, Point>;
 export interface LiveState {
   series: Readonly<Record<string, Series>>;
   log: readonly LogLine[];
-  /** The last sequence number seen: where a stream resumes. */
+  /** The last sequence number received, from which a stream resumes. */
   lastSeq: number;
-  /** Whether earlier log lines were let go to bound the memory. */
-  logCut: boolean;
+  /** Whether earlier log lines were dropped to limit memory. */
+  logTruncated: boolean;
 }
 
 export interface MetricsSnapshot {
@@ -32,7 +32,7 @@ export interface MetricsSnapshot {
 
 export type LiveAction =
   | { type: "reset" }
-  /** Curves from the store, sampled or not; `replace` forgets the points held so far. */
+  /** Stored curves, possibly downsampled; `replace` drops all points received before. */
   | { type: "snapshot"; snapshot: MetricsSnapshot; replace: boolean }
   | {
       type: "metrics";
@@ -43,12 +43,12 @@ export type LiveAction =
     }
   | { type: "log"; lines: LogLine[] };
 
-/** More log lines than this are not kept in the browser; the oldest go first. */
+/** The number of log lines kept in the browser; the oldest are dropped first. */
 export const MAX_LOG_LINES = 5000;
 
-export const EMPTY: LiveState = { series: {}, log: [], lastSeq: 0, logCut: false };
+export const EMPTY: LiveState = { series: {}, log: [], lastSeq: 0, logTruncated: false };
 
-/** The state after several actions; maps are copied once, not once an action. */
+/** The state after several actions; maps are copied once, not once per action. */
 export function reduceAll(state: LiveState, actions: readonly LiveAction[]): LiveState {
   let next = state;
   const copied = new Map<string, Map<number, Point>>();
@@ -73,7 +73,7 @@ export function reduceAll(state: LiveState, actions: readonly LiveAction[]): Liv
         }
         for (const { name, steps, values } of action.snapshot.series) {
           const points = writable(name);
-          // Rows of the store are already the winners of their step, whatever the attempt.
+          // Stored rows are already those of the latest attempt of their step.
           steps.forEach((step, index) => {
             points.set(step, { value: values[index] ?? null, attempt: 0 });
           });
@@ -83,9 +83,9 @@ export function reduceAll(state: LiveState, actions: readonly LiveAction[]): Liv
       case "metrics":
         for (const [name, value] of Object.entries(action.values)) {
           const points = writable(name);
-          const held = points.get(action.step);
-          // A resumed run repeats steps: the later attempt is the one that counts.
-          if (!held || action.attempt >= held.attempt) {
+          const existing = points.get(action.step);
+          // A resumed run repeats steps; the later attempt wins.
+          if (!existing || action.attempt >= existing.attempt) {
             points.set(action.step, { value, attempt: action.attempt });
           }
         }
@@ -102,16 +102,16 @@ export function reduceAll(state: LiveState, actions: readonly LiveAction[]): Liv
 
 function addLines(state: LiveState, lines: LogLine[]): LiveState {
   const newest = state.log.at(-1)?.seq ?? -1;
-  // The stream may repeat what the first request has brought.
-  const fresh = lines.filter((line) => line.seq > newest);
-  if (fresh.length === 0) return state;
-  const log = [...state.log, ...fresh];
-  const cut = log.length > MAX_LOG_LINES;
+  // The stream may repeat lines of the first request.
+  const added = lines.filter((line) => line.seq > newest);
+  if (added.length === 0) return state;
+  const log = [...state.log, ...added];
+  const truncated = log.length > MAX_LOG_LINES;
   return {
     ...state,
-    log: cut ? log.slice(-MAX_LOG_LINES) : log,
-    logCut: state.logCut || cut,
-    lastSeq: Math.max(state.lastSeq, fresh.at(-1)?.seq ?? 0),
+    log: truncated ? log.slice(-MAX_LOG_LINES) : log,
+    logTruncated: state.logTruncated || truncated,
+    lastSeq: Math.max(state.lastSeq, added.at(-1)?.seq ?? 0),
   };
 }
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { freshTensors } from "./pruneReport";
 
-describe("tensors that started at random", () => {
+describe("randomly initialised tensors", () => {
   it("are those of a teacher's new head", () => {
     expect(freshTensors({ fresh_tensors: ["cls.predictions.bias"] })).toEqual([
       "cls.predictions.bias",

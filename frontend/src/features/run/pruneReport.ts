@@ -3,7 +3,7 @@ import { isRecord } from "@/lib/pointer";
 
 export interface ReportRow {
   tensor: string;
-  fate: "copied" | "fresh" | "dropped";
+  status: "copied" | "fresh" | "dropped";
   from: string | null;
 }
 
@@ -13,21 +13,21 @@ function list(value: unknown): unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
-/** What became of each tensor: copied from where, fresh, or dropped. */
+/** One row per tensor: copied (and from which), randomly initialised (`fresh`), or dropped. */
 export function pruneReport(raw: Record<string, unknown>): PruneReport {
-  const plain = (fate: "fresh" | "dropped") =>
-    list(raw[fate]).map((tensor) => ({ tensor: String(tensor), fate, from: null }));
+  const plain = (status: "fresh" | "dropped") =>
+    list(raw[status]).map((tensor) => ({ tensor: String(tensor), status, from: null }));
   const copied = list(raw.copied)
     .filter(isRecord)
     .map((entry) => ({
       tensor: String(entry.tensor),
-      fate: "copied" as const,
+      status: "copied" as const,
       from: String(entry.from),
     }));
   return [...copied, ...plain("fresh"), ...plain("dropped")];
 }
 
-/** Tensors that started at random although the run began from a checkpoint. */
+/** Tensors that were randomly initialised although the run started from a checkpoint. */
 export function freshTensors(result: Record<string, unknown>): string[] {
   const report = isRecord(result.report) ? result.report : {};
   return list(result.fresh_tensors ?? report.fresh).map(String);

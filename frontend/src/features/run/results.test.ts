@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { figuresOf } from "./Results";
 
 describe("figuresOf", () => {
-  it("tells what a tokenizer did not know and which lines were left out", () => {
+  it("includes the shares of unknown tokens and the skipped lines", () => {
     const figures = figuresOf({
       role: "student",
       eval_loss: 6.5,

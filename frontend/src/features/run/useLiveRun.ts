@@ -1,4 +1,4 @@
-/** Keeps a run's page up to date: the stream while it works, polling where it does not. */
+/** Keeps a run's page up to date with the event stream, or with polling while the stream fails. */
 import { type QueryClient, useQueryClient } from "@tanstack/react-query";
 import { EventSourceParserStream } from "eventsource-parser/stream";
 import { useEffect, useState } from "react";
@@ -12,30 +12,30 @@ import { EMPTY, type LiveAction, type LiveState, type LogLine, longest, reduceAl
 const FLUSH_MS = 250;
 const POLL_MS = 3000;
 const RETRY_MS = 1000;
-/** Failures of the stream in a row before the page asks in turns instead. */
+/** Consecutive failures of the stream before the page falls back to polling. */
 const STREAM_FAILURES = 3;
-/** Polls after which the stream gets another chance: what was in its way may be gone. */
+/** Polls between two attempts to open the stream again. */
 const POLLS_PER_STREAM = 10;
-/** A longer curve is fetched anew, sampled by the server, instead of growing without bound. */
+/** Longer curves are fetched again, downsampled by the server, so that they stay bounded. */
 const RESAMPLE_POINTS = 6000;
 const LOG_PAGE = 2000;
 
-export type Link = "loading" | "live" | "polling" | "ended";
+export type Connection = "loading" | "live" | "polling" | "ended";
 
 export interface Live {
   state: LiveState;
-  link: Link;
+  connection: Connection;
   error: string | null;
 }
 
-/** A browser opens six connections to a server for all its tabs: a hidden tab keeps none. */
+/** Browsers open at most six connections to a server across all tabs, so hidden tabs close theirs. */
 function abortedWhenHidden(): AbortSignal {
   const controller = new AbortController();
   document.addEventListener("visibilitychange", () => controller.abort(), { once: true });
   return controller.signal;
 }
 
-/** One run's connection; everything it learns goes through `emit`. */
+/** The live feed of one run; reports every change through `emit`. */
 class Feed {
   private readonly abort = new AbortController();
   private queue: LiveAction[] = [];
@@ -65,13 +65,13 @@ class Feed {
           await this.load();
           loaded = true;
         }
-        if (this.ended || (await this.isOver())) return this.finish();
+        if (this.ended || (await this.isComplete())) return this.finish();
         if (failures < STREAM_FAILURES) {
           await this.stream(() => {
             failures = 0;
           });
         } else {
-          this.emit({ link: "polling", error: null });
+          this.emit({ connection: "polling", error: null });
           await this.poll();
           await this.pause(POLL_MS);
           polls += 1;
@@ -86,7 +86,7 @@ class Feed {
           return;
         }
         failures += 1;
-        if (failures < STREAM_FAILURES) this.emit({ link: "loading" });
+        if (failures < STREAM_FAILURES) this.emit({ connection: "loading" });
         await this.pause(RETRY_MS * Math.min(8, 2 ** failures));
       }
     }
@@ -94,13 +94,13 @@ class Feed {
 
   private finish(): void {
     this.flush();
-    this.emit({ link: "ended", error: null });
+    this.emit({ connection: "ended", error: null });
     void this.queryClient.invalidateQueries({ queryKey: ["run", this.id] });
     void this.queryClient.invalidateQueries({ queryKey: ["runs"] });
   }
 
-  /** Asks for the run itself; true when it has ended and nothing more can come. */
-  private async isOver(): Promise<boolean> {
+  /** Fetches the run; true when it has ended and all its events have arrived. */
+  private async isComplete(): Promise<boolean> {
     const run = await this.queryClient.fetchQuery({ ...runQuery(this.id), staleTime: 0 });
     return isFinal(run.state) && this.state.lastSeq >= run.last_seq;
   }
@@ -145,20 +145,20 @@ class Feed {
     this.flush();
   }
 
-  /** Follows the stream until it ends; throws when it breaks. */
+  /** Reads the stream until it ends; throws if it breaks. */
   private async stream(onOpen: () => void): Promise<void> {
     const signal = AbortSignal.any([this.abort.signal, abortedWhenHidden()]);
-    // fetch and not EventSource: that one cannot begin in the middle, and gives up on a 503.
+    // Not EventSource: it cannot start at a given event, and does not retry after a 503.
     const response = await fetch(`/api/v1/runs/${this.id}/events`, {
       headers: { Accept: "text/event-stream", "Last-Event-ID": String(this.state.lastSeq) },
       credentials: "same-origin",
       signal,
     });
     if (!response.ok || !response.body) {
-      throw new ApiProblem(response.status, "The stream was refused", "The stream was refused.");
+      throw new ApiProblem(response.status, "No live updates", "The event stream was rejected.");
     }
     onOpen();
-    this.emit({ link: "live", error: null });
+    this.emit({ connection: "live", error: null });
     const events = response.body
       .pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array<ArrayBuffer>>)
       .pipeThrough(new EventSourceParserStream())
@@ -166,17 +166,17 @@ class Feed {
     for (;;) {
       const { done, value } = await events.read();
       if (done) break;
-      await this.take(value.event ?? "message", value.id, value.data);
+      await this.handle(value.event ?? "message", value.id, value.data);
       if (this.ended) {
         await events.cancel();
         return;
       }
     }
-    // The server closed without an `end`: it restarts, or a proxy has a limit. Come back.
+    // The server closed without an `end` event (restart or proxy timeout): reconnect.
     await this.pause(RETRY_MS);
   }
 
-  private async take(event: string, id: string | undefined, data: string): Promise<void> {
+  private async handle(event: string, id: string | undefined, data: string): Promise<void> {
     const seq = Number(id ?? 0);
     if (event === "metrics") {
       const row = JSON.parse(data) as Omit<LiveAction & { type: "metrics" }, "type" | "seq">;
@@ -203,7 +203,7 @@ class Feed {
 
   private push(action: LiveAction): void {
     this.queue.push(action);
-    // Rows come in bursts: drawing once a burst keeps the page calm.
+    // Rows arrive in bursts; render once per burst.
     this.timer ??= window.setTimeout(() => this.flush(), FLUSH_MS);
   }
 
@@ -227,13 +227,15 @@ class Feed {
   }
 }
 
-/** The curves and the log of a run, as they grow. */
+/** The metrics and the log of a run, updated live. */
 export function useLiveRun(id: string): Live {
   const queryClient = useQueryClient();
-  const [live, setLive] = useState<Live>({ state: EMPTY, link: "loading", error: null });
+  const [live, setLive] = useState<Live>({ state: EMPTY, connection: "loading", error: null });
   useEffect(() => {
-    setLive({ state: EMPTY, link: "loading", error: null });
-    const feed = new Feed(id, queryClient, (update) => setLive((held) => ({ ...held, ...update })));
+    setLive({ state: EMPTY, connection: "loading", error: null });
+    const feed = new Feed(id, queryClient, (update) =>
+      setLive((current) => ({ ...current, ...update })),
+    );
     void feed.run();
     return () => feed.stop();
   }, [id, queryClient]);

@@ -1,4 +1,4 @@
-/** All runs, newest first; the filters live in the address. */
+/** All runs, newest first; the filters are kept in the URL. */
 import {
   Alert,
   Button,
@@ -55,7 +55,7 @@ function Filters() {
     250,
   );
   return (
-    <Group gap="xs" role="search" aria-label="Filter the runs">
+    <Group gap="xs" role="search" aria-label="Filter runs">
       <TextInput
         aria-label="Search by name or id"
         placeholder="Search by name or id"
@@ -101,8 +101,8 @@ function Presets() {
           No runs yet
         </Title>
         <Text c="dimmed" maw={640}>
-          A teacher is trained with some of its layers dropped at random, a student is pruned out of
-          it and then distilled. Start from one of these; everything can be changed before it runs.
+          Train a teacher with LayerDrop, prune it to a student, then distil the student. Start from
+          a preset; every setting can be changed before you submit.
         </Text>
       </div>
       <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }}>
@@ -164,7 +164,7 @@ export function RunListPage() {
         <Filters />
       </Group>
       {runs.error && (
-        <Alert color="red" title="The list could not be refreshed" role="alert">
+        <Alert color="red" title="The run list could not be refreshed" role="alert">
           {messageOf(runs.error)}
         </Alert>
       )}
@@ -172,13 +172,13 @@ export function RunListPage() {
       {runs.data && total === 0 && !filtered && <Presets />}
       {runs.data && total === 0 && filtered && (
         <Stack align="center" py="xl" gap="xs">
-          <Text c="dimmed">No run matches these filters.</Text>
+          <Text c="dimmed">No runs match these filters.</Text>
           <Button
             variant="light"
             size="xs"
             onClick={() => change({ q: undefined, state: undefined, kind: undefined })}
           >
-            Show all runs
+            Clear filters
           </Button>
         </Stack>
       )}

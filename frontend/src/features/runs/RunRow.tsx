@@ -1,4 +1,4 @@
-/** One run in the list, and the frame around the runs of one pipeline. */
+/** A row of the run list, and the card around the runs of a pipeline. */
 import { Badge, Group, Paper, Text } from "@mantine/core";
 import { IconCopy, IconGitBranch, IconPinFilled } from "@tabler/icons-react";
 import { Link } from "@tanstack/react-router";

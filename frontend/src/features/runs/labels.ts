@@ -1,4 +1,4 @@
-/** Runs in words: kinds, progress, key results; pure. */
+/** Labels of runs: kind, progress, key result; pure. */
 import type { Progress, RunKind, RunState, RunSummary } from "@/api/types";
 import { formatCount, formatEta, formatNumber } from "@/lib/format";
 
@@ -25,7 +25,7 @@ export function percent(progress: Progress | null): number | null {
   return Math.min(100, Math.max(0, (100 * progress.done) / progress.total));
 }
 
-/** `training · 120 / 290 updates`, with what is known. */
+/** `training · 120 / 290 updates`; the total and the unit may be missing. */
 export function progressText(progress: Progress): string {
   const phase = progress.phase.replaceAll("_", " ");
   const total = progress.total === null ? "" : ` / ${formatCount(progress.total)}`;
@@ -42,7 +42,7 @@ export function numberOf(result: Record<string, unknown> | null, key: string): n
   return typeof value === "number" && Number.isFinite(value) ? value : null;
 }
 
-/** The one figure by which a finished run is judged. */
+/** The main result of a finished run. */
 export function keyResult(run: RunSummary): { label: string; value: string } | null {
   const evalLoss = numberOf(run.result, "eval_loss");
   if (evalLoss !== null) return { label: "eval loss", value: formatNumber(evalLoss) };
@@ -60,7 +60,7 @@ export interface RunGroup {
 
 const ORDER: Record<RunKind, number> = { teacher: 0, prune: 1, distill: 2 };
 
-/** Runs of a page, those of one pipeline side by side and in the order of the method. */
+/** Groups the runs of a page by pipeline, each group in the order of its stages. */
 export function groupRuns(runs: readonly RunSummary[]): RunGroup[] {
   const groups = new Map<string, RunGroup>();
   for (const run of runs) {

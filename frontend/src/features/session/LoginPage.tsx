@@ -1,4 +1,4 @@
-/** Sign-in: by the link that the server prints, or by a token pasted in. */
+/** Sign-in with the link that the server prints, or with a pasted token. */
 import {
   Alert,
   Button,
@@ -19,7 +19,7 @@ import { client, unwrap } from "@/api/client";
 import { messageOf } from "@/api/problem";
 import { sessionQuery } from "@/api/queries";
 import { useTitle } from "@/lib/title";
-import { safeNext, tokenFromFragment } from "./fragment";
+import { safeNext, tokenFromFragment } from "./signInLink";
 
 export function LoginPage() {
   useTitle("Sign in");
@@ -50,7 +50,7 @@ export function LoginPage() {
 
   useEffect(() => {
     const secret = tokenFromFragment(window.location.hash);
-    // A link works once: React's second effect run in development must not spend it twice.
+    // A link works once: React's second effect run in development must not use it twice.
     if (!secret || tried.current) return;
     tried.current = true;
     window.history.replaceState(
@@ -79,11 +79,11 @@ export function LoginPage() {
               </Title>
             </Group>
             <Text size="sm" c="dimmed">
-              Open the link that <Code>halflayer up</Code> printed in its terminal, or paste it
-              here. It works once; <Code>halflayer token create --login</Code> prints a new one.
+              Open the sign-in link that <Code>halflayer up</Code> printed, or paste it here. Each
+              link works once; <Code>halflayer token create --login</Code> creates a new one.
             </Text>
             <PasswordInput
-              label="Sign-in link or its token"
+              label="Sign-in link or token"
               placeholder="hl_login_…"
               value={token}
               onChange={(event) => setToken(event.currentTarget.value)}
@@ -96,7 +96,7 @@ export function LoginPage() {
             </Button>
             {busy && !token && (
               <Alert color="lake" role="status">
-                Signing in with the link …
+                Signing in …
               </Alert>
             )}
           </Stack>

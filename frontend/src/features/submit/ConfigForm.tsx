@@ -1,4 +1,4 @@
-/** The form of one config: drawn from the server's schema, checked here, submitted by the caller. */
+/** The form for one config: rendered from the server's schema, validated here, submitted by the caller. */
 import { Alert, Anchor, Button, Group, List, Text } from "@mantine/core";
 // The package's index also exports a test helper that needs the ajv validator; the form alone does not.
 import Form, { type IChangeEvent } from "@rjsf/core/lib/components/Form.js";
@@ -9,11 +9,11 @@ import type { Config } from "@/api/types";
 import { type Path, valueAt } from "@/lib/pointer";
 import {
   elementId,
-  type PlacedProblem,
+  type LocatedProblem,
+  locateProblems,
   parseProperty,
-  placeProblems,
   toErrorTree,
-  unsettled,
+  unresolved,
 } from "./extraErrors";
 import { fill, type Node, prepareSchema, titleInWords } from "./schema";
 import { fields, templates } from "./templates";
@@ -22,15 +22,15 @@ import { widgets } from "./widgets";
 
 interface ConfigFormProps {
   serverSchema: Node;
-  /** Where the form starts; later changes of it are ignored (give a new `key` instead). */
+  /** The initial values; later changes are ignored (use a new `key` instead). */
   initial: Config | undefined;
   onChange: (config: Config) => void;
-  /** Sends the config; throws an ApiProblem if it is refused. */
+  /** Sends the config; throws an ApiProblem if the server rejects it. */
   onSubmit: (config: Config) => Promise<void>;
   submitLabel: string;
 }
 
-/** Brings a field into view and puts the cursor there; opened sections need a frame to appear. */
+/** Scrolls to a field and focuses it, after a delay in which its section can open. */
 function focusField(path: Path): void {
   const find = () => {
     for (let end = path.length; end > 0; end -= 1) {
@@ -46,7 +46,7 @@ function focusField(path: Path): void {
   }, 60);
 }
 
-function Summary({ problems, general }: { problems: PlacedProblem[]; general: string | null }) {
+function Summary({ problems, general }: { problems: LocatedProblem[]; general: string | null }) {
   if (problems.length === 0 && !general) return null;
   return (
     <Alert
@@ -55,7 +55,7 @@ function Summary({ problems, general }: { problems: PlacedProblem[]; general: st
       role="alert"
       title={
         general ??
-        (problems.length === 1 ? "One field is wrong" : `${problems.length} fields are wrong`)
+        (problems.length === 1 ? "One field is invalid" : `${problems.length} fields are invalid`)
       }
     >
       <List size="sm" spacing={2}>
@@ -74,7 +74,7 @@ function Summary({ problems, general }: { problems: PlacedProblem[]; general: st
               </Anchor>
             ) : (
               <Text span size="sm" fw={500}>
-                The whole
+                Form
               </Text>
             )}
             : {one.detail}
@@ -89,12 +89,12 @@ export function ConfigForm(props: ConfigFormProps) {
   const { serverSchema, initial, onChange, onSubmit, submitLabel } = props;
   const prepared = useMemo(() => prepareSchema(serverSchema), [serverSchema]);
   const [data, setData] = useState<Config>(() => fill(prepared.schema, initial) as Config);
-  const [found, setFound] = useState<PlacedProblem[]>([]);
-  const [refused, setRefused] = useState<PlacedProblem[]>([]);
+  const [clientProblems, setClientProblems] = useState<LocatedProblem[]>([]);
+  const [serverProblems, setServerProblems] = useState<LocatedProblem[]>([]);
   const [general, setGeneral] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
   const focusNext = useRef<Path | null>(null);
-  const extraErrors = useMemo(() => toErrorTree(refused), [refused]);
+  const extraErrors = useMemo(() => toErrorTree(serverProblems), [serverProblems]);
 
   useEffect(() => {
     const path = focusNext.current;
@@ -106,34 +106,34 @@ export function ConfigForm(props: ConfigFormProps) {
   const change = (event: IChangeEvent<Config>) => {
     const next = event.formData ?? {};
     setData(next);
-    setRefused((held) => unsettled(held, next));
-    setFound((held) => unsettled(held, next));
+    setServerProblems((current) => unresolved(current, next));
+    setClientProblems((current) => unresolved(current, next));
     setGeneral(null);
     onChange(next);
   };
 
   const showInvalid = (errors: RJSFValidationError[]) => {
     const problems = errors
-      // RJSF lists the server's problems too, without a rule's name; they are shown already.
+      // RJSF also lists the server's problems, without a rule name; those are shown already.
       .filter((error) => error.name !== undefined)
       .map((error) => {
         const path = parseProperty(error.property);
         return { path, detail: error.message ?? "is not valid", value: valueAt(data, path) };
       });
-    setFound(problems);
-    focusNext.current = problems[0]?.path ?? refused[0]?.path ?? null;
+    setClientProblems(problems);
+    focusNext.current = problems[0]?.path ?? serverProblems[0]?.path ?? null;
   };
 
   const send = async (config: Config) => {
     setBusy(true);
-    setFound([]);
-    setRefused([]);
+    setClientProblems([]);
+    setServerProblems([]);
     setGeneral(null);
     try {
       await onSubmit(config);
     } catch (error) {
-      const problems = error instanceof ApiProblem ? placeProblems(error.errors, config) : [];
-      setRefused(problems);
+      const problems = error instanceof ApiProblem ? locateProblems(error.errors, config) : [];
+      setServerProblems(problems);
       if (problems.length === 0) setGeneral(messageOf(error));
       focusNext.current = problems.find((one) => one.path.length > 0)?.path ?? null;
     } finally {
@@ -160,7 +160,7 @@ export function ConfigForm(props: ConfigFormProps) {
       onError={showInvalid}
     >
       <Group className="submit-bar" align="flex-end" justify="space-between">
-        <Summary problems={[...found, ...refused]} general={general} />
+        <Summary problems={[...clientProblems, ...serverProblems]} general={general} />
         <Button type="submit" loading={busy} size="md" ml="auto">
           {submitLabel}
         </Button>

@@ -1,4 +1,4 @@
-/** A new run or pipeline: which form, where it starts, and sending it off. */
+/** A new run or pipeline: chooses the form, fills in its initial values, submits it. */
 import {
   Alert,
   Button,
@@ -31,7 +31,7 @@ const TABS: { kind: FormKind; label: string; hint: string; submit: string }[] = 
   {
     kind: "pipeline",
     label: "Whole pipeline",
-    hint: "Trains a teacher, prunes a student out of it and distils it: three linked runs.",
+    hint: "Trains a teacher, prunes it to a student and distils the student: three linked runs.",
     submit: "Submit three runs",
   },
   {
@@ -40,7 +40,12 @@ const TABS: { kind: FormKind; label: string; hint: string; submit: string }[] = 
     hint: "Trains a teacher with LayerDrop.",
     submit: "Submit run",
   },
-  { kind: "prune", label: "Prune", hint: "Cuts a student out of a teacher.", submit: "Submit run" },
+  {
+    kind: "prune",
+    label: "Prune",
+    hint: "Creates a student from selected layers of a teacher.",
+    submit: "Submit run",
+  },
   {
     kind: "distill",
     label: "Distil",
@@ -49,15 +54,18 @@ const TABS: { kind: FormKind; label: string; hint: string; submit: string }[] = 
   },
 ];
 
-interface Start {
-  /** Changes with every new start, so that the form is built anew. */
+const RESTORED = "Your unsaved changes were restored.";
+const INCOMPLETE = "This pipeline cannot be copied: one of its runs was deleted.";
+
+interface Initial {
+  /** Changes with the initial values, so that the form is mounted again. */
   key: string;
   draft: Draft | null;
   note: string | null;
 }
 
-/** What the address asks the form to start from; undefined while it is being fetched. */
-function useAddressStart(): { kind: FormKind; start: Start | undefined; error: unknown } {
+/** The initial values that the URL asks for; undefined while they are loading. */
+function useInitial(): { kind: FormKind; initial: Initial | undefined; error: unknown } {
   const search = useSearch({ from: "/shell/new" });
   const presets = useQuery({ ...presetsQuery, enabled: search.preset !== undefined });
   const source = useQuery({ ...runQuery(search.from ?? ""), enabled: search.from !== undefined });
@@ -73,30 +81,30 @@ function useAddressStart(): { kind: FormKind; start: Start | undefined; error: u
     presets.error ?? source.error ?? members.error ?? details.find((d) => d.error)?.error;
   const ready = (kind: FormKind, draft: Draft | null, note: string | null) => {
     const own = loadDraft(kind);
-    // Reloading, or coming back to this address, must not cost what was typed here.
-    const start =
+    // Reloading or coming back to this URL must not lose what was typed.
+    const initial =
       own?.origin === key && note
-        ? { key, draft: own, note: `${note} With your changes from before.` }
+        ? { key, draft: own, note: `${note} ${RESTORED}` }
         : { key, draft, note };
-    return { kind, start, error: null };
+    return { kind, initial, error: null };
   };
 
   if (search.from) {
-    if (!source.data) return { kind: search.kind ?? "teacher", start: undefined, error };
+    if (!source.data) return { kind: search.kind ?? "teacher", initial: undefined, error };
     const { kind, name, config } = source.data;
-    return ready(kind, { name: copyName(name), config }, `A copy of “${name}”.`);
+    return ready(kind, { name: copyName(name), config }, `Settings copied from “${name}”.`);
   }
   if (search.pipeline) {
     const runs = details.map((detail) => detail.data).filter((run): run is RunDetail => !!run);
     if (!members.data || runs.length < members.data.items.length) {
-      return { kind: "pipeline", start: undefined, error };
+      return { kind: "pipeline", initial: undefined, error };
     }
     const config = pipelineConfig(runs);
-    const note = config ? "A copy of the pipeline." : "The pipeline is no longer complete.";
+    const note = config ? "Settings copied from the pipeline." : INCOMPLETE;
     return ready("pipeline", config ? { name: "", config } : null, note);
   }
   if (search.preset) {
-    if (!presets.data) return { kind: search.kind ?? "pipeline", start: undefined, error };
+    if (!presets.data) return { kind: search.kind ?? "pipeline", initial: undefined, error };
     const preset = presets.data.items.find((one) => one.id === search.preset);
     if (preset) {
       const note = `Preset: ${preset.title}. ${preset.description}`;
@@ -105,11 +113,10 @@ function useAddressStart(): { kind: FormKind; start: Start | undefined; error: u
   }
   const kind = search.kind ?? "pipeline";
   const reference = referenceConfig(kind, search.teacher, search.student);
-  if (reference)
-    return ready(kind, { name: "", config: reference }, "With the runs already named.");
+  if (reference) return ready(kind, { name: "", config: reference }, "Input runs are filled in.");
   const draft = loadDraft(kind);
-  const note = draft ? "Your draft from before." : null;
-  return { kind, start: { key, draft, note }, error: null };
+  const note = draft ? RESTORED : null;
+  return { kind, initial: { key, draft, note }, error: null };
 }
 
 function PresetMenu({ onChoose }: { onChoose: (kind: FormKind) => void }) {
@@ -149,11 +156,11 @@ function useSubmit(kind: FormKind) {
   const navigate = useNavigate();
   return async (name: string, config: Config) => {
     const body = { name: name.trim() || null, config: config as never };
-    // The body is what the server's own schema describes; the server checks it again.
+    // Its type is the server's JSON Schema, not a TypeScript type; the server validates it again.
     if (kind === "pipeline") {
       const { runs } = await unwrap(client.POST("/api/v1/pipelines", { body }));
       dropDraft(kind);
-      notifications.show({ message: "Three runs were submitted." });
+      notifications.show({ message: "Submitted three runs." });
       await queryClient.invalidateQueries({ queryKey: ["runs"] });
       const first = runs[0];
       if (first) await navigate({ to: "/runs/$runId", params: { runId: first.id } });
@@ -168,13 +175,13 @@ function useSubmit(kind: FormKind) {
   };
 }
 
-function FormPanel({ kind, start }: { kind: FormKind; start: Start }) {
+function FormPanel({ kind, initial }: { kind: FormKind; initial: Initial }) {
   const schema = useQuery(schemaQuery(kind));
   const submit = useSubmit(kind);
-  const [name, setName] = useState(start.draft?.name ?? "");
-  const [config, setConfig] = useState<Config | undefined>(start.draft?.config);
-  // The note says where the form started; typing must not turn it into "your draft".
-  const [note] = useState(start.note);
+  const [name, setName] = useState(initial.draft?.name ?? "");
+  const [config, setConfig] = useState<Config | undefined>(initial.draft?.config);
+  // The note describes the initial values; it must not change while the user types.
+  const [note] = useState(initial.note);
   const tab = TABS.find((one) => one.kind === kind);
 
   if (schema.error) return <Alert color="red">{messageOf(schema.error)}</Alert>;
@@ -188,7 +195,7 @@ function FormPanel({ kind, start }: { kind: FormKind; start: Start }) {
       )}
       <TextInput
         label="Name"
-        description="Left empty, it is named after its settings."
+        description="Leave empty to generate a name from the settings."
         maw={420}
         maxLength={200}
         value={name}
@@ -197,16 +204,16 @@ function FormPanel({ kind, start }: { kind: FormKind; start: Start }) {
           saveDraft(kind, {
             name: event.currentTarget.value,
             config: config ?? {},
-            origin: start.key,
+            origin: initial.key,
           });
         }}
       />
       <ConfigForm
         serverSchema={schema.data as Node}
-        initial={start.draft?.config}
+        initial={initial.draft?.config}
         onChange={(next) => {
           setConfig(next);
-          saveDraft(kind, { name, config: next, origin: start.key });
+          saveDraft(kind, { name, config: next, origin: initial.key });
         }}
         onSubmit={(next) => submit(name, next)}
         submitLabel={tab?.submit ?? "Submit"}
@@ -218,10 +225,10 @@ function FormPanel({ kind, start }: { kind: FormKind; start: Start }) {
 export function NewRunPage() {
   useTitle("New run");
   const navigate = useNavigate({ from: "/new" });
-  const { kind, start, error } = useAddressStart();
+  const { kind, initial, error } = useInitial();
   const [resets, setResets] = useState(0);
   const tab = TABS.find((one) => one.kind === kind);
-  const startAnew = (next: FormKind) => {
+  const startOver = (next: FormKind) => {
     dropDraft(next);
     setResets((count) => count + 1);
   };
@@ -238,20 +245,20 @@ export function NewRunPage() {
             size="xs"
             leftSection={<IconRestore size={14} />}
             onClick={() => {
-              startAnew(kind);
+              startOver(kind);
               void navigate({ search: { kind } });
             }}
           >
-            Back to the defaults
+            Reset to defaults
           </Button>
-          <PresetMenu onChoose={startAnew} />
+          <PresetMenu onChoose={startOver} />
         </Group>
       </Group>
       <Tabs
         value={kind}
         onChange={(next) => next && void navigate({ search: { kind: next as FormKind } })}
       >
-        <Tabs.List aria-label="Kind of run">
+        <Tabs.List aria-label="Run kind">
           {TABS.map((one) => (
             <Tabs.Tab key={one.kind} value={one.kind}>
               {one.label}
@@ -264,8 +271,8 @@ export function NewRunPage() {
               {tab?.hint}
             </Text>
             {error ? <Alert color="red">{messageOf(error)}</Alert> : null}
-            {start ? (
-              <FormPanel key={`${start.key}:${resets}`} kind={kind} start={start} />
+            {initial ? (
+              <FormPanel key={`${initial.key}:${resets}`} kind={kind} initial={initial} />
             ) : (
               !error && <Skeleton h={480} />
             )}

@@ -1,11 +1,11 @@
-/** Keeps what was typed into a form in the browser, so that leaving the page loses nothing. */
+/** Saves form input in the browser, so that it is not lost when the user leaves the page. */
 import type { Config, FormKind } from "@/api/types";
 import { isRecord } from "@/lib/pointer";
 
 export interface Draft {
   name: string;
   config: Config;
-  /** The address at which it was typed: there it wins over the preset or run that one began with. */
+  /** The URL where it was typed; there it takes precedence over the preset or run of the URL. */
   origin?: string;
 }
 
@@ -14,12 +14,12 @@ const key = (kind: FormKind) => `halflayer.draft.${kind}`;
 /** The draft of a form; null if there is none or it cannot be read. */
 export function loadDraft(kind: FormKind): Draft | null {
   try {
-    const held: unknown = JSON.parse(window.localStorage.getItem(key(kind)) ?? "null");
-    if (!isRecord(held) || !isRecord(held.config)) return null;
+    const stored: unknown = JSON.parse(window.localStorage.getItem(key(kind)) ?? "null");
+    if (!isRecord(stored) || !isRecord(stored.config)) return null;
     return {
-      name: typeof held.name === "string" ? held.name : "",
-      config: held.config,
-      origin: typeof held.origin === "string" ? held.origin : undefined,
+      name: typeof stored.name === "string" ? stored.name : "",
+      config: stored.config,
+      origin: typeof stored.origin === "string" ? stored.origin : undefined,
     };
   } catch {
     return null;
@@ -30,7 +30,7 @@ export function saveDraft(kind: FormKind, draft: Draft): void {
   try {
     window.localStorage.setItem(key(kind), JSON.stringify(draft));
   } catch {
-    // Storage is full or switched off: the form still works, it is only not remembered.
+    // Storage is full or disabled: the form still works, but its input is not saved.
   }
 }
 

@@ -1,25 +1,25 @@
-/** The server's problems at the form's fields; pure. */
+/** Maps the server's validation errors to the form's fields; pure. */
 import type { ErrorSchema } from "@rjsf/utils";
 import type { FieldProblem } from "@/api/problem";
 import { isRecord, locate, type Path, valueAt } from "@/lib/pointer";
 
-export interface PlacedProblem {
+export interface LocatedProblem {
   path: Path;
   detail: string;
-  /** The field's value when it was refused: a change of it settles the problem. */
+  /** The rejected value; the problem is cleared when the field's value changes. */
   value: unknown;
 }
 
-/** Each problem with the place in the form that it means. */
-export function placeProblems(problems: readonly FieldProblem[], data: unknown): PlacedProblem[] {
+/** Each problem with the path of its field in the form. */
+export function locateProblems(problems: readonly FieldProblem[], data: unknown): LocatedProblem[] {
   return problems.map(({ pointer, detail }) => {
     const path = locate(pointer, data);
     return { path, detail, value: valueAt(data, path) };
   });
 }
 
-/** The problems whose field still has the value that was refused. */
-export function unsettled(problems: readonly PlacedProblem[], data: unknown): PlacedProblem[] {
+/** The problems whose field still has the rejected value. */
+export function unresolved(problems: readonly LocatedProblem[], data: unknown): LocatedProblem[] {
   return problems.filter(
     (one) =>
       one.path.length === 0 ||
@@ -29,8 +29,8 @@ export function unsettled(problems: readonly PlacedProblem[], data: unknown): Pl
 
 type Tree = { [key: string]: Tree | string[] };
 
-/** The problems as RJSF's tree of errors. */
-export function toErrorTree(problems: readonly PlacedProblem[]): ErrorSchema {
+/** The problems as RJSF's error tree. */
+export function toErrorTree(problems: readonly LocatedProblem[]): ErrorSchema {
   const root: Tree = {};
   for (const { path, detail } of problems) {
     let node = root;
@@ -44,13 +44,13 @@ export function toErrorTree(problems: readonly PlacedProblem[]): ErrorSchema {
         node = created;
       }
     }
-    const held = node.__errors;
-    node.__errors = Array.isArray(held) ? [...held, detail] : [detail];
+    const existing = node.__errors;
+    node.__errors = Array.isArray(existing) ? [...existing, detail] : [detail];
   }
   return root as ErrorSchema;
 }
 
-/** Whether a tree of errors holds any. */
+/** Whether an error tree contains any error. */
 export function hasErrors(tree: unknown): boolean {
   if (!isRecord(tree)) return false;
   return Object.entries(tree).some(([key, value]) =>
@@ -58,12 +58,12 @@ export function hasErrors(tree: unknown): boolean {
   );
 }
 
-/** The id of the form's element for a path. */
+/** The id of the form element of a path. */
 export function elementId(path: Path): string {
   return ["root", ...path.map(String)].join("_");
 }
 
-/** A lodash path as RJSF reports it (`.teacher.layers[0]`) as segments. */
+/** The segments of a lodash path as RJSF reports it (`.teacher.layers[0]`). */
 export function parseProperty(property: string | undefined): Path {
   return (property ?? "")
     .replace(/\[(\d+)\]/g, ".$1")

@@ -1,4 +1,4 @@
-/** Where a form starts: a preset, an earlier run, an earlier pipeline, a reference; pure. */
+/** Initial form values from earlier runs, pipelines and references; pure. */
 import type { Config, FormKind, RunDetail } from "@/api/types";
 
 /** The config of a pipeline from the configs of its three runs; null if one is missing. */
@@ -7,7 +7,7 @@ export function pipelineConfig(runs: readonly RunDetail[]): Config | null {
   const prune = runs.find((run) => run.kind === "prune")?.config;
   const distill = runs.find((run) => run.kind === "distill")?.config;
   if (!teacher || !prune || !distill) return null;
-  // The links between the three are made anew when the pipeline is submitted.
+  // The references between the three runs are set again when the pipeline is submitted.
   const { kind: _pruneKind, teacher: _pruned, ...pruneOptions } = prune;
   const {
     kind: _kind,
@@ -19,7 +19,7 @@ export function pipelineConfig(runs: readonly RunDetail[]): Config | null {
   return { teacher, prune: pruneOptions, distill: options };
 }
 
-/** A config that only names the runs to start from. */
+/** A config that only refers to its input runs. */
 export function referenceConfig(
   kind: FormKind,
   teacher: string | undefined,
@@ -27,8 +27,8 @@ export function referenceConfig(
 ): Config | undefined {
   if (kind === "pipeline" || (!teacher && !student)) return undefined;
   const config: Config = {};
-  const place = kind === "teacher" ? "model" : "teacher";
-  if (teacher) config[place] = { source: "run", run_id: teacher };
+  const field = kind === "teacher" ? "model" : "teacher";
+  if (teacher) config[field] = { source: "run", run_id: teacher };
   if (student && kind === "distill") config.student = { source: "run", run_id: student };
   return config;
 }

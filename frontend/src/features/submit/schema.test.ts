@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { hasErrors, parseProperty, placeProblems, toErrorTree, unsettled } from "./extraErrors";
+import { hasErrors, locateProblems, parseProperty, toErrorTree, unresolved } from "./extraErrors";
 import { copyName, pipelineConfig, referenceConfig } from "./prefill";
 import { fill, type Node, prepareSchema, titleInWords } from "./schema";
 import { findProblems } from "./validator";
 import { parseIntegers, roleOf } from "./widgets";
 
-/** A piece of the server's schema, as pydantic writes it. */
+/** A part of the server's schema, as pydantic writes it. */
 const SERVER: Node = {
   $defs: {
     Scratch: {
@@ -69,12 +69,12 @@ const SERVER: Node = {
 } as unknown as Node;
 
 const { schema, uiSchema } = prepareSchema(SERVER);
-const whole = () => fill(schema) as Record<string, Record<string, unknown>>;
+const defaults = () => fill(schema) as Record<string, Record<string, unknown>>;
 const problems = (data: unknown) =>
   findProblems(schema, data).map((one) => [one.property, one.message]);
 
 describe("prepareSchema", () => {
-  it("gives unions titles and hides what only the command line may say", () => {
+  it("titles the options of unions and hides those of the command line", () => {
     const model = schema.properties?.model as Node;
     expect((model.oneOf as Node[]).map((one) => one.title)).toEqual([
       "Random weights",
@@ -82,11 +82,11 @@ describe("prepareSchema", () => {
     ]);
     expect(uiSchema.model?.["ui:field"]).toBe("union");
   });
-  it("hides constants and draws nullable numbers as numbers", () => {
+  it("hides constants and renders nullable numbers as numbers", () => {
     expect(uiSchema.kind?.["ui:widget"]).toBe("hidden");
     expect(uiSchema.optimiser?.clip_norm?.["ui:widget"]).toBe("number");
   });
-  it("writes titles in words", () => {
+  it("makes titles from field names", () => {
     expect(titleInWords("Seq Len")).toBe("Sequence length");
     expect(titleInWords("learning_rate")).toBe("Learning rate");
     expect(titleInWords("Beta1")).toBe("Adam β₁");
@@ -94,15 +94,15 @@ describe("prepareSchema", () => {
 });
 
 describe("fill", () => {
-  it("takes defaults from the nearest parent, null included", () => {
-    expect(whole()).toEqual({
+  it("takes defaults from the nearest parent, including null", () => {
+    expect(defaults()).toEqual({
       kind: "teacher",
       model: { source: "scratch", layers: 6 },
       optimiser: { learning_rate: 5e-4, clip_norm: null },
       layers: [0, 2],
     });
   });
-  it("keeps what is given and completes the rest", () => {
+  it("keeps given values and fills in defaults for the rest", () => {
     const data = fill(schema, { model: { source: "run", run_id: "k3v9x2m4q8zt" } }) as never;
     expect(data).toMatchObject({
       model: { source: "run", run_id: "k3v9x2m4q8zt" },
@@ -112,9 +112,9 @@ describe("fill", () => {
 });
 
 describe("the validator", () => {
-  it("accepts the defaults", () => expect(problems(whole())).toEqual([]));
-  it("names the deepest field once, in words", () => {
-    const data = whole();
+  it("accepts the defaults", () => expect(problems(defaults())).toEqual([]));
+  it("reports each problem once, at the deepest field", () => {
+    const data = defaults();
     data.model = { source: "scratch", layers: 0 };
     data.optimiser = { learning_rate: "fast", clip_norm: null };
     expect(problems(data)).toEqual([
@@ -122,39 +122,44 @@ describe("the validator", () => {
       [".optimiser.learning_rate", "must be a number"],
     ]);
   });
-  it("asks for fields that were emptied instead of letting the default slip in", () => {
-    const data = whole();
+  it("requires emptied fields instead of using their defaults", () => {
+    const data = defaults();
     data.optimiser = { clip_norm: null };
-    expect(problems(data)).toEqual([[".optimiser.learning_rate", "fill this in"]]);
+    expect(problems(data)).toEqual([[".optimiser.learning_rate", "is required"]]);
+    const { layers: _, ...withoutLayers } = defaults();
+    expect(problems(withoutLayers)).toEqual([[".layers", "is required"]]);
   });
-  it("looks only at the chosen option of a union", () => {
-    const data = whole();
+  it("validates the selected option of a union only", () => {
+    const data = defaults();
     data.model = { source: "run", run_id: "NOT" };
-    expect(problems(data)).toEqual([[".model.run_id", "is not written like k3v9x2m4q8zt"]]);
+    expect(problems(data)).toEqual([[".model.run_id", "must look like k3v9x2m4q8zt"]]);
     data.model = { source: "run" };
-    expect(problems(data)).toEqual([[".model.run_id", "choose one"]]);
+    expect(problems(data)).toEqual([[".model.run_id", "is required"]]);
   });
 });
 
 describe("the server's problems", () => {
   const data = { model: { source: "scratch", heads: 3 } };
-  const placed = placeProblems([{ pointer: "/config/model/heads", detail: "do not divide" }], data);
-  it("land at their field", () => {
-    expect(toErrorTree(placed)).toEqual({ model: { heads: { __errors: ["do not divide"] } } });
-    expect(hasErrors(toErrorTree(placed))).toBe(true);
+  const located = locateProblems(
+    [{ pointer: "/config/model/heads", detail: "do not divide" }],
+    data,
+  );
+  it("are shown at their field", () => {
+    expect(toErrorTree(located)).toEqual({ model: { heads: { __errors: ["do not divide"] } } });
+    expect(hasErrors(toErrorTree(located))).toBe(true);
     expect(hasErrors({ model: {} })).toBe(false);
   });
-  it("go when the field changes, and not before", () => {
-    expect(unsettled(placed, { model: { ...data.model, layers: 2 } })).toHaveLength(1);
-    expect(unsettled(placed, { model: { ...data.model, heads: 4 } })).toHaveLength(0);
+  it("are cleared when the field changes, and not before", () => {
+    expect(unresolved(located, { model: { ...data.model, layers: 2 } })).toHaveLength(1);
+    expect(unresolved(located, { model: { ...data.model, heads: 4 } })).toHaveLength(0);
   });
-  it("are read from RJSF's paths", () => {
+  it("are parsed from RJSF's paths", () => {
     expect(parseProperty(".layers.layers[1]")).toEqual(["layers", "layers", 1]);
   });
 });
 
 describe("prefill", () => {
-  it("makes a pipeline's config from its runs, without the links", () => {
+  it("builds a pipeline's config from its runs, without their references", () => {
     const run = (kind: string, config: object) => ({ kind, config }) as never;
     const runs = [
       run("distill", { kind: "distill", teacher: {}, student: {}, corpus: {}, seed: 1 }),
@@ -175,18 +180,18 @@ describe("prefill", () => {
     });
     expect(referenceConfig("prune", undefined, undefined)).toBeUndefined();
   });
-  it("counts copies", () => {
+  it("numbers copies", () => {
     expect(copyName("base")).toBe("base (2)");
     expect(copyName("base (2)")).toBe("base (3)");
   });
 });
 
 describe("widgets", () => {
-  it("reads lists of whole numbers", () => {
+  it("parses lists of integers", () => {
     expect(parseIntegers("0, 2 4")).toEqual([0, 2, 4]);
     expect(parseIntegers("0, x")).toBeNull();
   });
-  it("knows the role of a run reference", () => {
+  it("finds the role of a run reference", () => {
     expect(roleOf("root_teacher_run_id")).toBe("teacher");
     expect(roleOf("root_teacher_model_run_id")).toBe("model");
   });

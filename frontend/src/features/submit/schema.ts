@@ -1,18 +1,18 @@
 /**
- * Turns the server's JSON Schema into the one that the form draws; pure.
+ * Turns the server's JSON Schema into the one that the form renders; pure.
  *
  * References are inlined, nullable fields become one field that may be empty, tagged unions get
- * titles for people, and every default sits at its own field.
+ * titles, and every default is moved to its own field.
  */
 import type { RJSFSchema, UiSchema } from "@rjsf/utils";
 import { isRecord } from "@/lib/pointer";
 
-/** A schema node with the keys of our own that the templates look at. */
+/** A schema node with additional keys that the templates read. */
 export type Node = RJSFSchema & {
   unit?: string;
   /** The field may be empty, which is sent as null. */
   nullable?: boolean;
-  /** The property that tells the options of a union apart. */
+  /** The property whose value identifies the option of a union. */
   tag?: string;
 };
 
@@ -130,12 +130,12 @@ function prepareNode(raw: Node, root: Node): Node {
     const ready = prepareNode(inherited, root);
     properties[name] = { ...ready, title: titleInWords(own.title ?? name) };
   }
-  // What is shown is what is sent: a field that was emptied must not silently take its default.
+  // An emptied field must not silently take its default: what is shown is what is sent.
   return { ...node, properties, required: Object.keys(properties) } as Node;
 }
 
-/** The fields that tell which run, upload or layers; each has a picker of its own. */
-export const PICKERS: Record<string, string> = {
+/** The widgets of the fields that select a run or a dataset. */
+const PICKERS: Record<string, string> = {
   run_id: "run",
   dataset_id: "dataset",
   validation_dataset_id: "dataset",
@@ -170,14 +170,14 @@ export function isInteger(node: Node): boolean {
   return (Array.isArray(node.type) ? node.type : [node.type]).includes("integer");
 }
 
-/** The form's schema and how to draw it, from the server's schema. */
+/** The form's schema and its UI schema, from the server's schema. */
 export function prepareSchema(serverSchema: Node): FormSchema {
   const prepared = prepareNode(serverSchema, serverSchema);
   const { $defs: _, ...schema } = prepared;
   return { schema: schema as Node, uiSchema: uiOf(schema as Node, "") };
 }
 
-/** How to draw one option of a union. */
+/** The UI schema of one option of a union. */
 export function optionUi(option: Node): UiSchema {
   return uiOf(option, "");
 }
@@ -190,7 +190,7 @@ export function chosenOption(union: Node, value: unknown): Node | undefined {
   return options.find((option) => tagOf(option, tag) === wanted) ?? options[0];
 }
 
-/** A whole value for `node`: what `value` says, and defaults for all that it leaves open. */
+/** A complete value for `node`: `value`, with defaults for everything that it leaves out. */
 export function fill(node: Node, value?: unknown): unknown {
   const given = value === undefined ? node.default : value;
   if (Array.isArray(node.oneOf)) {
@@ -216,7 +216,7 @@ function sameTag(union: Node, option: Node, value: unknown): boolean {
   return isRecord(value) && value[tag] === tagOf(option, tag);
 }
 
-/** `node` with every union replaced by the option that `data` has chosen. */
+/** `node` with every union replaced by the option selected in `data`. */
 export function withoutUnions(node: Node, data: unknown): Node {
   if (Array.isArray(node.oneOf)) {
     const option = chosenOption(node, data);

@@ -1,4 +1,4 @@
-/** How the form lays out objects, unions and fields. */
+/** The form's layout of objects, unions and fields. */
 import {
   Alert,
   Collapse,
@@ -24,7 +24,7 @@ import { hasErrors } from "./extraErrors";
 import { chosenOption, fill, type Node, optionUi, tagOf } from "./schema";
 import { IntegersField } from "./widgets";
 
-/** Sections that most people leave as they are. */
+/** Sections that are collapsed at first. */
 const ADVANCED = new Set(["optimiser", "evaluation", "reporting", "masking", "lines"]);
 const STAGES = new Set(["teacher", "prune", "distill"]);
 
@@ -44,27 +44,27 @@ function isBlock(schema: unknown): boolean {
   return isUnion(schema) || (isRecord(schema) && schema.type === "object");
 }
 
-function mustBeChosen(schema: unknown): boolean {
+function isRequiredUnion(schema: unknown): boolean {
   return isUnion(schema) && isRecord(schema) && schema.default === undefined;
 }
 
 /**
- * The fields of an object: first what a run cannot do without, then plain ones in columns, then
- * choices and sections over the whole width.
+ * The fields of an object: first required unions (without a default), then plain fields in columns,
+ * then other unions and sections at full width.
  */
 function Fields({ props }: { props: ObjectFieldTemplateProps }) {
   const schemas = props.schema.properties ?? {};
   const shown = props.properties.filter((property) => !property.hidden);
   const leaves = shown.filter((property) => !isBlock(schemas[property.name]));
-  const needed = shown.filter((property) => mustBeChosen(schemas[property.name]));
-  const optional = shown.filter((property) => !needed.includes(property));
-  const choices = optional.filter((property) => isUnion(schemas[property.name]));
+  const required = shown.filter((property) => isRequiredUnion(schemas[property.name]));
+  const optional = shown.filter((property) => !required.includes(property));
+  const unions = optional.filter((property) => isUnion(schemas[property.name]));
   const sections = optional.filter(
-    (property) => isBlock(schemas[property.name]) && !choices.includes(property),
+    (property) => isBlock(schemas[property.name]) && !unions.includes(property),
   );
   return (
     <Stack gap="md">
-      {needed.map((property) => (
+      {required.map((property) => (
         <div key={property.name}>{property.content}</div>
       ))}
       {leaves.length > 0 && (
@@ -74,7 +74,7 @@ function Fields({ props }: { props: ObjectFieldTemplateProps }) {
           ))}
         </SimpleGrid>
       )}
-      {[...choices, ...sections].map((property) => (
+      {[...unions, ...sections].map((property) => (
         <div key={property.name}>{property.content}</div>
       ))}
     </Stack>
@@ -93,8 +93,8 @@ function Errors({ props }: { props: ObjectFieldTemplateProps }) {
 
 function AdvancedSection({ props }: { props: ObjectFieldTemplateProps }) {
   const [opened, setOpened] = useState(false);
-  const wrong = hasErrors(props.errorSchema);
-  const expanded = opened || wrong;
+  const invalid = hasErrors(props.errorSchema);
+  const expanded = opened || invalid;
   const panel = `${props.fieldPathId.$id}__panel`;
   return (
     <Fieldset p={0} variant="unstyled">
@@ -177,21 +177,21 @@ function ObjectTemplate(props: ObjectFieldTemplateProps) {
   );
 }
 
-/** The errors below a field: its own are shown by the select and not a second time. */
+/** The errors below a field; its own are already shown by the select. */
 function withoutOwn(errors: FieldProps["errorSchema"]): FieldProps["errorSchema"] {
   if (!errors) return errors;
   const { __errors: _, ...below } = errors;
   return below as FieldProps["errorSchema"];
 }
 
-/** One of several shapes: a select with titles, then the fields of the chosen one. */
+/** A tagged union: a select of its options, then the fields of the selected one. */
 function UnionField(props: FieldProps) {
   const { schema, formData, fieldPathId, registry, errorSchema } = props;
   const union = schema as Node;
   const tag = union.tag ?? "";
   const options = (union.oneOf ?? []) as Node[];
   const option = chosenOption(union, formData);
-  // What was typed into an option comes back when one returns to it.
+  // The input of each option is kept, so that switching back restores it.
   const drafts = useRef(new Map<string, unknown>());
   const SchemaField = registry.fields.SchemaField;
   const own = errorSchema?.__errors ?? [];
@@ -204,7 +204,7 @@ function UnionField(props: FieldProps) {
   };
 
   if (!option || !SchemaField) return null;
-  const bare = Object.values(option.properties ?? {}).every(
+  const empty = Object.values(option.properties ?? {}).every(
     (child) => isRecord(child) && child.const !== undefined,
   );
   return (
@@ -214,7 +214,7 @@ function UnionField(props: FieldProps) {
           id={fieldPathId.$id}
           aria-label={union.title}
           description={
-            // With the option's own words, since they change with the choice.
+            // The option's description changes with the selection.
             [union.description, option.description].filter(Boolean).join(" ")
           }
           data={options.map((one) => ({ value: tagOf(one, tag), label: one.title ?? "" }))}
@@ -225,7 +225,7 @@ function UnionField(props: FieldProps) {
           disabled={props.disabled || props.readonly}
           maw={420}
         />
-        {!bare && (
+        {!empty && (
           <SchemaField
             {...props}
             key={tagOf(option, tag)}

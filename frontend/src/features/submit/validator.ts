@@ -1,7 +1,7 @@
 /**
- * RJSF's validator over @cfworker/json-schema, which interprets schemas.
+ * An RJSF validator based on @cfworker/json-schema, which interprets schemas.
  *
- * RJSF's own validator compiles them with `new Function`, which the content security policy forbids.
+ * RJSF's own validator compiles them with `new Function`, which the content security policy blocks.
  */
 import { type OutputUnit, Validator } from "@cfworker/json-schema";
 import {
@@ -18,7 +18,7 @@ import {
   validationDataMerge,
 } from "@rjsf/utils";
 import { parsePointer, valueAt } from "@/lib/pointer";
-import { isInteger, type Node, PICKERS, withoutUnions } from "./schema";
+import { isInteger, type Node, withoutUnions } from "./schema";
 
 /** Keywords that only repeat what a deeper error says. */
 const WRAPPERS = new Set(["properties", "items", "prefixItems", "$ref", "anyOf", "oneOf", "allOf"]);
@@ -33,34 +33,34 @@ function schemaAt(schema: Node, path: string[]): Node | undefined {
   return node;
 }
 
-/** What is wrong, in words that say what to do. */
+/** The message for a keyword that failed. */
 export function messageFor(keyword: string, node: Node | undefined, value: unknown): string {
   switch (keyword) {
     case "type":
-      if (value === undefined || value === null) return "fill this in";
-      if (node && isInteger(node)) return "must be a whole number";
+      if (value === undefined || value === null) return "is required";
+      if (node && isInteger(node)) return "must be an integer";
       return "must be a number";
     case "minimum":
       return `must be at least ${node?.minimum}`;
     case "maximum":
       return `must be at most ${node?.maximum}`;
     case "exclusiveMinimum":
-      return `must be more than ${node?.exclusiveMinimum}`;
+      return `must be greater than ${node?.exclusiveMinimum}`;
     case "exclusiveMaximum":
       return `must be less than ${node?.exclusiveMaximum}`;
     case "minLength":
-      return "fill this in";
+      return "is required";
     case "maxLength":
       return `must have at most ${node?.maxLength} characters`;
     case "minItems":
-      return "list at least one";
+      return "must have at least one entry";
     case "maxItems":
-      return `list at most ${node?.maxItems}`;
+      return `must have at most ${node?.maxItems} entries`;
     case "enum":
       return `must be one of ${(node?.enum ?? []).join(", ")}`;
     case "pattern": {
       const [example] = Array.isArray(node?.examples) ? node.examples : [];
-      return example ? `is not written like ${example}` : "has characters that are not allowed";
+      return example ? `must look like ${example}` : "contains invalid characters";
     }
     default:
       return "is not valid";
@@ -73,27 +73,25 @@ function missing(unit: OutputUnit, schema: Node, data: unknown): RJSFValidationE
   const value = valueAt(data, path) as Record<string, unknown> | undefined;
   return (node?.required ?? [])
     .filter((name) => value?.[name] === undefined)
-    .map((name) =>
-      problem([...path, name], "required", name in PICKERS ? "choose one" : "fill this in"),
-    );
+    .map((name) => problem([...path, name], "required", "is required"));
 }
 
 function problem(path: string[], name: string, message: string): RJSFValidationError {
-  // RJSF reads the place from a lodash path; brackets keep odd names whole.
+  // RJSF expects a lodash path: `.name` for fields, `[0]` for list items.
   const property = path.map((part) => (/^\d+$/.test(part) ? `[${part}]` : `.${part}`)).join("");
   return { name, property, message, stack: `${path.join(" › ")} ${message}` };
 }
 
-/** Every mistake of `data` once, at the deepest field. */
+/** Every validation error of `data` once, at the deepest field. */
 export function findProblems(schema: Node, data: unknown): RJSFValidationError[] {
   const plain = withoutUnions(schema, data);
-  const strict = new Validator(
+  const checker = new Validator(
     plain as ConstructorParameters<typeof Validator>[0],
     "2020-12",
     false,
   );
   const found = new Map<string, RJSFValidationError>();
-  for (const unit of strict.validate(data ?? {}).errors) {
+  for (const unit of checker.validate(data ?? {}).errors) {
     if (WRAPPERS.has(unit.keyword)) continue;
     const path = parsePointer(unit.instanceLocation);
     const list =
@@ -115,7 +113,7 @@ export function findProblems(schema: Node, data: unknown): RJSFValidationError[]
 
 type Data = Record<string, unknown>;
 
-/** The one validator of all forms. */
+/** The validator of all forms. */
 export const validator: ValidatorType<Data, RJSFSchema> = {
   validateFormData(
     formData: Data | undefined,

@@ -1,4 +1,4 @@
-/** The form's inputs: numbers with units, choices, switches, lists, runs and uploads. */
+/** The form's inputs: numbers with units, selects, switches, lists, runs and uploads. */
 import { Group, Select, Switch, Text, TextInput } from "@mantine/core";
 import { useDebouncedValue } from "@mantine/hooks";
 import type { FieldProps, RegistryWidgetsType, WidgetProps } from "@rjsf/utils";
@@ -11,7 +11,7 @@ import { KIND_LABELS } from "@/features/runs/labels";
 import { formatAgo, formatCount, formatNumber } from "@/lib/format";
 import type { Node } from "./schema";
 
-/** The hint below a label: the docstring, and the default where it was changed. */
+/** The hint of a field: its description, and its default if the value differs. */
 function hint(schema: Node, value: unknown): string | undefined {
   const text = schema.description?.replace(/\s+/g, " ");
   const preset = schema.default;
@@ -36,7 +36,7 @@ function parseNumber(text: string, nullable: boolean): number | string | null | 
   const trimmed = text.trim().replace(",", ".");
   if (trimmed === "") return nullable ? null : undefined;
   const value = Number(trimmed);
-  // What is no number stays as it was typed: the validator says so at the field.
+  // Text that is not a number is kept as typed; the validator reports it at the field.
   return Number.isFinite(value) ? value : trimmed;
 }
 
@@ -45,11 +45,11 @@ function NumberWidget(props: WidgetProps) {
   const nullable = schema.nullable ?? false;
   const [text, setText] = useState(numberText(props.value));
 
-  // A value from outside (preset, reset) replaces the text; one's own typing does not.
+  // A new value from outside (preset, reset) replaces the text; the user's typing does not.
   useEffect(() => {
-    setText((held) =>
-      parseNumber(held, nullable) === (props.value ?? (nullable ? null : undefined))
-        ? held
+    setText((current) =>
+      parseNumber(current, nullable) === (props.value ?? (nullable ? null : undefined))
+        ? current
         : numberText(props.value),
     );
   }, [props.value, nullable]);
@@ -139,16 +139,16 @@ function ToggleWidget(props: WidgetProps) {
   );
 }
 
-/** Which runs can stand in which place: by the field that refers to them. */
+/** The kinds of run that can be selected, by the role of the field. */
 const KINDS_FOR: Record<string, RunKind[]> = {
   teacher: ["teacher", "distill"],
   student: ["prune", "distill"],
   model: ["teacher", "prune", "distill"],
 };
-const UNUSABLE = new Set(["failed", "cancelled", "cancelling", "skipped"]);
+const UNAVAILABLE_STATES = new Set(["failed", "cancelled", "cancelling", "skipped"]);
 
 function runLabel(run: RunSummary): string {
-  const pending = run.state === "succeeded" ? "" : ` · still ${run.state}`;
+  const pending = run.state === "succeeded" ? "" : ` · ${run.state}`;
   return `${run.name} · ${run.id}${pending}`;
 }
 
@@ -175,7 +175,8 @@ function RunWidget(props: WidgetProps) {
     retry: false,
   });
   const runs = [...(picked.data ? [picked.data as RunSummary] : []), ...known].filter(
-    (run) => run.id === props.value || (kinds.includes(run.kind) && !UNUSABLE.has(run.state)),
+    (run) =>
+      run.id === props.value || (kinds.includes(run.kind) && !UNAVAILABLE_STATES.has(run.state)),
   );
   const data = kinds
     .map((kind) => ({
@@ -190,13 +191,13 @@ function RunWidget(props: WidgetProps) {
       id={props.id}
       label={props.label}
       description={hint(props.schema as Node, props.value)}
-      placeholder="Choose a run"
+      placeholder="Select a run"
       searchable
       searchValue={search}
       onSearchChange={setSearch}
-      // The server has searched already, in names and ids.
+      // The server has already searched names and ids.
       filter={({ options }) => options}
-      nothingFoundMessage={found.isFetching ? "Searching …" : "No such run"}
+      nothingFoundMessage={found.isFetching ? "Searching …" : "No matching runs"}
       data={data}
       value={typeof props.value === "string" ? props.value : null}
       onChange={(value) => props.onChange(value ?? undefined)}
@@ -217,10 +218,10 @@ function DatasetWidget(props: WidgetProps) {
         id={props.id}
         label={props.label}
         description={hint(schema, props.value)}
-        placeholder={schema.nullable ? "none" : "Choose an upload"}
+        placeholder={schema.nullable ? "none" : "Select an upload"}
         searchable
         clearable={schema.nullable}
-        nothingFoundMessage="Nothing has been uploaded"
+        nothingFoundMessage="No uploads yet"
         data={(datasets.data?.items ?? []).map((dataset) => ({
           value: dataset.id,
           label: dataset.documents
@@ -244,13 +245,13 @@ function DatasetWidget(props: WidgetProps) {
   );
 }
 
-/** `0, 2, 4` as numbers; null if something else is in it. */
+/** Parses `0, 2, 4`; null if anything else is in the text. */
 export function parseIntegers(text: string): number[] | null {
   const parts = text.split(/[\s,;]+/).filter(Boolean);
   return parts.every((part) => /^\d+$/.test(part)) ? parts.map(Number) : null;
 }
 
-/** A list of whole numbers, typed with commas. */
+/** A list of integers, typed with commas. */
 export function IntegersField(props: FieldProps) {
   const schema = props.schema as Node;
   const values = Array.isArray(props.formData) ? (props.formData as number[]) : [];
@@ -259,8 +260,8 @@ export function IntegersField(props: FieldProps) {
   const joined = values.join(",");
 
   useEffect(() => {
-    setText((held) =>
-      parseIntegers(held)?.join(",") === joined ? held : joined.replaceAll(",", ", "),
+    setText((current) =>
+      parseIntegers(current)?.join(",") === joined ? current : joined.replaceAll(",", ", "),
     );
   }, [joined]);
 
@@ -278,7 +279,7 @@ export function IntegersField(props: FieldProps) {
       inputMode="numeric"
       autoComplete="off"
       value={text}
-      error={parsed === null ? "list whole numbers, separated by commas" : own || undefined}
+      error={parsed === null ? "must be integers separated by commas" : own || undefined}
       onChange={(event) => {
         const next = event.currentTarget.value;
         setText(next);

@@ -1,4 +1,4 @@
-/** API tokens and sign-in links: create (the secret is shown once), list, revoke. */
+/** API tokens and sign-in links: list, create (the secret is shown once), revoke. */
 import {
   Alert,
   Badge,
@@ -29,10 +29,10 @@ import { useTitle } from "@/lib/title";
 const KIND_LABELS: Record<TokenInfo["kind"], string> = {
   api: "API token",
   login: "sign-in link",
-  session: "browser",
+  session: "browser session",
 };
 
-/** What to hand over: a link for people, the bare token for tools. */
+/** The secret to copy: a URL for a sign-in link, else the token itself. */
 function secretText(token: CreatedToken): string {
   if (token.kind !== "login") return token.token;
   return `${window.location.origin}/login#token=${token.token}`;
@@ -45,11 +45,13 @@ function Secret({ token, onClose }: { token: CreatedToken; onClose: () => void }
       title={`“${token.name}” was created`}
       withCloseButton
       onClose={onClose}
-      closeButtonLabel="Hide the secret"
+      closeButtonLabel="Hide"
       role="status"
     >
       <Stack gap="xs">
-        <Text size="sm">Copy it now: it is shown this once and stored nowhere.</Text>
+        <Text size="sm">
+          Copy the {token.kind === "login" ? "link" : "token"} now; it will not be shown again.
+        </Text>
         <Group gap="xs">
           <Code style={{ overflowWrap: "anywhere" }}>{secretText(token)}</Code>
           <CopyButton value={secretText(token)}>
@@ -100,7 +102,7 @@ function CreateForm({ onCreated }: { onCreated: (token: CreatedToken) => void })
       <Group align="flex-end" gap="sm">
         <TextInput
           label="Name"
-          placeholder="What it is for"
+          placeholder="e.g. notebook"
           value={name}
           onChange={(event) => setName(event.currentTarget.value)}
           maxLength={200}
@@ -183,7 +185,7 @@ function TokenRow({ token, onRevoked }: { token: TokenInfo; onRevoked: () => voi
           title="Revoke this token?"
           question={
             <>
-              Whatever uses <b>{token.name}</b> is locked out at once.
+              Clients that use <b>{token.name}</b> lose access immediately.
             </>
           }
           confirm="Revoke"
@@ -208,9 +210,9 @@ export function TokensPage() {
           Tokens
         </Title>
         <Text size="sm" c="dimmed">
-          Tools send an API token as <Code>Authorization: Bearer hl_…</Code>; people sign in with a
-          link that works once; a new link replaces the unused one of the same name. Each scope
-          includes the ones before it: read, submit, admin.
+          Scripts send an API token as <Code>Authorization: Bearer hl_…</Code>. A sign-in link opens
+          a browser session and works once; a new link replaces an unused one of the same name.
+          Scopes are read, submit and admin; each includes the previous ones.
         </Text>
       </div>
       {created && <Secret token={created} onClose={() => setCreated(null)} />}
@@ -219,7 +221,7 @@ export function TokensPage() {
         query={tokens}
         columns={["Name", "Scope", "Created", "Expires", "Last used", ""]}
         minWidth={760}
-        empty="There are no tokens."
+        empty="No tokens yet."
         row={(token) => (
           <TokenRow
             key={token.id}

@@ -1,4 +1,4 @@
-/** The workers: who is connected, on which device, with which run. */
+/** The workers with their state, device and current run. */
 import { Badge, Code, Stack, Table, Text, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
@@ -68,16 +68,16 @@ export function WorkersPage() {
           Workers
         </Title>
         <Text size="sm" c="dimmed">
-          One worker has one device and trains one run at a time. Add one with{" "}
-          <Code>halflayer worker</Code>, here or on any machine that reaches the database, the
-          broker and the store.
+          Each worker uses one device and trains one run at a time. Start one with{" "}
+          <Code>halflayer worker</Code> on any machine that can reach the database, the broker and
+          the file store.
         </Text>
       </div>
       <DataTable
         query={workers}
-        columns={["Machine", "State", "Device", "Run", "Last seen", "Started", "Version"]}
+        columns={["Host", "State", "Device", "Run", "Last seen", "Started", "Version"]}
         minWidth={760}
-        empty="No worker has ever been connected."
+        empty="No workers yet."
         row={(worker) => <WorkerRow key={worker.id} worker={worker} />}
       />
     </Stack>

@@ -1,4 +1,4 @@
-/** The run's charts and their common controls. */
+/** The run's charts and their shared controls. */
 import {
   Button,
   Checkbox,
@@ -22,11 +22,11 @@ import type { LiveState } from "./live";
 
 const HEIGHT = 290;
 
-/** What the chart says to those who cannot see it. */
+/** The text alternative of a chart, for screen readers. */
 function describe(chart: LineChart): string {
   const parts = chart.curves.map((curve) => {
     const last = curve.values.findLast((value) => value !== null) ?? null;
-    return `${curve.label}: ${formatNumber(last)} at update ${curve.steps.at(-1) ?? 0}`;
+    return `${curve.label}: ${formatNumber(last)} at step ${curve.steps.at(-1) ?? 0}`;
   });
   return `Chart of ${chart.title}. ${parts.join(". ")}.`;
 }
@@ -43,7 +43,7 @@ function ChartCard({
   const scheme = useComputedColorScheme("light");
   const figure = useMemo(() => lineFigure(chart, view, chartTheme(scheme)), [chart, view, scheme]);
   const last = chart.curves[0]?.values.findLast((value) => value !== null) ?? null;
-  // Beside a title that names no curve, a figure would belong to none.
+  // With several curves it would be unclear to which one the value belongs.
   const single = chart.curves.filter((curve) => !curve.heldOut).length < 2;
   return (
     <Paper p="sm" data-chart={chart.id}>
@@ -61,12 +61,12 @@ function ChartCard({
 }
 
 function emptyText(run: RunDetail, loading: boolean): string {
-  if (loading) return "Loading the curves …";
-  if (isFinal(run.state)) return "The run ended before its first logged update.";
-  return "There are no points yet; the first comes with the first logged update.";
+  if (loading) return "Loading metrics …";
+  if (isFinal(run.state)) return "The run ended before the first logged step.";
+  return "No metrics yet. They appear after the first logged step.";
 }
 
-export function Curves({
+export function MetricsPanel({
   run,
   state,
   loading,
@@ -113,7 +113,7 @@ export function Curves({
         </Group>
         <Checkbox
           size="xs"
-          label="Logarithmic"
+          label="Log scale"
           checked={log}
           onChange={(event) => setLog(event.currentTarget.checked)}
         />
@@ -126,7 +126,7 @@ export function Curves({
           Reset zoom
         </Button>
         <Text size="xs" c="dimmed" visibleFrom="md">
-          Drag to zoom, double click to go back.
+          Drag to zoom, double-click to reset.
         </Text>
       </Group>
       <SimpleGrid cols={{ base: 1, md: 2 }} spacing="sm">

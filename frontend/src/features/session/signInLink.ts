@@ -1,11 +1,11 @@
-/** Reads the sign-in link; pure. */
+/** Parses sign-in links; pure. */
 
-/** The token of `#token=...`; null where there is none. */
+/** The token in `#token=...`; null if there is none. */
 export function tokenFromFragment(hash: string): string | null {
   return new URLSearchParams(hash.replace(/^#/, "")).get("token");
 }
 
-/** Where to go after sign-in: only ever a path of this page, never another site. */
+/** The path to open after sign-in: always within this app, never another site. */
 export function safeNext(next: string | undefined): string {
   if (!next?.startsWith("/") || next.startsWith("//") || next.startsWith("/\\")) return "/";
   return next.startsWith("/login") ? "/" : next;
