@@ -289,7 +289,7 @@ def test_a_trainer_that_always_hangs_is_given_up(
         Supervisor(tools).answer(run_id)
     run = row(database, run_id)
     assert (run.state, run.error_code) == (RunState.FAILED, "worker_lost")
-    assert "said nothing" in (run.error_message or "")
+    assert "reported nothing" in (run.error_message or "")
 
 
 @pytest.mark.parametrize("hung_after_s", [0.5, 1800.0])
