@@ -324,7 +324,7 @@ def _stand_by() -> list[str]:
 
 def _config_of(command: object) -> RunConfig:
     if isinstance(command, _Run):
-        return RUN_CONFIG.validate_python(_read_json(command.config))
+        return _read_config(command.config)
     assert isinstance(command, _Teacher | _Prune | _Distill)
     where = set(_Where.model_fields)
     fields = {name: getattr(command, name) for name in type(command).model_fields}
@@ -334,6 +334,10 @@ def _config_of(command: object) -> RunConfig:
 def _inputs_of(command: object) -> Inputs:
     path = command.inputs if isinstance(command, _Run) else None
     return Inputs.model_validate(_read_json(path)) if path else NO_INPUTS
+
+
+def _read_config(path: Path) -> RunConfig:
+    return RUN_CONFIG.validate_python(_read_json(path))
 
 
 def _read_json(path: Path) -> object:

@@ -278,6 +278,8 @@ def test_both_drop_the_same_layers(teacher: Together) -> None:
     expected = {step: layers_active(4, 0.3, 5, step) for step in range(UPDATES)}
     assert any(len(active) < 4 for active in expected.values())
     assert teacher.layers(0) == expected
+    # The last step has a single microbatch, which the main process computes.
+    del expected[UPDATES - 1]
     assert teacher.layers(1) == expected
 
 
