@@ -381,7 +381,7 @@ def test_loss_that_explodes_names_update_and_batch(
     broken = config.model_copy(
         update={"optimiser": config.optimiser.model_copy(update={"learning_rate": 1e30})}
     )
-    with pytest.raises(NonFiniteLoss, match=r"update \d+ .*batches") as caught:
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ .*batches") as caught:
         execute(broken, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
     assert caught.value.code == "nan"
     assert not (tmp_path / "model").exists()

@@ -72,8 +72,8 @@ def test_progress_says_how_far(text, tokens, tmp_path: Path) -> None:
     sink = ListSink()
     tokenise(text, tokens, "validation", tmp_path, sink)
     events = sink.of_type(Progress)
-    assert {(e.phase, e["total"], e["unit"]) for e in events} == {("tokenising", 80, "documents")}
-    assert (events[0]["done"], events[-1]["done"], events[-1]["eta_s"]) == (0, 80, 0.0)
+    assert {(e.phase, e.total, e.unit) for e in events} == {("tokenising", 80, "documents")}
+    assert (events[0].done, events[-1].done, events[-1].eta_s) == (0, 80, 0.0)
 
 
 def truncate(path: Path) -> None:
