@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-import app.auth.service  # noqa: F401 - the tables register themselves
 from alembic import context
-from app.db import Base, UtcDateTime, make_engine
+from app.db import UtcDateTime, make_engine
 from app.settings import Settings
+from app.tables import METADATA
 
 LOCK = 7_104_190_451
 """Key of the Postgres advisory lock that keeps two migrations apart."""
@@ -29,7 +29,7 @@ def migrate(connection: Connection) -> None:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
     context.configure(
         connection=connection,
-        target_metadata=Base.metadata,
+        target_metadata=METADATA,
         # SQLite cannot alter a table: batch mode rebuilds it and copies the rows.
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,

@@ -1,13 +1,12 @@
-"""The store: whole files under keys, on a local disk or any fsspec file system.
+"""The store: files under keys, on a local disk or any fsspec file system.
 
-A key is made by the server, never by a client. A file appears under its key whole or not at all.
+Keys are made by the server, never by a client. A file appears under its key complete or not at all.
 
 <run id>/<attempt>/<path>                     the results of runs
 uploads/<dataset id>/<file>                   uploads, where hosts share no data folder
 work/<run id>/<attempt>/<checkpoint>/<path>   copies of checkpoints, likewise
 """
 
-import errno
 import os
 import shutil
 import time
@@ -20,40 +19,35 @@ from uuid import uuid4
 import fsspec
 
 from app.settings import Settings
+from kdcore.errors import is_disk_full
+from kdcore.files import inside, write_atomically
 
 MIN_FREE_BYTES = 256 * 1024**2
 """With less free disk than this the server calls itself not ready."""
 UPLOADS = "uploads"
-"""Below this key lie the uploads in a store that hosts share instead of a data folder."""
+"""Prefix of the uploads in a store that hosts share instead of a data folder."""
 WORK = "work"
-"""Below this key lie the copies of checkpoints of runs that have not ended."""
+"""Prefix of the copies of checkpoints of unfinished runs."""
+COPY_MANIFEST = "mirror.json"
+"""Manifest of a copied checkpoint, written last: without it the copy is incomplete."""
 READ_AHEAD_BYTES = 4 << 20
-"""Of a store that is not a disk, each open file holds so much in memory."""
+"""Memory that each open file of a remote store takes."""
 
 
 class BadKey(ValueError):
     """A key that would leave the store."""
 
 
-class StoreAway(OSError):
-    """The store cannot be reached, or refuses what it should do; the same may work later."""
+class StoreUnavailable(OSError):
+    """The store cannot be reached or failed a request; the same may work later."""
 
 
 def checked_key(key: str) -> str:
     """`key` as it is; raises BadKey if it is absolute, climbs, or is empty."""
-    path = PurePosixPath(key)
-    if not key or "\\" in key or "\0" in key or path.is_absolute() or ".." in path.parts:
-        raise BadKey(f"not a key of the store: {key!r}")
-    return key
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the folder's entries durable, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return inside(key)
+    except ValueError:
+        raise BadKey(f"not a key of the store: {key!r}") from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -81,9 +75,9 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder: whoever reaches it then shares the data folder too.
+        """Whether it is a folder; hosts that share it then share the data folder too.
 
-        Otherwise hosts share nothing but the store, and what another one needs has to be in it.
+        Otherwise hosts share only the store, and everything that another host needs is put there.
         """
         return self._local
 
@@ -91,36 +85,27 @@ class Store:
         return f"{self._root}/{checked_key(key)}"
 
     def put_file(self, local: Path, key: str) -> None:
-        """Copy `local` to `key`, replacing what was there; whole or not at all."""
+        """Copy `local` to `key`, replacing what was there."""
         target = self._path(key)
         if not self._local:
-            with _in_words():
+            with _typed_errors():
                 self._fs.put_file(str(local), target)
             return
         final = Path(target)
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(f".{uuid4().hex}.partial")
-        try:
-            with open(local, "rb") as source, open(partial, "xb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-                copy.flush()
-                os.fsync(copy.fileno())
-            partial.replace(final)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        fsync_folder(final.parent)
+        with open(local, "rb") as source, write_atomically(final) as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
 
     def open(self, key: str) -> IO[bytes]:
         """A binary file that can seek; raises FileNotFoundError."""
         path = self._path(key)
         if self._local:
             return cast("IO[bytes]", self._fs.open(path, "rb"))
-        with _in_words():
+        with _typed_errors():
             return cast("IO[bytes]", self._fs.open(path, "rb", block_size=READ_AHEAD_BYTES))
 
     def fetch(self, key: str, local: Path) -> None:
-        """Bring the file to `local`, which must not be written to: it may be the same file."""
+        """Bring the file to `local`, which must not be modified: it may be a hard link."""
         path = self._path(key)
         if self._local:
             link_or_copy(Path(path), local)
@@ -128,7 +113,7 @@ class Store:
         local.parent.mkdir(parents=True, exist_ok=True)
         partial = local.with_name(f".{uuid4().hex}.partial")
         try:
-            with _in_words():
+            with _typed_errors():
                 self._fs.get_file(path, str(partial))
             partial.replace(local)
         finally:
@@ -137,27 +122,27 @@ class Store:
     def size(self, key: str) -> int:
         """Size in bytes; raises FileNotFoundError."""
         path = self._path(key)
-        with _in_words():
+        with _typed_errors():
             return int(self._fs.size(path))
 
     def keys(self, prefix: str) -> list[str]:
         """The keys of all files below `prefix`."""
         path = self._path(prefix)
-        with _in_words():
+        with _typed_errors():
             found: list[str] = self._fs.find(path)
         return sorted(each.removeprefix(f"{self._root}/") for each in found)
 
     def names(self, prefix: str) -> list[str]:
         """The names right below `prefix`, of files and of folders."""
         path = self._path(prefix)
-        with suppress(FileNotFoundError), _in_words():
+        with suppress(FileNotFoundError), _typed_errors():
             found: list[str] = self._fs.ls(path, detail=False)
             return sorted(PurePosixPath(each).name for each in found)
         return []
 
     def sizes(self) -> dict[str, int]:
         """Size in bytes of every file in the store by its key, copies of checkpoints left out."""
-        with suppress(FileNotFoundError), _in_words():
+        with suppress(FileNotFoundError), _typed_errors():
             found = self._fs.find(self._root, detail=True)
             sizes = {
                 path.removeprefix(f"{self._root}/"): int(about["size"] or 0)
@@ -167,9 +152,9 @@ class Store:
         return {}
 
     def written_s(self, key: str) -> float:
-        """When the file was last written, in seconds since the epoch; now if it is gone."""
+        """When the file was last written, in seconds since the epoch; now if it does not exist."""
         path = self._path(key)
-        with suppress(FileNotFoundError), _in_words():
+        with suppress(FileNotFoundError), _typed_errors():
             return cast("float", self._fs.modified(path).timestamp())
         return time.time()
 
@@ -185,7 +170,7 @@ class Store:
     def delete_prefix(self, key: str) -> None:
         """Remove everything below `key`; nothing there is not an error."""
         path = self._path(key)
-        with suppress(FileNotFoundError), _in_words():
+        with suppress(FileNotFoundError), _typed_errors():
             self._fs.rm(path, recursive=True)
 
     def free_bytes(self) -> int | None:
@@ -198,17 +183,19 @@ class Store:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """One error for whatever a store's own libraries raise; a file not found, a refusal and a full
-    disk of ours stay what they are."""
+def _typed_errors() -> Iterator[None]:
+    """Raise StoreUnavailable for any error of a store's libraries, except for a missing file, a
+    missing permission and a full local disk."""
     try:
         yield
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and is_disk_full(error):
             raise
-        raise StoreAway(f"the store is away: {type(error).__name__}: {error}") from error
+        raise StoreUnavailable(
+            f"the store is unavailable: {type(error).__name__}: {error}"
+        ) from error
 
 
 def remove_run_files(settings: Settings, store: Store, run_id: str) -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from app.backup.manifest import hash_of
-from app.backup.progress import noop
 from app.datasets.models import Dataset
 from app.runs.models import Artifact, LogLine, MetricPoint, Run, RunInput
 from app.runs.states import RunState
@@ -19,6 +17,7 @@ from faults.figures import Figure, Row
 from faults.installation import IMPATIENT, ROOT, Installation, Kind, installation, teacher
 from faults.kills import Damage
 from faults.trial import Trial
+from kdcore.files import size_and_sha256
 
 UPDATES = 120
 TABLES = (Run, RunInput, MetricPoint, LogLine, Artifact, Dataset)
@@ -64,10 +63,10 @@ def _files(stand: Installation, run_id: str) -> set[str]:
         found = set()
         for key in rows:
             with store.open(key) as file:
-                found.add(f"{key} {hash_of(file, noop)}")
+                found.add(f"{key} {size_and_sha256(file)}")
     for path in uploads.rglob("data.*"):
         with open(path, "rb") as file:
-            found.add(f"{path.relative_to(uploads)} {hash_of(file, noop)}")
+            found.add(f"{path.relative_to(uploads)} {size_and_sha256(file)}")
     return found
 
 

@@ -17,7 +17,8 @@ from faults import save_targets
 from faults.figures import Figure, Row
 from faults.installation import ROOT
 from faults.trial import Trial
-from kdcore.train.checkpoint import Checkpoint, Checkpointer, manifest_of
+from kdcore.files import Manifest
+from kdcore.train.checkpoint import Checkpoint, Checkpointer
 from tests.fixtures.missing import skip_or_fail
 from worker.publish import publish
 
@@ -183,10 +184,10 @@ def _nothing(folder: Path) -> None:
 def _result_damaged(folder: Path) -> bool:
     """A folder called `model` must be whole, and the manifest must not claim what is not so."""
     model, manifest = folder / "model", folder / "manifest.json"
-    whole = manifest_of(folder.parent / "whole" / "model")
-    if model.exists() and manifest_of(model) != whole:
+    whole = Manifest.of(folder.parent / "whole" / "model")
+    if model.exists() and Manifest.of(model) != whole:
         return True
-    return manifest.exists() and json.loads(manifest.read_text()) != manifest_of(model)
+    return manifest.exists() and Manifest.read(manifest) != Manifest.of(model)
 
 
 def _artifact_damaged(folder: Path) -> bool:

@@ -22,8 +22,9 @@ from app.settings import Settings
 from app.storage import Store
 from kdcore.config import ScratchModel, TeacherConfig
 from kdcore.data.tokenizers import tokens_from_folder
+from kdcore.files import Manifest
 from kdcore.model.bert import build_teacher
-from kdcore.train.checkpoint import Checkpointer, manifest_of, write_json
+from kdcore.train.checkpoint import Checkpointer
 from kdcore.train.export import publish_result
 from worker.publish import publish
 from worker.workspace import Workspace
@@ -75,7 +76,7 @@ def fill_workspace(folder: Path) -> None:
     workspace.model.mkdir(parents=True)
     (workspace.model / "model.safetensors").write_bytes(bytes(range(256)) * 9000)
     (workspace.model / "config.json").write_text("{}")
-    write_json(workspace.manifest, manifest_of(workspace.model))
+    Manifest.of(workspace.model).write(workspace.manifest)
 
 
 def put_artifacts(folder: Path) -> None:

@@ -23,10 +23,10 @@ from sqlalchemy import create_engine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="halflayer-tests-hf-")
 
-import app.auth.service  # noqa: F401 - the tables register themselves
-from app.db import Base, Database
+from app.db import Database
 from app.local.embedded_broker import BrokerMissing, EmbeddedBroker, valkey_binary
 from app.settings import Settings
+from app.tables import METADATA
 from tests.fixtures.missing import skip_or_fail
 from tests.fixtures.orphan_guard import OrphanGuard, orphan_guard
 from tests.fixtures.postgres import PostgresMissing, PostgresServer, running_postgres
@@ -61,7 +61,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _create_tables(url: str) -> None:
     engine = create_engine(url)
-    Base.metadata.create_all(engine)
+    METADATA.create_all(engine)
     engine.dispose()
 
 

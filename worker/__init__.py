@@ -1,1 +1,1 @@
-"""Answers doorbells: claims a run, keeps its trainer alive and brings home what it made."""
+"""Claims runs, supervises their trainers and publishes their results."""

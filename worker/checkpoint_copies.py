@@ -1,13 +1,13 @@
-"""Copies of checkpoints in the store, from which a worker on another host goes on.
+"""Copies of checkpoints in the store, from which a worker on another host resumes.
 
 work/<run id>/<attempt>/step-00000120/
     checkpoints/step-00000120/...   start_eval.json   mirror.json
 
-`mirror.json` is put last and has the sha256 of the others: without it there is no copy. The caller
-offers a checkpoint only when all that led to it has become rows, so that whoever resumes from the
-copy needs nothing else of the lost host: what came after it will be said again.
+`mirror.json` is written last and has the sha256 of the others: without it the copy is incomplete.
+The caller offers a checkpoint only when all events up to it are rows, so resuming from the copy
+needs nothing else from the lost host: later steps are trained and reported again.
 
-A store that is a folder is shared as the checkpoints are, so nothing is copied to it.
+A store that is a folder is shared, as the checkpoints then are, so nothing is copied to it.
 """
 
 import logging
@@ -17,15 +17,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ValidationError
-
-from app.storage import WORK, BadKey, Store, checked_key, link_or_copy
-from kdcore.files import sha256_of
+from app.storage import COPY_MANIFEST, WORK, Store, checked_key, link_or_copy
+from kdcore.files import MANIFEST, Manifest
 from worker.workspace import INHERITED_FILES, Workspace
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "mirror.json"
 KEEP = 2
 """The newest copy, and the one before it in case that one is damaged."""
 CLOSE_S = 10.0
@@ -35,29 +32,19 @@ class DamagedCopy(Exception):
     """A checkpoint, or a copy of one, is not what its manifest says."""
 
 
-class _File(BaseModel):
-    path: str
-    size_bytes: int
-    sha256: str
-
-
-class _Manifest(BaseModel):
-    files: list[_File]
-
-
-class Mirror:
-    """Copies the checkpoints of one attempt to the store, in the background; the newest counts."""
+class CheckpointCopier:
+    """Copies the checkpoints of one attempt to the store, in the background; only the newest."""
 
     def __init__(self, store: Store, workspace: Workspace, every_s: float) -> None:
         self._store, self._workspace, self._every_s = store, workspace, every_s
         self._changed = threading.Condition()
         self._newest: str | None = None
         """The last one offered."""
-        self._waiting = self._busy = self._hurry = self._closed = False
+        self._waiting = self._busy = self._flushing = self._closed = False
         self._thread: threading.Thread | None = None
 
     def offer(self, checkpoint: str | None) -> None:
-        """A checkpoint, by its path in the run's folder, that may be copied; returns at once."""
+        """Have a checkpoint copied, by its path in the attempt's folder; returns at once."""
         if checkpoint is None or checkpoint == self._newest or self._store.is_local:
             return
         with self._changed:
@@ -66,13 +53,13 @@ class Mirror:
             self._newest, self._waiting = checkpoint, True
             self._changed.notify_all()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="checkpoint-copier", daemon=True)
             self._thread.start()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until the newest one is copied; for another host may go on from it next."""
+        """Wait until the newest one is copied, because another host may resume from it next."""
         with self._changed:
-            self._hurry = True
+            self._flushing = True
             self._changed.notify_all()
             if not self._changed.wait_for(
                 lambda: self._closed or not (self._waiting or self._busy), timeout_s
@@ -80,21 +67,21 @@ class Mirror:
                 logger.warning("run %s: the last checkpoint was not copied in time", self._run_id)
 
     def close(self) -> None:
-        """Begin nothing more; afterwards the run's folder may be removed."""
+        """Start no more copies; afterwards the run's folder may be removed."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(CLOSE_S)
 
-    def drop(self) -> None:
+    def remove_all(self) -> None:
         """Remove all copies of the run, which has ended."""
         if self._store.is_local:
             return
         try:
             self._store.delete_prefix(f"{WORK}/{self._run_id}")
         except OSError as error:
-            logger.warning("run %s: copies left for later removal: %s", self._run_id, error)
+            logger.warning("run %s: copies will be removed later: %s", self._run_id, error)
 
     @property
     def _run_id(self) -> str:
@@ -105,7 +92,7 @@ class Mirror:
         while (checkpoint := self._next(next_s)) is not None:
             try:
                 self._copy(checkpoint)
-            except Exception as error:  # whatever it is, the next one may work
+            except Exception as error:  # the next one may succeed
                 logger.warning("run %s: %s is not copied: %s", self._run_id, checkpoint, error)
             next_s = time.monotonic() + self._every_s
             with self._changed:
@@ -115,7 +102,7 @@ class Mirror:
     def _next(self, due_s: float) -> str | None:
         with self._changed:
             while not self._closed:
-                wait_s = 0.0 if self._hurry else due_s - time.monotonic()
+                wait_s = 0.0 if self._flushing else due_s - time.monotonic()
                 if self._waiting and wait_s <= 0:
                     self._waiting, self._busy = False, True
                     return self._newest
@@ -127,26 +114,26 @@ class Mirror:
         if staged is None:
             return
         try:
-            files = _described(staged)
-            _check_own_manifest(staged, checkpoint, files)
-            (staged / MANIFEST).write_text(_Manifest(files=files).model_dump_json())
+            manifest = Manifest.of(staged, omit=COPY_MANIFEST)
+            _check_own_manifest(staged, checkpoint, manifest)
+            manifest.write(staged / COPY_MANIFEST)
             name = PurePosixPath(checkpoint).name
             key = f"{WORK}/{self._run_id}/{self._workspace.attempt}/{name}"
-            for path in [*(file.path for file in files), MANIFEST]:
+            for path in [*(file.path for file in manifest.files), COPY_MANIFEST]:
                 if self._closed:
                     return
                 self._store.put_file(staged / path, f"{key}/{path}")
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-        self._drop_older(_step_of(name))
+        self._remove_older(_step_of(name))
 
     def _stage(self, checkpoint: str) -> Path | None:
-        """Links to what is copied, since the trainer drops its older checkpoints meanwhile.
+        """Links to the files, because the trainer removes older checkpoints meanwhile.
 
-        None once closed: the folder may be gone, and must not be made anew.
+        None once closed: the folder may have been removed and must not be created again.
         """
         folder = self._workspace.folder
-        staged = folder / "mirror.partial"
+        staged = folder / "checkpoint-copy.partial"
         shutil.rmtree(staged, ignore_errors=True)
         with self._changed:
             if self._closed:
@@ -159,14 +146,14 @@ class Mirror:
                     link_or_copy(folder / name, staged / name)
         return staged
 
-    def _drop_older(self, step: int) -> None:
-        """Keep the last copies. What a later attempt put there is none of this one's business."""
-        mine = [
+    def _remove_older(self, step: int) -> None:
+        """Keep the last copies. Those of later attempts are left alone."""
+        own = [
             copy
             for copy in _copies(self._store, self._run_id)
             if copy.attempt <= self._workspace.attempt and copy.step <= step
         ]
-        for old in mine[KEEP:]:
+        for old in own[KEEP:]:
             self._store.delete_prefix(old.key)
 
 
@@ -178,27 +165,27 @@ class _Copy:
 
 
 def fetch_newest(store: Store, run_id: str, workspace: Workspace) -> tuple[int | None, list[str]]:
-    """Bring the newest sound copy into the workspace: its step, and why newer ones were refused.
+    """Bring the newest intact copy into the workspace: its step, and why newer ones were skipped.
 
-    Raises StoreAway.
+    Raises StoreUnavailable.
     """
-    refused = []
+    skipped = []
     for copy in _copies(store, run_id):
         try:
             _fetch(store, copy, workspace)
         except (FileNotFoundError, DamagedCopy) as error:
-            refused.append(f"the copy of update {copy.step} is not whole: {error}")
+            skipped.append(f"the copy of step {copy.step} is damaged: {error}")
         else:
-            return copy.step, refused
-    return None, refused
+            return copy.step, skipped
+    return None, skipped
 
 
 def _copies(store: Store, run_id: str) -> list[_Copy]:
-    """All whole copies, newest first."""
+    """All complete copies, newest first."""
     found = []
     for key in store.keys(f"{WORK}/{run_id}"):
         place = PurePosixPath(key)
-        if place.name == MANIFEST and len(place.parts) == 5:
+        if place.name == COPY_MANIFEST and len(place.parts) == 5:
             found.append(
                 _Copy(_step_of(place.parts[3]), int(place.parts[2]), place.parent.as_posix())
             )
@@ -206,51 +193,37 @@ def _copies(store: Store, run_id: str) -> list[_Copy]:
 
 
 def _step_of(name: str) -> int:
-    """The step of a checkpoint by its folder's name, `step-00000120`."""
+    """The step in the name of a checkpoint's folder, `step-00000120`."""
     return int(name.removeprefix("step-"))
 
 
 def _fetch(store: Store, copy: _Copy, workspace: Workspace) -> None:
     partial = workspace.folder / "checkpoints.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    store.fetch(f"{copy.key}/{MANIFEST}", partial / MANIFEST)
+    store.fetch(f"{copy.key}/{COPY_MANIFEST}", partial / COPY_MANIFEST)
     try:
-        manifest = _Manifest.model_validate_json((partial / MANIFEST).read_bytes())
-        paths = [checked_key(file.path) for file in manifest.files]
-    except (ValidationError, BadKey) as error:
+        manifest = Manifest.read(partial / COPY_MANIFEST)
+    except ValueError as error:
         raise DamagedCopy(f"its manifest is unreadable: {error}") from error
-    for path in paths:
-        store.fetch(f"{copy.key}/{path}", partial / path)
-    if _described(partial) != sorted(manifest.files, key=lambda file: file.path):
-        raise DamagedCopy("it differs from its manifest")
+    for file in manifest.files:
+        store.fetch(f"{copy.key}/{file.path}", partial / file.path)
+    if (problem := next(manifest.problems(partial), None)) is not None:
+        raise DamagedCopy(problem)
     for name in INHERITED_FILES:
         if (partial / name).exists():
             (partial / name).replace(workspace.folder / name)
-    # As a whole: a trainer must never find half of what there is.
+    # In one rename: a trainer must never see some of the checkpoints only.
     (partial / workspace.checkpoints.name).rename(workspace.checkpoints)
     shutil.rmtree(partial)
 
 
-def _described(folder: Path) -> list[_File]:
-    """Every file below `folder`, in the order of their paths."""
-    return [
-        _File(path=name, size_bytes=path.stat().st_size, sha256=sha256_of(path))
-        for name, path in sorted(
-            (path.relative_to(folder).as_posix(), path)
-            for path in folder.rglob("*")
-            if path.is_file()
-        )
-        if name != MANIFEST
-    ]
-
-
-def _check_own_manifest(staged: Path, checkpoint: str, files: list[_File]) -> None:
-    """Only a good checkpoint is worth a copy; its own manifest names all files but itself."""
+def _check_own_manifest(staged: Path, checkpoint: str, manifest: Manifest) -> None:
+    """Only intact checkpoints are copied; a checkpoint's own manifest names its other files."""
     try:
-        own = _Manifest.model_validate_json((staged / checkpoint / "manifest.json").read_bytes())
-    except ValidationError as error:
+        own = Manifest.read(staged / checkpoint / MANIFEST)
+    except ValueError as error:
         raise DamagedCopy(f"its manifest is unreadable: {error}") from error
-    found = {file.path: file.sha256 for file in files}
+    found = {file.path: file.sha256 for file in manifest.files}
     for file in own.files:
         if found.get(f"{checkpoint}/{file.path}") != file.sha256:
             raise DamagedCopy(f"{file.path} fails its checksum")

@@ -1,6 +1,6 @@
-"""Removes what ended runs left where their end could not reach: on this host, and in the store.
+"""Removes what ended runs left behind on this host and in the store.
 
-A run may end on another host than it began on, or on none, when it is cancelled while it is queued.
+A run may end on another host than it started on, or on none, if it is cancelled while queued.
 """
 
 import logging
@@ -21,24 +21,24 @@ logger = logging.getLogger(__name__)
 INTERVAL_S = 600.0
 
 
-class Tidy:
-    """`tidy` does everything once, `run` does it until told to stop."""
+class Cleanup:
+    """Removes files of ended runs, once or at intervals."""
 
     def __init__(self, settings: Settings, db: Database, store: Store) -> None:
         self._settings, self._db, self._store = settings, db, store
 
     def run(self, stop: threading.Event) -> None:
-        """Tidy up at intervals; what is away is tried again at the next."""
+        """Clean up at intervals until `stop` is set; what failed is tried again at the next."""
         while True:
             try:
-                self.tidy()
+                self.clean_up()
             except (SQLAlchemyError, OSError) as error:
-                logger.warning("tidying put off: %s", error)
+                logger.warning("cleanup postponed: %s", error)
             if stop.wait(INTERVAL_S):
                 return
 
-    def tidy(self) -> None:
-        """Look once."""
+    def clean_up(self) -> None:
+        """Clean up once."""
         folder = self._settings.work_dir
         here = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         copied = set(self._store.names(WORK))
@@ -53,12 +53,12 @@ class Tidy:
         for run_id in here:
             state, tail_attempt = known.get(run_id, (None, 0))
             if state is RunState.FAILED:
-                continue  # kept for people to look into, until the run is deleted
-            # Where hosts share no data folder, a run is deleted without its folders elsewhere. Else
-            # what is not known may be another database's.
+                continue  # kept for debugging until the run is deleted
+            # Where hosts share no data folder, deleting a run leaves its folders on other hosts.
+            # Where they do, an unknown folder may belong to another database.
             deleted = state is None and not self._store.is_local
             if deleted or state in FINAL:
                 shutil.rmtree(folder / run_id, ignore_errors=True)
             for attempt in range(1, tail_attempt):
-                # The run has gone on elsewhere without what lies here.
+                # The run has resumed elsewhere without these files.
                 shutil.rmtree(folder / run_id / f"attempt-{attempt}", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which devices this machine has; never imports torch, which would stay in the worker's memory."""
+"""Finds the devices of this machine; asks torch in a subprocess, to keep it out of our memory."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import psutil
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PROBE_S = 120.0
-# CUDA_VISIBLE_DEVICES and drivers that do not fit are torch's business, so torch is asked.
+# torch decides, because it handles CUDA_VISIBLE_DEVICES and drivers that are too old.
 _LIST = """
 import json, torch
 problem = None
@@ -30,7 +30,7 @@ elif not torch.cuda.is_available():
 found = []
 for index in range(torch.cuda.device_count() if problem is None else 0):
     card = torch.cuda.get_device_properties(index)
-    # What torch knows of a MIG instance is not what CUDA_VISIBLE_DEVICES calls it.
+    # torch's UUID of a MIG instance is not the one for CUDA_VISIBLE_DEVICES.
     known = torch.version.cuda and "MIG" not in card.name
     found.append([card.name, card.total_memory, f"GPU-{card.uuid}" if known else None])
 print(json.dumps([problem, found]))
@@ -46,16 +46,16 @@ _NVIDIA_PCI = "0x10de"
 
 @dataclass(frozen=True)
 class Device:
-    """Where one run at a time trains: one place, or several together."""
+    """What one run trains on: one device, or several together."""
 
     id: str
     """`cpu`, `cuda:0` or `cuda:0,cuda:1`, as torch counts without further binding."""
     name: str
     memory_bytes: int | None
     uuid: str | None = None
-    """By which the driver knows a GPU or MIG instance, whatever its number; `,` between several."""
+    """UUID of a GPU or MIG instance at the driver; several are separated by commas."""
     note: str | None = None
-    """Why this device and no GPU."""
+    """Why this is not a GPU."""
 
     @property
     def is_gpu(self) -> bool:
@@ -63,14 +63,14 @@ class Device:
 
     @property
     def bound_id(self) -> str:
-        """What it is called by processes that see no other GPU."""
+        """Its name in processes that see no other GPU."""
         if self.uuid is None:
             return self.id
         return ",".join(f"cuda:{index}" for index in range(len(self.uuid.split(","))))
 
     def environment(self) -> dict[str, str]:
-        """Variables that show a process these GPUs only, by UUID: a number means another card as
-        soon as one falls off the bus."""
+        """Variables that show a process these GPUs only; by UUID, because numbers change when a
+        card falls off the bus."""
         return {VISIBLE: self.uuid} if self.uuid else {}
 
 
@@ -80,12 +80,12 @@ def cpu(note: str | None = None) -> Device:
 
 
 def gpus() -> tuple[list[Device], str | None]:
-    """The GPUs and MIG instances that torch can use, and what is wrong if it can use none.
+    """The GPUs and MIG instances that torch can use, and the problem if it can use none.
 
     The reason is None on a machine without a GPU.
     """
-    # CUDA shows a process one MIG instance at most: each is asked for by itself.
-    names = _names()
+    # CUDA shows a process one MIG instance at most, so each gets a subprocess.
+    names = _uuids()
     probes = names if any(map(_is_mig, names)) else [None]
     found: list[Device] = []
     problem = None
@@ -93,7 +93,7 @@ def gpus() -> tuple[list[Device], str | None]:
         try:
             problem, rows = json.loads(_torch(_LIST, environment={VISIBLE: name} if name else {}))
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            problem, rows = _words(error), []
+            problem, rows = _reason(error), []
         for model, memory_bytes, uuid in rows:
             found.append(Device(f"cuda:{len(found)}", model, memory_bytes, name or uuid))
     if found or not (problem and has_nvidia_card()):
@@ -108,15 +108,15 @@ def problem_of(device: Device) -> str | None:
     try:
         _torch(_COMPUTE, *device.bound_id.split(","), environment=device.environment())
     except (OSError, subprocess.SubprocessError) as error:
-        return _words(error)
+        return _reason(error)
     return None
 
 
 def devices(wanted: str, per_run: int = 1) -> list[Device]:
-    """What each worker shall have of the devices that `wanted` stands for.
+    """The devices of each worker.
 
-    `wanted` is `auto`, `cpu`, `cuda`, `cuda:N` or a UUID, of which `per_run` go together; or
-    several names with commas, which all go together. Raises LookupError for what is not there.
+    `wanted` is `auto`, `cpu`, `cuda`, `cuda:N` or a UUID, grouped by `per_run`; or several names
+    with commas, which form one group. Raises LookupError for a device that does not exist.
     """
     names = [name.strip() for name in wanted.split(",")]
     there, problem = gpus() if any(name != "cpu" for name in names) else ([], None)
@@ -126,12 +126,12 @@ def devices(wanted: str, per_run: int = 1) -> list[Device]:
     if not found[0].is_gpu:
         found *= per_run
     if len(found) % per_run:
-        raise LookupError(f"{len(found)} devices cannot be given out {per_run} at a time")
+        raise LookupError(f"{len(found)} devices cannot be divided into groups of {per_run}")
     return [_together(found[i : i + per_run]) for i in range(0, len(found), per_run)]
 
 
 def has_nvidia_card(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
-    """Whether a GPU of NVIDIA's is plugged in, with a driver or (as Linux knows) without one."""
+    """Whether there is an NVIDIA GPU, with a driver or (on Linux) without one."""
     if shutil.which("nvidia-smi"):
         return True
     for vendor in pci.glob("*/vendor"):
@@ -139,7 +139,7 @@ def has_nvidia_card(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
             kind = (vendor.parent / "class").read_text()
             if vendor.read_text().strip() == _NVIDIA_PCI and kind.startswith("0x03"):
                 return True
-        except OSError:  # it was unplugged meanwhile
+        except OSError:  # it was removed meanwhile
             continue
     return False
 
@@ -163,19 +163,21 @@ def _together(several: list[Device]) -> Device:
     names = Counter(device.name for device in several)
     uuids = [device.uuid for device in several if device.uuid]
     if any(map(_is_mig, uuids)):
-        raise LookupError("MIG instances cannot train one run together: CUDA shows one a process")
+        raise LookupError(
+            "MIG instances cannot train one run together: CUDA shows a process only one"
+        )
     return Device(
         id=",".join(device.id for device in several),
         name=", ".join(f"{count} x {name}" for name, count in names.items()),
-        # The processor named twice has its memory once.
+        # A device that is named twice has its memory once.
         memory_bytes=sum({each.id: each.memory_bytes or 0 for each in several}.values()) or None,
         uuid=",".join(uuids) or None,
         note=several[0].note,
     )
 
 
-def _names() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES, or else `nvidia-smi -L`, names; instances instead of their GPU."""
+def _uuids() -> list[str]:
+    """The names in CUDA_VISIBLE_DEVICES, or else the UUIDs that `nvidia-smi -L` lists."""
     if (visible := os.environ.get(VISIBLE)) is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
     command = shutil.which("nvidia-smi")
@@ -191,13 +193,13 @@ def _names() -> list[str]:
 
 
 def parse_list(lines: Iterable[str]) -> list[str]:
-    """The UUIDs in the answer of `nvidia-smi -L`: of MIG instances, and of GPUs without any."""
+    """The UUIDs in the output of `nvidia-smi -L`: of MIG instances, and of GPUs without any."""
     names: list[str] = []
     for line in lines:
         if (found := re.search(r"UUID: ((?:GPU|MIG)-[^)]+)\)", line)) is None:
             continue
         if _is_mig(found[1]) and names and not _is_mig(names[-1]):
-            names.pop()  # the GPU that it is part of
+            names.pop()  # the GPU of this instance
         names.append(found[1])
     return names
 
@@ -207,7 +209,7 @@ def _is_mig(name: str) -> bool:
 
 
 def _torch(program: str, *arguments: str, environment: dict[str, str]) -> bytes:
-    """What `program` prints in a process of its own."""
+    """The output of `program` in a subprocess."""
     return subprocess.run(
         [sys.executable, "-P", "-c", program, *arguments],
         capture_output=True,
@@ -217,15 +219,15 @@ def _torch(program: str, *arguments: str, environment: dict[str, str]) -> bytes:
     ).stdout
 
 
-def _words(error: Exception) -> str:
-    """Why a probe failed: the exception that it raised, or else the last line that it said."""
+def _reason(error: Exception) -> str:
+    """Why a probe failed: the exception that it raised, or else its last line."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"PyTorch did not answer within {error.timeout:.0f} s"
     if not isinstance(error, subprocess.CalledProcessError):
         return str(error)
-    said: str = error.stderr.decode(errors="replace")
-    lines = [line for line in said.splitlines() if line.strip()]
-    # What CUDA says of an error goes on with lines of advice for debugging.
+    output: str = error.stderr.decode(errors="replace")
+    lines = [line for line in output.splitlines() if line.strip()]
+    # CUDA appends lines of debugging advice to an error.
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return (raised or lines or [f"PyTorch ended with status {error.returncode}"])[-1].strip()
 

@@ -1,4 +1,4 @@
-"""Several GPUs: one worker process for each, started anew if it falls over."""
+"""Several GPUs: one worker process for each, restarted if it exits."""
 
 import ctypes
 import logging
@@ -16,34 +16,36 @@ from worker.devices import Device
 EXIT_NO_DEVICE = 69
 """A worker's exit status when its device is missing, busy or broken."""
 NO_DEVICE_S = 300.0
-"""After so long it is looked whether the device is back."""
-logger = logging.getLogger(__name__)
-
+"""Time until a worker without a device is started again."""
 RESTART_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
+logger = logging.getLogger(__name__)
+
 
 def run_fleet(devices: list[Device]) -> int:
-    """Keep one worker per device until told to leave; returns when all have left."""
+    """Keep one worker per device running until a signal; returns when all have exited."""
     leave = threading.Event()
 
-    def pass_on(_number: int, _frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         leave.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+        signal.signal(number, on_signal)
     workers = {device: _start(device) for device in devices}
     again_s = dict.fromkeys(devices, 0.0)
-    """From when on each may be started again, on the monotonic clock."""
+    """Earliest restart of each, on the monotonic clock."""
     while not leave.wait(RESTART_S):
         for device, worker in workers.items():
             if worker.poll() is None:
                 again_s[device] = 0.0
             elif worker.returncode == EXIT_NO_DEVICE and again_s[device] == 0.0:
-                logger.error("%s cannot be used: trying again in %.0f s", device.id, NO_DEVICE_S)
+                logger.error("%s cannot be used: retry in %.0f s", device.id, NO_DEVICE_S)
                 again_s[device] = time.monotonic() + NO_DEVICE_S
             elif time.monotonic() >= again_s[device]:
-                logger.warning("worker of %s left (%s): again", device.id, worker.returncode)
+                logger.warning(
+                    "worker of %s exited with status %s: restarting", device.id, worker.returncode
+                )
                 workers[device], again_s[device] = _start(device), 0.0
     for worker in workers.values():
         worker.terminate()
@@ -51,8 +53,8 @@ def run_fleet(devices: list[Device]) -> int:
 
 
 def _start(device: Device) -> subprocess.Popen[bytes]:
-    # By UUID: a number means another card as soon as one falls off the bus.
-    # A session of its own, or Ctrl-C would reach it twice: from the terminal and from us.
+    # By UUID: numbers change when a card falls off the bus.
+    # In a session of its own, because Ctrl-C would otherwise signal it twice.
     name = device.uuid or device.id
     return subprocess.Popen(
         python_module("worker.main", "--device", name, "--leave-with-parent"),
@@ -62,7 +64,7 @@ def _start(device: Device) -> subprocess.Popen[bytes]:
 
 
 def leave_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent is gone (Linux)."""
+    """Have the kernel send SIGTERM when the parent exits (Linux)."""
     if sys.platform != "linux":
         return
     parent = os.getppid()

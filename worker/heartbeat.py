@@ -1,4 +1,4 @@
-"""Beats for the worker and the run in its hand, and hears what people ask of the run."""
+"""Sends the heartbeats of the worker and its run, and reads cancel requests of the run."""
 
 import logging
 import threading
@@ -15,27 +15,27 @@ from app.runs.transitions import StaleAttempt
 from app.settings import Settings
 from app.workers.models import Worker
 from worker.resource_usage import Meter
-from worker.retry import DATABASE_AWAY
+from worker.retry import DATABASE_UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 2.0
-"""Between two beats the run is looked at, so that a cancel need not wait for the next beat."""
+CHECK_S = 2.0
+"""The run is checked between heartbeats, so that a cancel need not wait for the next one."""
 
 
 @dataclass
 class LeaseState:
-    """What is known of an attempt from its last beat."""
+    """State of an attempt as of its last heartbeat."""
 
     run_id: str
     attempt: int
     cancelling: bool = False
     stale: bool = False
-    """The run was taken back: stop the trainer, write nothing more."""
+    """The attempt has lost its run: stop the trainer, write nothing more."""
 
 
 class Heartbeat:
-    """A thread that beats at intervals; a database that is away is tried again at the next."""
+    """A thread that sends heartbeats; skips one while the database is unavailable."""
 
     def __init__(
         self, db: Database, worker_id: str, settings: Settings, meter: Meter | None = None
@@ -44,49 +44,49 @@ class Heartbeat:
         self._worker_id = worker_id
         self._meter = meter
         self._beat_s = settings.heartbeat_s
-        self._look_s = min(LOOK_S, settings.heartbeat_s)
-        self._pulse: LeaseState | None = None
+        self._check_s = min(CHECK_S, settings.heartbeat_s)
+        self._lease: LeaseState | None = None
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Stop the thread."""
         self._end.set()
         self._thread.join()
 
     def watch(self, run_id: str, attempt: int) -> LeaseState:
-        """Beat for this attempt too, from now on."""
-        self._pulse = LeaseState(run_id, attempt)
-        return self._pulse
+        """Send heartbeats for this attempt too."""
+        self._lease = LeaseState(run_id, attempt)
+        return self._lease
 
     def forget(self) -> None:
-        """The attempt is over."""
-        self._pulse = None
+        """Stop the heartbeats of the attempt."""
+        self._lease = None
 
     def _run(self) -> None:
         next_beat_s = time.monotonic()
-        while not self._end.wait(self._look_s):
+        while not self._end.wait(self._check_s):
             due = time.monotonic() >= next_beat_s
             try:
-                self._beat() if due else self._look()
-            except DATABASE_AWAY as error:
-                logger.warning("no heartbeat, the database is away: %s", error)
+                self._beat() if due else self._check()
+            except DATABASE_UNAVAILABLE as error:
+                logger.warning("no heartbeat, the database is unavailable: %s", error)
             else:
                 if due:
-                    next_beat_s = time.monotonic() + self._beat_s - self._look_s / 2
-            pulse = self._pulse
-            if pulse is not None and pulse.stale:
-                self._pulse = None
+                    next_beat_s = time.monotonic() + self._beat_s - self._check_s / 2
+            lease = self._lease
+            if lease is not None and lease.stale:
+                self._lease = None
 
     def _beat(self) -> None:
-        pulse = self._pulse
-        if pulse is not None:
+        lease = self._lease
+        if lease is not None:
             with self._db.write() as session:
-                self._hear(pulse, lambda: lifecycle.beat(session, pulse.run_id, pulse.attempt))
+                self._update(lease, lambda: lifecycle.beat(session, lease.run_id, lease.attempt))
         usage = self._meter.latest if self._meter else None
         with self._db.write() as session:
             session.execute(
@@ -95,17 +95,17 @@ class Heartbeat:
                 .values(beat=Worker.beat + 1, seen_at=utc_now(), usage=usage)
             )
 
-    def _look(self) -> None:
-        pulse = self._pulse
-        if pulse is not None:
+    def _check(self) -> None:
+        lease = self._lease
+        if lease is not None:
             with self._db.read() as session:
-                self._hear(
-                    pulse, lambda: lifecycle.check_lease(session, pulse.run_id, pulse.attempt)
+                self._update(
+                    lease, lambda: lifecycle.check_lease(session, lease.run_id, lease.attempt)
                 )
 
     @staticmethod
-    def _hear(pulse: LeaseState, ask: Callable[[], RunState]) -> None:
+    def _update(lease: LeaseState, read: Callable[[], RunState]) -> None:
         try:
-            pulse.cancelling = ask() is RunState.CANCELLING
+            lease.cancelling = read() is RunState.CANCELLING
         except StaleAttempt:
-            pulse.stale = True
+            lease.stale = True

@@ -36,7 +36,7 @@ def fetch_inputs(
 ) -> Inputs:
     """Fetch what `config` names by an id into the workspace; returns where it is.
 
-    Raises DataError for what was deleted or fails its checksum, StoreAway.
+    Raises DataError for what was deleted or fails its checksum, StoreUnavailable.
     """
     # An earlier try may have fetched half of them.
     shutil.rmtree(workspace.inputs, ignore_errors=True)

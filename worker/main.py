@@ -16,13 +16,13 @@ from app.queue import JobQueue
 from app.runs.sweeper import Sweeper
 from app.settings import Settings
 from app.storage import Store
-from worker.cleanup import Tidy
+from worker.cleanup import Cleanup
 from worker.devices import Device, cpu, devices, problem_of
 from worker.fleet import EXIT_NO_DEVICE, leave_with_parent, run_fleet
 from worker.heartbeat import Heartbeat
 from worker.registration import deregister, register
 from worker.resource_usage import Meter
-from worker.retry import DATABASE_AWAY, GaveUp, Patience
+from worker.retry import DATABASE_UNAVAILABLE, RetryAborted, RetryWhileUnavailable
 from worker.supervisor import Supervisor, Tools
 from worker.tasks import make_worker_app
 from worker.trainer_process import Standby
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to leave; returns the exit status."""
+    """Work until asked to stop; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m worker.main", description=__doc__)
     parser.add_argument(
         "--device",
@@ -69,26 +69,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(settings: Settings, device: Device) -> int:
-    """One worker on one device, until told to leave, or the device is gone."""
+    """Run one worker on one device until it is asked to stop or the device is lost."""
     leave = threading.Event()
-    gone: list[str] = []
+    lost: list[str] = []
 
     def check_device() -> None:
         if (problem := problem_of(device)) is None:
             return
-        gone.append(f"{device.id} cannot be used any more: {problem}")
-        logger.error("leaving, so that other workers take the runs: %s", gone[0])
+        lost.append(f"{device.id} cannot be used any more: {problem}")
+        logger.error("stopping, so that other workers take the runs: %s", lost[0])
         leave.set()
-        os.kill(os.getpid(), signal.SIGTERM)  # as if told to leave
+        os.kill(os.getpid(), signal.SIGTERM)  # as if asked to stop
 
     db = Database(settings.resolved_database_url)
     job_queue = JobQueue(settings)
     try:
-        worker_id = Patience(leave, grace_s=0)(lambda: register(db, device))
-    except GaveUp:
+        worker_id = RetryWhileUnavailable(leave, grace_s=0)(lambda: register(db, device))
+    except RetryAborted:
         return 1
     meter = Meter(device, settings.heartbeat_s)
-    heart = Heartbeat(db, worker_id, settings, meter)
+    heartbeat = Heartbeat(db, worker_id, settings, meter)
     standby = Standby() if settings.standby else None
     store = Store(settings)
     os.environ |= device.environment()  # for the trainers
@@ -97,7 +97,7 @@ def serve(settings: Settings, device: Device) -> int:
         db,
         store,
         job_queue,
-        heart,
+        heartbeat,
         worker_id,
         device.bound_id,
         leave,
@@ -107,43 +107,43 @@ def serve(settings: Settings, device: Device) -> int:
     sweeper = threading.Thread(
         target=Sweeper(db, job_queue, settings).run, args=(leave,), name="sweeper", daemon=True
     )
-    tidy = threading.Thread(
-        target=Tidy(settings, db, store).run, args=(leave,), name="tidy", daemon=True
+    cleanup = threading.Thread(
+        target=Cleanup(settings, db, store).run, args=(leave,), name="cleanup", daemon=True
     )
     logger.info("worker %s on %s (%s)", worker_id, device.id, device.name)
     if standby is not None:
         standby.prepare()
     meter.start()
-    heart.start()
+    heartbeat.start()
     sweeper.start()
-    tidy.start()
+    cleanup.start()
     try:
-        status = _answer_doorbells(settings, Supervisor(tools), worker_id, leave)
+        status = _serve_queue(settings, Supervisor(tools), worker_id, leave)
     finally:
         leave.set()
         if standby is not None:
             standby.close()
-        heart.stop()
+        heartbeat.stop()
         meter.stop()
         sweeper.join()
-        _sign_out(db, worker_id, gone[0] if gone else None)
+        _deregister(db, worker_id, lost[0] if lost else None)
         job_queue.close()
         db.close()
-    return EXIT_NO_DEVICE if gone else status
+    return EXIT_NO_DEVICE if lost else status
 
 
-def _answer_doorbells(
+def _serve_queue(
     settings: Settings, supervisor: Supervisor, worker_id: str, leave: threading.Event
 ) -> int:
     def on_shutting_down(**_: object) -> None:
-        # Runs inside a signal handler: no more than this.
+        # Runs inside a signal handler, so it does nothing else.
         leave.set()
 
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
-    # Whoever answers this signal keeps Celery from setting up logs of its own.
-    signals.setup_logging.connect(_logs_are_set_up, weak=False)
-    # Threads with a concurrency of 1: the supervisor waits in a thread of its own, so that the
-    # main thread hears signals and keeps the broker's connection alive.
+    # A receiver of this signal keeps Celery from configuring logging itself.
+    signals.setup_logging.connect(_ignore, weak=False)
+    # The supervisor runs in a thread of its own, so that the main thread handles signals and keeps
+    # the broker's connection alive.
     worker = make_worker_app(settings, supervisor).Worker(
         hostname=f"{worker_id}@%h",
         pool="threads",
@@ -157,15 +157,15 @@ def _answer_doorbells(
     return int(worker.exitcode or 0)
 
 
-def _logs_are_set_up(**_: object) -> None:
-    """By `main`."""
+def _ignore(**_: object) -> None:
+    """`main` has configured logging."""
 
 
-def _sign_out(db: Database, worker_id: str, reason: str | None) -> None:
+def _deregister(db: Database, worker_id: str, reason: str | None) -> None:
     try:
         deregister(db, worker_id, reason)
-    except DATABASE_AWAY as error:
-        logger.warning("left without signing out: %s", error)
+    except DATABASE_UNAVAILABLE as error:
+        logger.warning("stopped without deregistering: %s", error)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The roll of workers: signing in and out; only for people to read."""
+"""Registers workers in the database; for display only."""
 
 import os
 import socket
@@ -11,14 +11,14 @@ from app.workers.models import Worker
 from kdcore import __version__
 from worker.devices import Device
 
-KEEP_GONE = timedelta(days=7)
+KEEP_SILENT = timedelta(days=7)
 
 
 def register(db: Database, device: Device) -> str:
-    """Enter this process, one device; returns the worker's id. Forgets those long gone."""
+    """Register this process with its device; returns the worker's id. Deletes old entries."""
     worker_id = new_id()
     with db.write() as session:
-        session.execute(delete(Worker).where(Worker.seen_at < utc_now() - KEEP_GONE))
+        session.execute(delete(Worker).where(Worker.seen_at < utc_now() - KEEP_SILENT))
         session.add(
             Worker(
                 id=worker_id,
@@ -35,7 +35,7 @@ def register(db: Database, device: Device) -> str:
 
 
 def deregister(db: Database, worker_id: str, reason: str | None = None) -> None:
-    """Note that this worker left in good order, and why unless it was told to."""
+    """Record that this worker stopped, and why unless it was asked to."""
     values: dict[str, object] = {"stopped_at": utc_now()}
     if reason is not None:
         values["note"] = reason

@@ -1,60 +1,62 @@
-"""Waiting for a database or a store that is away, while the trainer goes on."""
+"""Retries while the database or the store is unavailable; training continues meanwhile."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from kombu.utils.functional import retry_over_time
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_before_delay,
+    stop_when_event_set,
+    wait_incrementing,
+)
 
-from app.storage import StoreAway
+from app.storage import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
-AWAY = (*DATABASE_AWAY, StoreAway)
+DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
+UNAVAILABLE = (*DATABASE_UNAVAILABLE, StoreUnavailable)
 
 T = TypeVar("T")
 
 
-class GaveUp(Exception):
-    """The worker must leave and what it needs is still away; the sweeper will find the run."""
+class RetryAborted(RetryError):
+    """The worker is stopping and a service is still unavailable; the sweeper will find the run."""
 
 
-class Patience:
-    """Repeats what failed for want of a database or a store; not for long once the worker shall
-    leave."""
+class RetryWhileUnavailable:
+    """Retries work until the services answer; for `grace_s` at most once the worker is stopping."""
 
     def __init__(self, leave: threading.Event, grace_s: float) -> None:
-        self._leave = leave
-        self._grace_s = grace_s
+        self._retry = Retrying(
+            retry=retry_if_exception_type(UNAVAILABLE),
+            wait=wait_incrementing(start=1, increment=1, max=5),
+            stop=stop_when_event_set(leave),
+            sleep=sleep_using_event(leave),
+            before_sleep=_log,
+        )
+        self._last_retry = self._retry.copy(
+            stop=stop_before_delay(grace_s), sleep=time.sleep, retry_error_cls=RetryAborted
+        )
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """`work()`, repeated until what it needs answers; raises GaveUp."""
-        leave_since: list[float] = []
+        """`work()`, repeated while it fails for lack of a service; raises RetryAborted."""
+        try:
+            return self._retry(work)
+        except RetryError:
+            return self._last_retry(work)
 
-        def told(error: Exception, intervals: Any, _retries: int) -> float:
-            wait_s = float(next(intervals))
-            what = "store" if isinstance(error, StoreAway) else "database"
-            logger.warning("the %s is away, again in %.0f s: %s", what, wait_s, error)
-            return wait_s
 
-        def may_go_on() -> None:
-            if self._leave.is_set():
-                leave_since.append(time.monotonic())
-                if time.monotonic() - leave_since[0] > self._grace_s:
-                    raise GaveUp
-
-        result: T = retry_over_time(
-            work,
-            AWAY,
-            errback=told,
-            callback=may_go_on,
-            interval_start=1,
-            interval_step=1,
-            interval_max=5,
-        )
-        return result
+def _log(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    what = "store" if isinstance(error, StoreUnavailable) else "database"
+    logger.warning("the %s is unavailable, retry in %.0f s: %s", what, state.upcoming_sleep, error)

@@ -3,7 +3,6 @@
 An unavailable database or broker never ends a training: its events wait in the trainer's files.
 """
 
-import errno
 import logging
 import threading
 import time
@@ -25,14 +24,14 @@ from app.runs.transitions import StaleAttempt
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG
-from kdcore.errors import ConfigError, DiskFull, KdcoreError
-from worker.checkpoint_copies import Mirror, fetch_newest
+from kdcore.errors import ConfigError, DiskFull, KdcoreError, is_disk_full
+from worker.checkpoint_copies import CheckpointCopier, fetch_newest
 from worker.heartbeat import Heartbeat, LeaseState
 from worker.ingest import Recorder
 from worker.inputs import fetch_inputs
 from worker.outcome import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.publish import publish, withdraw
-from worker.retry import DATABASE_AWAY, GaveUp, Patience
+from worker.retry import DATABASE_UNAVAILABLE, RetryAborted, RetryWhileUnavailable
 from worker.tail import last_lines
 from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.watchdog import Watchdog
@@ -55,7 +54,7 @@ class Tools:
     db: Database
     store: Store
     job_queue: JobQueue
-    heart: Heartbeat
+    heartbeat: Heartbeat
     worker_id: str
     device: str
     leave: threading.Event
@@ -71,7 +70,7 @@ class Supervisor:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._patiently = Patience(tools.leave, tools.settings.stop_grace_s)
+        self._retry = RetryWhileUnavailable(tools.leave, tools.settings.stop_grace_s)
 
     def answer(self, run_id: str) -> None:
         """Carry out the run of this message, or the one that has waited longest, if any."""
@@ -81,15 +80,13 @@ class Supervisor:
             tools.job_queue.ring(run_id)
             return
         try:
-            run = self._patiently(partial(self._claim, run_id))
+            run = self._retry(partial(self._claim, run_id))
             if run is None:
                 return
             with logs.bound(run_id=run.id, attempt=run.attempt):
-                ring = Attempt(tools, self._patiently, run).carry_out()
-        except GaveUp:
-            logger.warning(
-                "the database or the store is unavailable; the sweeper will requeue the run"
-            )
+                ring = Attempt(tools, self._retry, run).carry_out()
+        except RetryAborted:
+            logger.warning("stopped while a service was unavailable; the sweeper will find the run")
             return
         for queued_id in ring:
             tools.job_queue.ring(queued_id)
@@ -102,14 +99,14 @@ class Supervisor:
 class Attempt:
     """One attempt of one run, from its claim to its end."""
 
-    def __init__(self, tools: Tools, patiently: Patience, run: Run) -> None:
+    def __init__(self, tools: Tools, retry: RetryWhileUnavailable, run: Run) -> None:
         self._tools = tools
-        self._patiently = patiently
+        self._retry = retry
         self._run = run
         self._workspace = Workspace.of(tools.settings, run.id, run.attempt)
-        self._pulse: LeaseState = tools.heart.watch(run.id, run.attempt)
+        self._lease: LeaseState = tools.heartbeat.watch(run.id, run.attempt)
         self._recorder = Recorder(tools.db, run, self._workspace)
-        self._mirror = Mirror(tools.store, self._workspace, tools.settings.mirror_every_s)
+        self._copier = CheckpointCopier(tools.store, self._workspace, tools.settings.mirror_every_s)
 
     def carry_out(self) -> list[str]:
         """Train and end the run; returns the runs to queue messages for."""
@@ -119,13 +116,13 @@ class Attempt:
             queued = self._end(self._outcome())
         except StaleAttempt as error:
             logger.warning("%s: dropped", error)
-            if self._patiently(self._is_over):
+            if self._retry(self._is_over):
                 # The folder was removed when the run ended, perhaps before our trainer last wrote.
                 self._workspace.drop_run()
             return []
         finally:
-            self._mirror.close()
-            self._tools.heart.forget()
+            self._copier.close()
+            self._tools.heartbeat.forget()
         logger.info("run %s: attempt %d is over", run.id, run.attempt)
         return queued
 
@@ -134,15 +131,15 @@ class Attempt:
     def _outcome(self) -> Outcome:
         try:
             self._go_on()
-            self._patiently(self._write_config)
+            self._retry(self._write_config)
             return self._train()
         except KdcoreError as error:
             return Failed(error.code, str(error))
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 return Failed("disk_full", f"the worker's disk is full: {error}")
             return Lost(f"the worker failed: {error}")
-        except (GaveUp, StaleAttempt):
+        except (RetryAborted, StaleAttempt):
             raise
         except Exception as error:
             # A bug would fail the next attempt too: report it instead of retrying.
@@ -157,8 +154,8 @@ class Attempt:
         inherited = self._workspace.create(1 if store.is_local else run.tail_attempt)
         elsewhere = not store.is_local and not inherited and run.attempt > 1
         if elsewhere:
-            step, notes = self._patiently(lambda: fetch_newest(store, run.id, self._workspace))
-        self._patiently(self._recorder.catch_up)
+            step, notes = self._retry(lambda: fetch_newest(store, run.id, self._workspace))
+        self._retry(self._recorder.catch_up)
         if elsewhere and (step != run.checkpoint_step or notes):
             if step is None:
                 notes.append("no checkpoint of the lost host is left: training starts over")
@@ -186,7 +183,7 @@ class Attempt:
         try:
             status = self._watch(trainer, watchdog)
             self._prepare_next()
-            self._patiently(self._recorder.record_rest)
+            self._retry(self._recorder.record_rest)
         finally:
             trainer.end()
         return outcome_of(
@@ -195,7 +192,7 @@ class Attempt:
             asked_to_stop=trainer.asked_to_stop,
             oom_killed=trainer.oom_killed(),
             stderr_tail=last_lines(self._workspace.stderr),
-            hung_s=watchdog.silent_s if watchdog.barked else None,
+            hung_s=watchdog.silent_s if watchdog.hung else None,
         )
 
     def _watch(self, trainer: Trainer, watchdog: Watchdog) -> int:
@@ -211,19 +208,19 @@ class Attempt:
             polls += 1
             if polls == PREPARE_NEXT_S / POLL_S:
                 self._prepare_next()
-            if self._pulse.stale:
+            if self._lease.stale:
                 raise StaleAttempt(self._run.id, self._run.attempt)
-            if self._pulse.cancelling or self._tools.leave.is_set():
+            if self._lease.cancelling or self._tools.leave.is_set():
                 trainer.stop()
             if kill_at_s is None and self._recorder.has_result:
                 kill_at_s = time.monotonic() + self._tools.settings.stop_grace_s
-            if watchdog.barks() or (kill_at_s is not None and time.monotonic() > kill_at_s):
+            if watchdog.check() or (kill_at_s is not None and time.monotonic() > kill_at_s):
                 trainer.kill()
             try:
                 busy = polls >= put_off_until and self._recorder.record()
-                self._mirror.offer(self._recorder.checkpoint)
-            except DATABASE_AWAY as error:
-                logger.warning("recording delayed, the database is unavailable: %s", error)
+                self._copier.offer(self._recorder.checkpoint)
+            except DATABASE_UNAVAILABLE as error:
+                logger.warning("recording postponed, the database is unavailable: %s", error)
                 busy, put_off_until = False, polls + round(2 / POLL_S)
             if not busy:
                 pause.wait(POLL_S)
@@ -238,16 +235,16 @@ class Attempt:
     def _end(self, outcome: Outcome) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         logger.info("run %s: %s", run_id, type(outcome).__name__.lower())
-        if isinstance(outcome, Stopped | Lost) and not self._pulse.cancelling:
-            self._mirror.offer(self._recorder.checkpoint)
-            self._mirror.flush(self._tools.settings.stop_grace_s)
-        self._mirror.close()
+        if isinstance(outcome, Stopped | Lost) and not self._lease.cancelling:
+            self._copier.offer(self._recorder.checkpoint)
+            self._copier.flush(self._tools.settings.stop_grace_s)
+        self._copier.close()
         match outcome:
             case Succeeded():
                 return self._succeed(outcome)
             case Failed(code, message):
                 self._change(lambda s: lifecycle.fail(s, run_id, attempt, code, message))
-                self._mirror.drop()
+                self._copier.remove_all()
                 return []
             case Stopped():
                 state = self._change(lambda s: lifecycle.release(s, run_id, attempt))
@@ -261,13 +258,13 @@ class Attempt:
         if state is RunState.CANCELLED:
             self._workspace.drop_run()
         if state is not RunState.QUEUED:
-            self._mirror.drop()
+            self._copier.remove_all()
         return [run_id] if state is RunState.QUEUED else []
 
     def _succeed(self, outcome: Succeeded) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         try:
-            files = self._patiently(lambda: publish(self._workspace, run_id, self._tools.store))
+            files = self._retry(lambda: publish(self._workspace, run_id, self._tools.store))
         except DiskFull as error:
             return self._end(Failed("disk_full", str(error)))
         except KdcoreError as error:
@@ -286,7 +283,7 @@ class Attempt:
                 raise
             queued = []
         self._workspace.drop_run()
-        self._mirror.drop()
+        self._copier.remove_all()
         return queued
 
     def _has_succeeded(self) -> bool:
@@ -301,7 +298,7 @@ class Attempt:
                     and run.state == RunState.SUCCEEDED
                 )
 
-        return self._patiently(check)
+        return self._retry(check)
 
     def _is_over(self) -> bool:
         """Whether the run's work folder is no longer needed."""
@@ -315,4 +312,4 @@ class Attempt:
             with self._tools.db.write() as session:
                 return change(session)
 
-        return self._patiently(work)
+        return self._retry(work)

@@ -1,4 +1,4 @@
-"""The one task: it takes a run id and hands it to the supervisor."""
+"""The only Celery task: it passes a run id to the supervisor."""
 
 from celery import Celery
 
@@ -13,7 +13,7 @@ def make_worker_app(settings: Settings, supervisor: Supervisor) -> Celery:
 
     @celery.task(name=TASK)  # type: ignore[untyped-decorator]
     def execute(run_id: str) -> None:
-        """Carry out the run of a doorbell."""
+        """Carry out a run."""
         supervisor.answer(run_id)
 
     return celery

@@ -1,26 +1,24 @@
-"""How long work tells what it is doing, without knowing who looks."""
+"""How long-running work reports its progress."""
 
 from collections.abc import Callable
 from typing import Protocol
+
+from kdcore.files import noop
 
 Advance = Callable[[int], None]
 """Told of every piece of work done, in the unit of the phase."""
 
 
-def noop(_amount: int) -> None:
-    """For work at which nobody looks."""
-
-
-class Watcher(Protocol):
-    """Somebody who looks on."""
+class Progress(Protocol):
+    """Shows the progress of phases one after the other."""
 
     def phase(self, what: str, total: int, unit: str) -> Advance:
-        """A new phase begins, of so many `rows`, `runs` or `bytes`."""
+        """Begin a new phase of `total` `rows`, `runs` or `bytes`."""
 
 
 class NullProgress:
-    """Looks at nothing."""
+    """Shows nothing."""
 
     def phase(self, what: str, total: int, unit: str) -> Advance:
-        """Drops what it is told."""
+        """Ignores the phase."""
         return noop

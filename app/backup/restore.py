@@ -1,10 +1,9 @@
-"""Brings a backup back into an empty installation: checks it whole, then files, then rows.
+"""Restores a backup into an empty installation: checks all of it, then files, then rows.
 
-Rows come last, in one transaction: an installation into which a restore was cut short has no rows
-and can be restored into again.
+Rows come last, in one transaction: after an interrupted restore an installation has no rows, and
+the restore can be repeated.
 """
 
-import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +13,12 @@ from sqlalchemy import select
 from app.backup.create import revision_of
 from app.backup.manifest import (
     BackupError,
-    Manifest,
-    SavedFile,
+    BackupManifest,
     copy_hashed,
-    hash_of,
     read_manifest,
     verify,
 )
-from app.backup.progress import Watcher
+from app.backup.progress import Progress
 from app.backup.rows import digest_of, load_table, tables_of
 from app.datasets.models import Dataset
 from app.datasets.service import remove_files
@@ -32,34 +29,36 @@ from app.runs.models import Run
 from app.runs.states import ACTIVE, RunState
 from app.settings import Settings
 from app.storage import WORK, Store, remove_run_files
+from kdcore.errors import is_disk_full
+from kdcore.files import ManifestFile, size_and_sha256
 
 MARK = "restore-unfinished"
-"""In the data folder while a restore is at work; names the backup."""
+"""In the data folder while a restore is in progress; names the backup."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What an installation holds that a restore would destroy."""
+    """What a restore would destroy in an installation."""
 
     runs: list[str]
     datasets: list[str]
     files: bool
-    """Whether there are files that could be runs' or datasets'."""
+    """Whether there are files that may belong to runs or datasets."""
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.runs or self.datasets or self.files)
 
 
-def check_backup(folder: Path, watcher: Watcher) -> Manifest:
-    """Read all of a backup; raises BackupError that names what is damaged or missing."""
+def check_backup(folder: Path, progress: Progress) -> BackupManifest:
+    """Read all of a backup; raises BackupError that names the damaged and missing files."""
     manifest = read_manifest(folder)
-    verify(folder, manifest, watcher.phase("Checking the backup", manifest.size_bytes, "bytes"))
+    verify(folder, manifest, progress.phase("Checking the backup", manifest.size_bytes, "bytes"))
     return manifest
 
 
-def contents_of(settings: Settings, manifest: Manifest) -> Contents:
-    """What is there now; what an unfinished restore of this same backup left counts as nothing."""
+def contents_of(settings: Settings, manifest: BackupManifest) -> Contents:
+    """What the installation has; files of an unfinished restore of this backup do not count."""
     runs: list[str] = []
     datasets: list[str] = []
     if revision_of(settings) is not None:
@@ -87,16 +86,16 @@ def _is_empty_store(settings: Settings) -> bool:
 
 
 def restore_backup(
-    settings: Settings, folder: Path, manifest: Manifest, found: Contents, watcher: Watcher
+    settings: Settings, folder: Path, manifest: BackupManifest, found: Contents, progress: Progress
 ) -> list[str]:
-    """Put everything in its place, in place of `found`; returns the runs that will go on.
+    """Replace `found` by the backup; returns the runs that will resume.
 
-    The backup must have been checked. Nobody may serve the installation or work for it.
+    The backup must have been checked. No server and no worker of the installation may run.
     """
     if manifest.revision not in revisions():
         raise BackupError(
-            f"the backup is of Halflayer {manifest.halflayer}, whose schema {manifest.revision} "
-            "this version does not know: install that version, or a newer one"
+            f"the backup was made by Halflayer {manifest.halflayer}, whose schema "
+            f"{manifest.revision} this version does not know: install that version, or a newer one"
         )
     mark = settings.data_dir / MARK
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -105,17 +104,17 @@ def restore_backup(
         if revision_of(settings) is not None:
             downgrade(settings.resolved_database_url, "base")
         _remove(settings, found)
-        _restore_files(settings, folder, manifest, watcher)
+        _restore_files(settings, folder, manifest, progress)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise BackupError(f"no room to restore: {error}") from error
         raise BackupError(f"the restore failed: {error}") from error
     upgrade(settings.resolved_database_url, manifest.revision)
     database = Database(settings.resolved_database_url)
     try:
-        _restore_rows(database, folder, manifest, watcher)
+        _restore_rows(database, folder, manifest, progress)
         upgrade(settings.resolved_database_url)
-        queued = _queue_again(database)
+        queued = _requeue(database)
     finally:
         database.close()
     mark.unlink()
@@ -130,24 +129,26 @@ def _remove(settings: Settings, found: Contents) -> None:
         remove_files(settings, store, dataset_id)
 
 
-def _restore_files(settings: Settings, folder: Path, manifest: Manifest, watcher: Watcher) -> None:
-    """Put every file in its place, and read it there again."""
+def _restore_files(
+    settings: Settings, folder: Path, manifest: BackupManifest, progress: Progress
+) -> None:
+    """Copy every file to its place and read it back."""
     store = Store(settings)
     files = [file for file in manifest.files if not file.path.startswith("database/")]
-    advance = watcher.phase("Files", 2 * sum(file.size_bytes for file in files), "bytes")
+    advance = progress.phase("Files", 2 * sum(file.size_bytes for file in files), "bytes")
     for file in files:
-        place = _place(settings, store, file.path)
-        if isinstance(place, Path):
+        target = _target(settings, store, file.path)
+        if isinstance(target, Path):
             with open(folder / file.path, "rb") as source:
-                copy_hashed(source, place, advance)
+                copy_hashed(source, target, advance)
         else:
-            store.put_file(folder / file.path, place)
+            store.put_file(folder / file.path, target)
             advance(file.size_bytes)
-        with open(place, "rb") if isinstance(place, Path) else store.open(place) as source:
-            _compare(file, hash_of(source, advance))
+        with open(target, "rb") if isinstance(target, Path) else store.open(target) as source:
+            _compare(file, size_and_sha256(source, advance))
 
 
-def _place(settings: Settings, store: Store, path: str) -> Path | str:
+def _target(settings: Settings, store: Store, path: str) -> Path | str:
     """Where a file of the backup belongs: a path in the data folder, or a key of the store."""
     kind, _, rest = path.partition("/")
     if kind == "artifacts":
@@ -163,15 +164,17 @@ def _place(settings: Settings, store: Store, path: str) -> Path | str:
     return settings.data_dir / path
 
 
-def _compare(file: SavedFile, found: tuple[int, str]) -> None:
+def _compare(file: ManifestFile, found: tuple[int, str]) -> None:
     if found != (file.size_bytes, file.sha256):
-        raise BackupError(f"{file.path} came out damaged: the disk cannot be trusted")
+        raise BackupError(f"{file.path} was damaged while it was copied: check the disk")
 
 
-def _restore_rows(database: Database, folder: Path, manifest: Manifest, watcher: Watcher) -> None:
-    """Insert all rows, read them again, and commit only if they are the very same."""
+def _restore_rows(
+    database: Database, folder: Path, manifest: BackupManifest, progress: Progress
+) -> None:
+    """Insert all rows, read them back, and commit only if they are the same."""
     saved = {table.name: table for table in manifest.tables}
-    advance = watcher.phase("Rows", 2 * sum(table.rows for table in manifest.tables), "rows")
+    advance = progress.phase("Rows", 2 * sum(table.rows for table in manifest.tables), "rows")
     with database.engine.begin() as connection:
         tables = tables_of(connection, saved)
         missing = sorted(saved.keys() - {table.name for table in tables})
@@ -183,13 +186,13 @@ def _restore_rows(database: Database, folder: Path, manifest: Manifest, watcher:
             wanted = saved[table.name]
             if digest_of(connection, table, wanted.columns, advance) != wanted.digest:
                 raise BackupError(
-                    f"the rows of {table.name} came out different from the backup's: nothing of "
-                    "the database was restored"
+                    f"the restored rows of {table.name} differ from the backup: no rows were "
+                    "restored"
                 )
 
 
-def _queue_again(database: Database) -> list[str]:
-    """Give back the runs whose workers are gone; whoever had asked to cancel one gets that."""
+def _requeue(database: Database) -> list[str]:
+    """Queue the runs that had workers; those with a cancel request are cancelled."""
     with database.write() as session:
         active = select(Run).where(Run.state.in_(ACTIVE)).order_by(Run.created_at, Run.id)
         for run in session.scalars(active).all():

@@ -1,7 +1,7 @@
-"""Rows as lines of JSON, the same for SQLite and Postgres; knows no table of ours by name.
+"""Rows as lines of JSON, the same for SQLite and Postgres; refers to no table by name.
 
-The tables are read as they are in the database and not as the models have them, so that rows of
-an older schema can be saved and restored too.
+The tables are read as the database has them, not as the models do, so that rows of an older schema
+can be saved and restored too.
 """
 
 import hashlib
@@ -14,20 +14,21 @@ from typing import Any
 
 from sqlalchemy import JSON, Connection, DateTime, MetaData, Table, func, insert, select
 
-from app.backup.manifest import BackupError, SavedFile, SavedTable, sync_file
+from app.backup.manifest import BackupError, SavedTable
 from app.backup.progress import Advance
 from app.db import UtcDateTime
+from kdcore.files import ManifestFile
 
 BATCH = 1000
 """Rows in memory at a time."""
 
 
 def tables_of(connection: Connection, names: Iterable[str]) -> list[Table]:
-    """Those of the named tables that the database has; what others refer to comes first."""
+    """Those of the named tables that the database has; referenced tables come first."""
     wanted = set(names)
     metadata = MetaData()
     metadata.reflect(connection, only=lambda name, _: name in wanted)
-    # Those that others refer to are reflected with them.
+    # Referenced tables are reflected with them.
     tables = [table for table in metadata.sorted_tables if table.name in wanted]
     for table in tables:
         for column in table.columns:
@@ -45,28 +46,26 @@ def count_rows(connection: Connection, tables: Iterable[Table]) -> int:
 
 def save_table(
     connection: Connection, table: Table, backup: Path, advance: Advance
-) -> tuple[SavedTable, SavedFile]:
-    """Write the table's rows to a new file of the backup, durably."""
-    place = place_of(table.name)
-    path = backup / place
+) -> tuple[SavedTable, ManifestFile]:
+    """Write the table's rows to a new file of the backup."""
+    name = path_of(table.name)
+    path = backup / name
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = _columns(table)
-    rows, whole, size_bytes = Digest(), hashlib.sha256(), 0
+    rows, content, size_bytes = Digest(), hashlib.sha256(), 0
     with open(path, "xb") as file:
         for line in _lines(connection, table, columns):
             rows.add(line)
-            whole.update(line)
+            content.update(line)
             size_bytes += file.write(line)
             advance(1)
-        file.flush()
-        sync_file(file)
     return (
         SavedTable(name=table.name, columns=columns, rows=rows.rows, digest=rows.hex),
-        SavedFile(path=place, size_bytes=size_bytes, sha256=whole.hexdigest()),
+        ManifestFile(path=name, size_bytes=size_bytes, sha256=content.hexdigest()),
     )
 
 
-def place_of(table: str) -> str:
+def path_of(table: str) -> str:
     """Where a table's rows are in the backup."""
     return f"database/{table}.jsonl"
 
@@ -79,7 +78,7 @@ def load_table(
     if unknown:
         raise BackupError(f"the table {saved.name} has no column {', '.join(unknown)}")
     times = [isinstance(table.columns[name].type, UtcDateTime) for name in saved.columns]
-    with open(backup / place_of(saved.name), encoding="ascii") as file:
+    with open(backup / path_of(saved.name), encoding="ascii") as file:
         while lines := list(islice(file, BATCH)):
             rows = [
                 {
@@ -93,7 +92,7 @@ def load_table(
 
 
 def digest_of(connection: Connection, table: Table, columns: list[str], advance: Advance) -> str:
-    """What `save_table` would say of the rows as they are now."""
+    """The digest that `save_table` would compute of the present rows."""
     digest = Digest()
     for line in _lines(connection, table, columns):
         digest.add(line)
@@ -102,7 +101,7 @@ def digest_of(connection: Connection, table: Table, columns: list[str], advance:
 
 
 class Digest:
-    """Of rows whatever their order, which is the database's own affair: a sum of hashes."""
+    """A sum of the hashes of rows, because databases return them in any order."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -119,7 +118,7 @@ class Digest:
 
 
 def _columns(table: Table) -> list[str]:
-    # By name: databases that came to their schema by other ways have another order.
+    # By name: the order depends on the migrations that the database went through.
     return sorted(table.columns.keys())
 
 

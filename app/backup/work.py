@@ -1,11 +1,10 @@
-"""Saves what an unfinished run resumes from: its newest good checkpoint and its trainer's words.
+"""Saves what an unfinished run resumes from: its newest intact checkpoint, its events and log.
 
-Saved before the rows are. Trainers go on meanwhile, so the order matters: first the checkpoint,
-then the events, which then hold all that led to it, and at last the rows, which may have stored
-some of those events already and take the rest from the file.
+Trainers continue meanwhile, so the order matters: first the checkpoint, then the events, which then
+include everything up to it, and last the rows, which may already have some of those events and take
+the rest from the file.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -13,25 +12,22 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from app.backup.manifest import CHUNK_BYTES, SavedFile, copy_hashed
+from app.backup.manifest import copy_hashed
 from app.settings import Settings
-from app.storage import WORK, Store, checked_key, link_or_copy
+from app.storage import COPY_MANIFEST, WORK, Store, link_or_copy
+from kdcore.files import CHUNK_BYTES, MANIFEST, Manifest, ManifestFile
 
 logger = logging.getLogger(__name__)
 
 TRIES = 5
-"""A trainer drops old checkpoints while they are linked; some other one is whole."""
+"""A trainer may remove checkpoints while they are linked; then others are complete."""
 PINS = ".backup"
 """Links to checkpoints while they are copied; in the data folder, so on the same disk."""
-OWN = "manifest.json"
-"""A checkpoint's manifest of itself."""
-MIRROR = "mirror.json"
-"""Put last by whoever copies a checkpoint to the store; names the files of the copy."""
-WORDS = ("events.jsonl", "stderr.log", "start_eval.json")
+OUTPUTS = ("events.jsonl", "stderr.log", "start_eval.json")
 
 
-def save_work(settings: Settings, run_id: str, backup: Path) -> list[SavedFile]:
-    """Copy what the run needs to resume; nothing, if there is no good checkpoint."""
+def save_work(settings: Settings, run_id: str, backup: Path) -> list[ManifestFile]:
+    """Copy what the run needs to resume; nothing if there is no intact checkpoint."""
     run_dir = settings.work_dir / run_id
     try:
         saved = _save_checkpoint(run_dir, settings.data_dir / PINS, backup)
@@ -40,30 +36,30 @@ def save_work(settings: Settings, run_id: str, backup: Path) -> list[SavedFile]:
     if not saved:
         return []
     for attempt in _numbered(run_dir, "attempt"):
-        for name in WORDS:
+        for name in OUTPUTS:
             saved += _save_lines(attempt / name, backup, _place(run_id, attempt, name))
     return saved
 
 
 def remove_pins(settings: Settings) -> None:
-    """Let go of what was linked."""
+    """Remove the links to checkpoints."""
     shutil.rmtree(settings.data_dir / PINS, ignore_errors=True)
 
 
-def _save_checkpoint(run_dir: Path, pins: Path, backup: Path) -> list[SavedFile]:
+def _save_checkpoint(run_dir: Path, pins: Path, backup: Path) -> list[ManifestFile]:
     for number in range(TRIES):
         for attempt in _numbered(run_dir, "attempt"):
             pinned = pins / str(number) / attempt.name
             for checkpoint in _pin(attempt / "checkpoints", pinned):
                 place = _place(run_dir.name, attempt, f"checkpoints/{checkpoint.name}")
                 open_file = partial(_open_path, checkpoint)
-                if saved := _copy_verified(open_file, OWN, backup, place):
+                if saved := _copy_verified(open_file, MANIFEST, backup, place):
                     return saved
     return []
 
 
 def _pin(checkpoints: Path, pinned: Path) -> list[Path]:
-    """Links to all checkpoints, newest first: what is linked cannot vanish while it is copied."""
+    """Links to all checkpoints, newest first; a linked file cannot disappear while it is copied."""
     for checkpoint in _numbered(checkpoints, "step"):
         try:
             for path in sorted(checkpoint.iterdir()):
@@ -73,16 +69,16 @@ def _pin(checkpoints: Path, pinned: Path) -> list[Path]:
     return _numbered(pinned, "step")
 
 
-def save_copy(store: Store, run_id: str, backup: Path) -> list[SavedFile]:
-    """Where hosts share a store and no data folder: the newest good copy that lies in the store.
+def save_copy(store: Store, run_id: str, backup: Path) -> list[ManifestFile]:
+    """The newest intact copy in a store that hosts share instead of a data folder.
 
-    All that led to it was in the rows before it was made, so it needs nothing beside it.
+    Everything up to it was in the rows before it was copied, so it needs no events.
     """
     found = [PurePosixPath(key) for key in store.keys(f"{WORK}/{run_id}")]
-    copies = [key.parent for key in found if key.name == MIRROR and len(key.parts) == 5]
+    copies = [key.parent for key in found if key.name == COPY_MANIFEST and len(key.parts) == 5]
     for key in sorted(copies, key=lambda each: each.name, reverse=True):
         place = f"copies/{key.relative_to(WORK).as_posix()}"
-        if saved := _copy_verified(partial(_open_key, store, key), MIRROR, backup, place):
+        if saved := _copy_verified(partial(_open_key, store, key), COPY_MANIFEST, backup, place):
             return saved
     return []
 
@@ -97,29 +93,29 @@ def _open_path(folder: Path, name: str) -> IO[bytes]:
 
 def _copy_verified(
     open_file: Callable[[str], IO[bytes]], manifest: str, backup: Path, place: str
-) -> list[SavedFile]:
-    """The files of the copy; none if a byte of one is not as their manifest says."""
+) -> list[ManifestFile]:
+    """The files of the copy; none if one of them differs from their manifest."""
     target = backup / place
     saved = []
     try:
         with open_file(manifest) as source:
-            entries = json.load(source)["files"]
-        expected = {checked_key(entry["path"]): str(entry["sha256"]) for entry in entries}
+            files = Manifest.model_validate_json(source.read()).files
+        expected = {file.path: file.sha256 for file in files}
         for name in [*expected, manifest]:
             with open_file(name) as source:
                 size_bytes, sha256 = copy_hashed(source, target / name)
             if expected.get(name, sha256) != sha256:
                 raise ValueError(f"{name} fails its checksum")
-            saved.append(SavedFile(path=f"{place}/{name}", size_bytes=size_bytes, sha256=sha256))
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        logger.info("%s is passed over: %s", place, error)
+            saved.append(ManifestFile(path=f"{place}/{name}", size_bytes=size_bytes, sha256=sha256))
+    except (FileNotFoundError, ValueError) as error:
+        logger.info("%s is skipped: %s", place, error)
         shutil.rmtree(target, ignore_errors=True)
         return []
     return saved
 
 
-def _save_lines(source: Path, backup: Path, place: str) -> list[SavedFile]:
-    """Copy a file that grows, up to its last whole line."""
+def _save_lines(source: Path, backup: Path, place: str) -> list[ManifestFile]:
+    """Copy a growing file up to its last complete line."""
     try:
         with open(source, "rb") as file:
             end = _end_of_lines(file)
@@ -127,11 +123,11 @@ def _save_lines(source: Path, backup: Path, place: str) -> list[SavedFile]:
             size_bytes, sha256 = copy_hashed(file, backup / place, limit_bytes=end)
     except FileNotFoundError:
         return []
-    return [SavedFile(path=place, size_bytes=size_bytes, sha256=sha256)]
+    return [ManifestFile(path=place, size_bytes=size_bytes, sha256=sha256)]
 
 
 def _end_of_lines(file: IO[bytes]) -> int:
-    """Where the last whole line ends."""
+    """Where the last complete line ends."""
     start = file.seek(0, 2)
     while start > 0:
         start = max(0, start - CHUNK_BYTES)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.backup.create import create_backup, where
-from app.backup.manifest import BackupError, Manifest
+from app.backup.manifest import BackupError, BackupManifest
 from app.backup.restore import Contents, check_backup, contents_of, restore_backup
 from app.cli.connect import DataDir
 from app.cli.terminal import WorkBars, console, size_text
@@ -71,7 +71,7 @@ def _settings(data_dir: Path | None) -> Settings:
 
 
 def _make_sure(settings: Settings, found: Contents, force: bool, yes: bool) -> None:
-    if found.nothing:
+    if found.is_empty:
         return
     holds = f"{len(found.runs)} runs and {len(found.datasets)} datasets"
     place = f"{settings.data_dir.resolve()} with {where(settings)}"
@@ -87,7 +87,7 @@ def _make_sure(settings: Settings, found: Contents, force: bool, yes: bool) -> N
         typer.confirm("Destroy them?", abort=True)
 
 
-def _told(manifest: Manifest) -> str:
+def _told(manifest: BackupManifest) -> str:
     rows = sum(table.rows for table in manifest.tables)
     return (
         f"{rows:,} rows and {len(manifest.files):,} files, {size_text(manifest.size_bytes)}, of "
@@ -95,6 +95,6 @@ def _told(manifest: Manifest) -> str:
     )
 
 
-def _tell_left_out(manifest: Manifest) -> None:
+def _tell_left_out(manifest: BackupManifest) -> None:
     for each in manifest.left_out:
         console.print(f"not in the backup: {each.path}, {each.why}", style="yellow", markup=False)

@@ -17,7 +17,8 @@ from app.errors import Conflict, NotFound, Unsupported
 from app.runs.models import Run
 from app.runs.states import FINAL
 from app.settings import Settings
-from app.storage import UPLOADS, Store, fsync_folder
+from app.storage import UPLOADS, Store
+from kdcore.files import sync_folder
 
 FILE_NAMES: dict[DatasetFormat, str] = {
     "txt": "data.txt",
@@ -131,7 +132,7 @@ def delete_dataset(session: Session, dataset_id: str) -> None:
 def keep_files(settings: Settings, store: Store, dataset_id: str, incoming: Path) -> None:
     """Bring a checked upload to where every worker finds it, durably; call it before the row."""
     if store.is_local:
-        fsync_folder(incoming)
+        sync_folder(incoming)
         incoming.rename(settings.uploads_dir / dataset_id)
         return
     for file in incoming.iterdir():

@@ -20,7 +20,7 @@ from app.errors import (
     error_response,
     problem_response,
 )
-from app.storage import StoreAway
+from app.storage import StoreUnavailable
 from kdcore.errors import is_disk_full
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     for kind in (OperationalError, InterfaceError, DBAPIError, PoolTimeout):
         app.add_exception_handler(kind, _database_error)
-    app.add_exception_handler(StoreAway, _store_away)
+    app.add_exception_handler(StoreUnavailable, _store_unavailable)
     app.add_exception_handler(OSError, _os_error)
 
 
@@ -105,7 +105,7 @@ async def _database_error(_request: Request, error: Exception) -> Response:
     return error_response(Unavailable("The database cannot be reached; try again in a moment."))
 
 
-async def _store_away(_request: Request, error: Exception) -> Response:
+async def _store_unavailable(_request: Request, error: Exception) -> Response:
     logger.warning("%s", error)
     return error_response(Unavailable("The file store cannot be reached; try again in a moment."))
 

@@ -1,12 +1,11 @@
-"""Entries of the cache that several runs may want at once; imports no torch.
+"""Cache entries that several runs may need at the same time; imports no torch.
 
-An entry is a folder. It is built beside its place by whoever holds its lock, checksummed, synced
-and renamed, so that it is there whole or not at all. One that fails its checksums is built anew.
+An entry is a folder. The process that holds its lock builds it in a temporary folder, adds
+checksums, syncs and renames it, so that it is complete or absent. A damaged one is rebuilt. The
+checksums are CRC32: they are read at the start of every run, and guard against damage only.
 """
 
-import errno
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -17,39 +16,39 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from kdcore.errors import DiskFull
+from kdcore.errors import disk_full, is_disk_full
 from kdcore.events import Log, Progress, Sink
+from kdcore.files import MANIFEST, sync_folder, sync_tree
 
-MANIFEST = "manifest.json"
-_SAY_SO_S = 30.0
+_REPORT_WAIT_S = 30.0
 
 
 def cached_folder(place: Path, build: Callable[[Path], None], sink: Sink) -> Path:
-    """`place`, after `build(folder)` has filled it; builds nothing if it is there and sound."""
+    """`place`, after `build(folder)` has filled it; an intact one is returned as it is."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(place, sink), _disk_full_in_words(place):
+    with _locked(place, sink), _disk_full_typed(place):
         if place.exists():
-            if _is_sound(place):
+            if _is_intact(place):
                 return place
-            message = f"{place.name} is damaged: building it again"
-            sink.emit(Log(level="warning", message=message))
+            sink.emit(Log(level="warning", message=f"{place.name} is damaged: rebuilding it"))
             shutil.rmtree(place)
         _clear_leftovers(place)
         folder = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp-", dir=place.parent))
         try:
             build(folder)
-            _seal(folder)
+            _write_checksums(folder)
+            sync_tree(folder)
             folder.rename(place)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        _sync(place.parent)
+        sync_folder(place.parent)
     return place
 
 
 @contextmanager
 def _locked(place: Path, sink: Sink) -> Iterator[None]:
-    # The lock is the operating system's: it is free again when its holder dies.
+    # A lock of the operating system: it is released when its holder dies.
     lock = FileLock(f"{place}.lock")
     try:
         lock.acquire(timeout=0)
@@ -63,11 +62,11 @@ def _locked(place: Path, sink: Sink) -> Iterator[None]:
 
 
 def _wait(lock: BaseFileLock, sink: Sink) -> None:
-    """Take the lock; says now and then that it waits, lest the waiting be taken for a hang."""
+    """Take the lock; reports now and then that it waits, which is no hang."""
     start_s = time.monotonic()
     while True:
         try:
-            lock.acquire(timeout=_SAY_SO_S)
+            lock.acquire(timeout=_REPORT_WAIT_S)
         except Timeout:
             waited_s = round(time.monotonic() - start_s)
             sink.emit(Progress(phase="waiting for another run", done=waited_s, unit="seconds"))
@@ -76,21 +75,17 @@ def _wait(lock: BaseFileLock, sink: Sink) -> None:
 
 
 @contextmanager
-def _disk_full_in_words(place: Path) -> Iterator[None]:
+def _disk_full_typed(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
-        free = shutil.disk_usage(place.parent).free
-        raise DiskFull(
-            f"the disk is full: {place.name} cannot be written under {place.parent}, "
-            f"where {free:,} bytes are free"
-        ) from error
+        raise disk_full(place.parent) from error
 
 
 def _clear_leftovers(place: Path) -> None:
-    """Removes what a killed builder left; whoever holds the lock is the only builder."""
+    """Removes what a killed builder left; the holder of the lock is the only builder."""
     for leftover in place.parent.glob(f"{place.name}.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -103,23 +98,12 @@ def _crc32(path: Path) -> int:
     return checksum
 
 
-def _seal(folder: Path) -> None:
+def _write_checksums(folder: Path) -> None:
     files = {path.name: [path.stat().st_size, _crc32(path)] for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(files))
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _is_sound(place: Path) -> bool:
+def _is_intact(place: Path) -> bool:
     try:
         files = json.loads((place / MANIFEST).read_text())
         return all(

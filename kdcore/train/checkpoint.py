@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-00000120` with `model.safetensors`, `optimiser.safetensors`,
 `state.json` and `manifest.json` (sha256 of the others). It is written in a temporary folder, synced
-and renamed, so a folder of that name is complete, or is detected not to be. Nothing is unpickled.
+and renamed, so a folder of that name is complete or detected as damaged. Nothing is unpickled.
 """
 
 import json
@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdcore.errors import CheckpointError, disk_full, is_disk_full
-from kdcore.files import sha256_of
+from kdcore.files import MANIFEST, Manifest, json_bytes, remove_temporary, replace_folder
 
 KEEP = 3
-MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 OPTIMISER = "optimiser.safetensors"
 STATE = "state.json"
@@ -38,74 +37,8 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Make a file's content durable."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_tree(folder: Path) -> None:
-    """Make every file below `folder`, and their names, durable."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            sync_file(path)
-        else:
-            sync_folder(path)
-    sync_folder(folder)
-
-
-def manifest_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Path, size and sha256 of every file below `folder`, in the order of their paths."""
-    return {
-        "files": [
-            {
-                "path": path.relative_to(folder).as_posix(),
-                "size_bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != MANIFEST
-        ]
-    }
-
-
-def write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def publish_folder(temporary: Path, final: Path) -> None:
-    """Rename a finished folder to its name, durably; one already there is replaced."""
-    sync_tree(temporary)
-    aside = final.with_name(f".tmp-old-{final.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    if final.exists():
-        # Not removed in place: a kill meanwhile would leave half of it there.
-        final.rename(aside)
-    temporary.rename(final)
-    sync_folder(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def drop_temporary(folder: Path) -> None:
-    """Remove what a killed or failed save left in `folder`."""
-    for leftover in folder.glob(".tmp-*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
 def needed_bytes(*tensors: dict[str, Tensor]) -> int:
-    """Approximate size of these in files: the tensors, their names, and a little JSON."""
+    """Approximate size of these tensors in files, with their names and a little JSON."""
     return (1 << 16) + sum(
         (1 << 8) + tensor.numel() * tensor.element_size()
         for group in tensors
@@ -126,33 +59,33 @@ class Checkpointer:
         optimiser: dict[str, Tensor],
         state: dict[str, Any],
     ) -> Path:
-        """Write the checkpoint of `step` and drop the oldest; raises DiskFull.
+        """Write the checkpoint of `step` and remove the oldest; raises DiskFull.
 
-        An intact one of the same step is left as it is: it can only be the same.
+        An intact one of this step is left as it is: it can only be the same.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".tmp-{os.getpid()}-{step}"
-        final = self._place(step)
+        final = self._folder_of(step)
         tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
         try:
-            if not self._is_sound(step):
-                drop_temporary(self.folder)
+            if not self._is_intact(step):
+                remove_temporary(self.folder)
                 temporary.mkdir()
                 _save_tensors(tensors, temporary / MODEL)
                 _save_tensors(optimiser, temporary / OPTIMISER)
-                write_json(temporary / STATE, {"step": step, **state})
-                write_json(temporary / MANIFEST, manifest_of(temporary))
-                publish_folder(temporary, final)
+                (temporary / STATE).write_bytes(json_bytes({"step": step, **state}))
+                Manifest.of(temporary).write(temporary / MANIFEST)
+                replace_folder(temporary, final)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if is_disk_full(error):
                 raise disk_full(self.folder, needed_bytes(tensors, optimiser)) from error
             raise
-        self._drop_old(step)
+        self._remove_old(step)
         return final
 
     def steps(self) -> list[int]:
-        """Steps of the folders that look like checkpoints, newest first; not yet verified."""
+        """Steps of the folders named like checkpoints, newest first; not yet verified."""
         if not self.folder.is_dir():
             return []
         names = (path.name for path in self.folder.glob("step-*") if path.is_dir())
@@ -169,8 +102,8 @@ class Checkpointer:
         return None, refused
 
     def load(self, step: int) -> Checkpoint:
-        """The checkpoint of `step`; raises CheckpointError if a byte of it differs."""
-        folder = self._place(step)
+        """The checkpoint of `step`; raises CheckpointError if it differs from its manifest."""
+        folder = self._folder_of(step)
         try:
             self._verify(folder)
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -183,34 +116,32 @@ class Checkpointer:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder.name} is unreadable: {error}") from error
 
-    def _place(self, step: int) -> Path:
+    def _folder_of(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _is_sound(self, step: int) -> bool:
+    def _is_intact(self, step: int) -> bool:
         try:
-            self._verify(self._place(step))
-        except (CheckpointError, OSError, ValueError, KeyError, TypeError):
+            self._verify(self._folder_of(step))
+        except (CheckpointError, OSError, ValueError):
             return False
         return True
 
     @staticmethod
     def _verify(folder: Path) -> None:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if {entry["path"] for entry in manifest["files"]} != _FILES:
+        manifest = Manifest.read(folder / MANIFEST)
+        if {file.path for file in manifest.files} != _FILES:
             raise CheckpointError(f"{folder.name}: {MANIFEST} names other files than were written")
-        for entry in manifest["files"]:
-            path = folder / entry["path"]
-            if path.stat().st_size != entry["size_bytes"] or sha256_of(path) != entry["sha256"]:
-                raise CheckpointError(f"{folder.name}: {entry['path']} fails its checksum")
+        if (problem := next(manifest.problems(folder), None)) is not None:
+            raise CheckpointError(f"{folder.name}: {problem}")
 
-    def _drop_old(self, newest: int) -> None:
+    def _remove_old(self, newest: int) -> None:
         steps = self.steps()
-        # The run that saves `newest` started from before it: newer ones were damaged and skipped.
-        # If they counted, enough of them would displace the good ones.
+        # A run that saves `newest` resumed from before it, so newer ones are damaged. If they
+        # counted, enough of them would push out the good ones.
         keep = [step for step in steps if step <= newest][:KEEP]
         for step in set(steps) - set(keep):
-            shutil.rmtree(self._place(step), ignore_errors=True)
-        drop_temporary(self.folder)
+            shutil.rmtree(self._folder_of(step), ignore_errors=True)
+        remove_temporary(self.folder)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

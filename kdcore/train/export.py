@@ -14,17 +14,17 @@ import kdcore
 from kdcore.config import RunConfig
 from kdcore.data.tokenizers import Tokens
 from kdcore.errors import disk_full, is_disk_full
+from kdcore.files import (
+    MANIFEST,
+    Manifest,
+    json_bytes,
+    remove_temporary,
+    replace_folder,
+    write_atomically,
+)
 from kdcore.model.bert import NOTES_FILE, MaskedLM, shape_of, unite_biases
 from kdcore.shapes import ModelShape
-from kdcore.train.checkpoint import (
-    drop_temporary,
-    manifest_of,
-    needed_bytes,
-    publish_folder,
-    sync_file,
-    sync_folder,
-    write_json,
-)
+from kdcore.train.checkpoint import needed_bytes
 
 Summary = dict[str, Any]
 
@@ -53,18 +53,15 @@ def publish_result(
     (`kdcore.model.bert.read_notes`). Raises DiskFull.
     """
     shape = shape_of(model, tokens.fingerprint)
-    drop_temporary(out_dir)
+    remove_temporary(out_dir)
     try:
         temporary = out_dir / f".tmp-model-{os.getpid()}"
         _write_model(temporary, config, model, tokens, summary | {"shape": asdict(shape)}, notes)
-        publish_folder(temporary, out_dir / "model")
-        manifest = out_dir / f".tmp-manifest-{os.getpid()}"
-        write_json(manifest, manifest_of(out_dir / "model"))
-        sync_file(manifest)
-        manifest.replace(out_dir / "manifest.json")
-        sync_folder(out_dir)
+        replace_folder(temporary, out_dir / "model")
+        with write_atomically(out_dir / MANIFEST) as file:
+            file.write(Manifest.of(out_dir / "model").encoded())
     except Exception as error:
-        drop_temporary(out_dir)
+        remove_temporary(out_dir)
         if is_disk_full(error):
             raise disk_full(out_dir, needed_bytes(dict(model.named_parameters()))) from error
         raise
@@ -85,19 +82,17 @@ def _write_model(
     tokens.hf.model_max_length = model.config.max_position_embeddings
     tokens.hf.save_pretrained(folder)
     _rewrite_tokenizer_config(folder, model)
-    write_json(
-        folder / NOTES_FILE,
-        {
-            "format": 1,
-            "kind": config.kind,
-            "config": config.model_dump(mode="json"),
-            "summary": {key: value for key, value in summary.items() if key != "report"},
-            "versions": versions(),
-            **notes,
-        },
-    )
+    saved_notes = {
+        "format": 1,
+        "kind": config.kind,
+        "config": config.model_dump(mode="json"),
+        "summary": {key: value for key, value in summary.items() if key != "report"},
+        "versions": versions(),
+        **notes,
+    }
+    (folder / NOTES_FILE).write_bytes(json_bytes(saved_notes))
     if "report" in summary:
-        write_json(folder / "prune_report.json", summary["report"])
+        (folder / "prune_report.json").write_bytes(json_bytes(summary["report"]))
     (folder / "README.md").write_text(_model_card(config, summary), encoding="utf-8")
 
 
@@ -118,7 +113,7 @@ def _rewrite_tokenizer_config(folder: Path, model: MaskedLM) -> None:
     extra = config.pop("extra_special_tokens", None)
     if extra:
         config["additional_special_tokens"] = extra
-    write_json(path, config)
+    path.write_bytes(json_bytes(config))
 
 
 def _cell(value: Any) -> str:

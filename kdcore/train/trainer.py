@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from kdcore.device import (
 )
 from kdcore.errors import NonFiniteLoss
 from kdcore.events import Log, Metrics, PhaseProgress, RunStopped
-from kdcore.files import sha256_of
+from kdcore.files import json_bytes, sha256_of, write_atomically
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, parameter_count, shape_of
-from kdcore.train.checkpoint import Checkpoint, Checkpointer, write_json
+from kdcore.train.checkpoint import Checkpoint, Checkpointer
 from kdcore.train.context import RunContext, Stopped
 from kdcore.train.evaluate import EvalResult, StopRequested, heldout_loss
 from kdcore.train.export import Summary
@@ -161,9 +160,8 @@ def _start_eval(context: RunContext, evaluation: Callable[[int], EvalResult]) ->
         return float(known)
     measured = evaluation(0)
     if context.ranks.is_main_process:
-        temporary = path.with_suffix(f".tmp-{os.getpid()}")
-        write_json(temporary, {"loss": measured.loss})
-        temporary.replace(path)
+        with write_atomically(path) as file:
+            file.write(json_bytes({"loss": measured.loss}))
     return measured.loss
 
 

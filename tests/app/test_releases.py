@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
-from app.backup.manifest import Manifest, read_manifest
+from app.backup.manifest import BackupManifest, read_manifest
 from app.backup.progress import NullProgress
 from app.backup.restore import check_backup, contents_of, restore_backup
 from app.backup.rows import tables_of
@@ -47,7 +47,7 @@ def restored(release: Path, settings: Settings) -> None:
     """The release's backup, brought back by this one."""
     manifest = check_backup(release / "backup", NullProgress())
     found = contents_of(settings, manifest)
-    assert found.nothing
+    assert found.is_empty
     restore_backup(settings, release / "backup", manifest, found, NullProgress())
 
 
@@ -76,7 +76,7 @@ def test_there_is_a_release_to_open() -> None:
 
 
 def test_its_runs_are_served_and_its_files_are_the_same(opened: Settings, release: Path) -> None:
-    manifest: Manifest = read_manifest(release / "backup")
+    manifest: BackupManifest = read_manifest(release / "backup")
     published = {file.path: file.sha256 for file in manifest.below("artifacts")}
     for api in serve(opened):
         runs = api.get("/runs").json()["items"]

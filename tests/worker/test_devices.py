@@ -20,7 +20,6 @@ from app.workers.models import Worker
 from worker import fleet
 from worker.devices import Device, cpu, devices, has_nvidia_card, parse_list, problem_of
 from worker.registration import deregister, register
-from worker.resource_usage import parse_nvidia_smi
 
 
 def test_the_processor_alone_and_together() -> None:
@@ -42,19 +41,10 @@ def test_gpus_are_given_out_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert devices("auto", per_run=2) == pairs
     assert devices("cuda:2, cuda:3") == pairs[1:]
-    with pytest.raises(LookupError, match="4 devices cannot be given out 3 at a time"):
+    with pytest.raises(LookupError, match="4 devices cannot be divided into groups of 3"):
         devices("auto", per_run=3)
     with pytest.raises(LookupError, match="no device cuda:7 here"):
         devices("cuda:0,cuda:7")
-
-
-def test_gpus_that_work_together_are_measured_together() -> None:
-    assert parse_nvidia_smi("80, 2\n40, 3\n") == {
-        "device_busy": 0.6,
-        "device_memory_used_bytes": 5 * 1024**2,
-    }
-    with pytest.raises(ValueError, match="not enough values"):
-        parse_nvidia_smi("")
 
 
 @pytest.fixture
@@ -66,7 +56,7 @@ def broken_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(worker.devices, "_COMPUTE", program)
 
     monkeypatch.setattr(worker.devices, "has_nvidia_card", lambda: True)
-    monkeypatch.setattr(worker.devices, "_names", list)
+    monkeypatch.setattr(worker.devices, "_uuids", list)
     return use
 
 
@@ -166,7 +156,7 @@ def test_mig_instances_are_devices_instead_of_their_gpu(
     """CUDA shows a process one of them; so each is asked for, and bound, by its own name."""
     names = parse_list(LISTED.splitlines())
     assert [name[:8] for name in names] == ["MIG-c6d4", "MIG-cba6", "GPU-80e3"]
-    monkeypatch.setattr(worker.devices, "_names", lambda: names)
+    monkeypatch.setattr(worker.devices, "_uuids", lambda: names)
     broken_torch(
         "import json, os\n"
         "print(json.dumps([None, [[os.environ['CUDA_VISIBLE_DEVICES'], 5, 'GPU-x']]]))"
@@ -218,7 +208,7 @@ def test_a_fleet_starts_its_workers_by_uuid_and_leaves_a_lost_card_alone(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_the_roll_says_why_the_processor_and_why_a_worker_left(database: Database) -> None:
+def test_registration_says_why_the_cpu_and_why_a_worker_left(database: Database) -> None:
     on_cpu, lost = register(database, cpu("no GPU can be used")), register(database, cpu())
     deregister(database, on_cpu)
     deregister(database, lost, "cuda:0 cannot be used any more")

@@ -17,15 +17,15 @@ from app.db import Database
 from app.queue import JobQueue
 from app.runs.states import RunState
 from app.settings import Settings
-from app.storage import Store, StoreAway
+from app.storage import Store, StoreUnavailable
 from kdcore.config import RUN_CONFIG
 from kdcore.errors import DataError
 from tests.app.runs.test_states import add_run, row
 from tests.fixtures.orphan_guard import OrphanGuard
 from tests.fixtures.s3 import S3Server, running_s3
 from tests.worker.test_supervisor import Script, messages, start, trainer, wait_for
-from worker.checkpoint_copies import Mirror, fetch_newest
-from worker.cleanup import Tidy
+from worker.checkpoint_copies import CheckpointCopier, fetch_newest
+from worker.cleanup import Cleanup
 from worker.heartbeat import Heartbeat
 from worker.inputs import fetch_inputs
 from worker.supervisor import Supervisor, Tools
@@ -80,11 +80,11 @@ def save(workspace: Workspace, step: int, text: str = "weights") -> str:
 
 
 def copy(store: Store, workspace: Workspace, *steps: int) -> None:
-    mirror = Mirror(store, workspace, every_s=0)
+    copier = CheckpointCopier(store, workspace, every_s=0)
     for step in steps:
-        mirror.offer(save(workspace, step))
-        mirror.flush(30)
-    mirror.close()
+        copier.offer(save(workspace, step))
+        copier.flush(30)
+    copier.close()
 
 
 def test_the_newest_sound_copy_is_fetched_and_the_last_two_are_kept(
@@ -111,7 +111,7 @@ def test_the_newest_sound_copy_is_fetched_and_the_last_two_are_kept(
     third.create(oldest=3)
     step, refused = fetch_newest(store, "r00000000001", third)
     assert step == 2
-    assert "copy of update 3 is not whole" in refused[0]
+    assert "copy of step 3 is damaged" in refused[0]
     assert [path.name for path in third.checkpoints.iterdir()] == ["step-00000002"]
 
 
@@ -119,10 +119,10 @@ def test_a_damaged_checkpoint_is_not_copied(here: Settings, store: Store) -> Non
     workspace = Workspace.of(here, "r00000000002", 1)
     path = save(workspace, 5)
     (workspace.folder / path / "state.json").write_text("weights 6")
-    mirror = Mirror(store, workspace, every_s=0)
-    mirror.offer(path)
-    mirror.flush(30)
-    mirror.close()
+    copier = CheckpointCopier(store, workspace, every_s=0)
+    copier.offer(path)
+    copier.flush(30)
+    copier.close()
     assert store.keys("work/r00000000002") == []
 
 
@@ -144,7 +144,7 @@ def test_on_a_disk_that_hosts_share_nothing_is_copied(settings: Settings) -> Non
     store, workspace = Store(settings), Workspace.of(settings, "r00000000004", 1)
     copy(store, workspace, 1)
     assert not (settings.data_dir / "artifacts").exists()
-    assert not any(thread.name == "mirror" for thread in threading.enumerate())
+    assert not any(thread.name == "checkpoint-copier" for thread in threading.enumerate())
 
 
 @pytest.fixture
@@ -154,15 +154,15 @@ def make_tools(database: Database) -> Iterator[Callable[[Settings], Tools]]:
 
     def make(settings: Settings) -> Tools:
         changed = settings.model_copy(update={"heartbeat_s": 0.2, "stop_grace_s": 20.0})
-        heart = Heartbeat(database, "w00000000001", changed)
-        heart.start()
+        heartbeat = Heartbeat(database, "w00000000001", changed)
+        heartbeat.start()
         made.append(
             Tools(
                 settings=changed,
                 db=database,
                 store=Store(changed),
                 job_queue=JobQueue(changed),
-                heart=heart,
+                heartbeat=heartbeat,
                 worker_id="w00000000001",
                 device="cpu",
                 leave=threading.Event(),
@@ -173,7 +173,7 @@ def make_tools(database: Database) -> Iterator[Callable[[Settings], Tools]]:
 
     yield make
     for tools in made:
-        tools.heart.stop()
+        tools.heartbeat.stop()
         tools.job_queue.close()
 
 
@@ -227,7 +227,7 @@ time.sleep(600)
     assert theirs.store.keys("work") == [], "an ended run leaves no copies"
     assert not (there.work_dir / run_id).exists()
     assert (here.work_dir / run_id).exists()
-    Tidy(here, database, ours.store).tidy()
+    Cleanup(here, database, ours.store).clean_up()
     assert not (here.work_dir / run_id).exists()
 
 
@@ -278,7 +278,7 @@ def test_a_result_waits_for_a_store_that_is_away(
     def put_file(self: Store, local: Path, key: str) -> None:
         if len(refused) < 2:
             refused.append(key)
-            raise StoreAway("nobody answers")
+            raise StoreUnavailable("nobody answers")
         real(self, local, key)
 
     monkeypatch.setattr(Store, "put_file", put_file)
@@ -339,7 +339,7 @@ def test_tidying_spares_what_runs_still_need(
         store.put_file(tmp_path / "x", f"work/{run_id}/1/step-00000001/mirror.json")
         for attempt in (1, 2, 3):
             Workspace.of(here, run_id, attempt).create()
-    Tidy(here, database, store).tidy()
+    Cleanup(here, database, store).clean_up()
     assert store.names("work") == [running]
     kept = sorted(str(p.relative_to(here.work_dir)) for p in here.work_dir.glob("*/*"))
     assert kept == sorted(
@@ -355,5 +355,5 @@ def test_tidying_a_host_by_itself_spares_what_it_does_not_know(
     queued = add_run(database, state=RunState.QUEUED, attempt=2)
     for run_id in (cancelled, queued, "gone00000000"):
         Workspace.of(settings, run_id, 1).create()
-    Tidy(settings, database, Store(settings)).tidy()
+    Cleanup(settings, database, Store(settings)).clean_up()
     assert {path.name for path in settings.work_dir.iterdir()} == {queued, "gone00000000"}

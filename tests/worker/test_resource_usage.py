@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import NoReturn
 
 import psutil
+import pynvml
+import pytest
 
-from worker.devices import cpu
-from worker.resource_usage import Meter, parse_nvidia_smi
+from worker.devices import Device, cpu
+from worker.resource_usage import Meter
 
 
 def test_memory_and_processor_time_of_the_worker_and_its_children() -> None:
     meter = Meter(cpu(), every_s=60)
-    meter.look()
+    meter.measure()
     hold = "data = bytearray(64 << 20); print(1, flush=True)\nwhile True: pass"
     child = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
     try:
@@ -22,7 +26,7 @@ def test_memory_and_processor_time_of_the_worker_and_its_children() -> None:
         spent_s = psutil.Process(child.pid).cpu_times().user
         while psutil.Process(child.pid).cpu_times().user < spent_s + 0.3:
             time.sleep(0.05)
-        used = meter.look()
+        used = meter.measure()
     finally:
         child.kill()
         child.communicate()
@@ -30,19 +34,73 @@ def test_memory_and_processor_time_of_the_worker_and_its_children() -> None:
     assert used["memory_bytes"] > own_bytes / 2 + (64 << 20)
     assert used["cpu_cores"] > 0
     # The child is gone, and with it the time that it took.
-    assert meter.look()["cpu_cores"] >= 0
+    assert meter.measure()["cpu_cores"] >= 0
 
 
-def test_what_the_driver_says() -> None:
-    assert parse_nvidia_smi("87, 4213\n") == {
-        "device_busy": 0.87,
-        "device_memory_used_bytes": 4213 * 1024**2,
-    }
+class FakeDriver:
+    """NVML with GPUs by UUID: load in percent and used bytes, None for what it does not know."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **gpus: tuple[int | None, int | None]):
+        self.sessions = 0
+        monkeypatch.setattr(pynvml, "nvmlInit", lambda: self.count(1))
+        monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: self.count(-1))
+        monkeypatch.setattr(
+            pynvml,
+            "nvmlDeviceGetHandleByUUID",
+            lambda uuid: gpus[uuid] if uuid in gpus else self.fail(pynvml.NVML_ERROR_NOT_FOUND),
+        )
+        monkeypatch.setattr(
+            pynvml,
+            "nvmlDeviceGetUtilizationRates",
+            lambda gpu: SimpleNamespace(gpu=self.known(gpu[0]), memory=1),
+        )
+        monkeypatch.setattr(
+            pynvml,
+            "nvmlDeviceGetMemoryInfo",
+            lambda gpu, version: SimpleNamespace(used=self.known(gpu[1]), version=version),
+        )
+
+    def count(self, change: int) -> None:
+        self.sessions += change
+
+    def known(self, figure: int | None) -> int:
+        return self.fail(pynvml.NVML_ERROR_NOT_SUPPORTED) if figure is None else figure
+
+    @staticmethod
+    def fail(code: int) -> NoReturn:
+        raise pynvml.NVMLError(code)
 
 
-def test_a_figure_that_the_driver_does_not_know_takes_no_other_with_it() -> None:
-    assert parse_nvidia_smi("[N/A], 4213\n") == {"device_memory_used_bytes": 4213 * 1024**2}
-    assert parse_nvidia_smi("87, [N/A]\n") == {"device_busy": 0.87}
-    assert parse_nvidia_smi("[N/A], [Insufficient Permissions]\n") == {}
+def usage_of(uuid: str) -> dict[str, float]:
+    used = Meter(Device("cuda:0", "H100", 80, uuid), every_s=60).measure()
+    return {name: value for name, value in used.items() if name.startswith("device_")}
+
+
+def test_what_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = FakeDriver(monkeypatch, a=(87, 4213))
+    assert usage_of("a") == {"device_busy": 0.87, "device_memory_used_bytes": 4213}
+    assert usage_of("b") == {}, "it is lost"
+    assert driver.sessions == 0
+
+
+def test_gpus_that_work_together_are_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeDriver(monkeypatch, a=(80, 2), b=(40, 3))
+    assert usage_of("a,b") == {"device_busy": 0.6, "device_memory_used_bytes": 5}
+
+
+def test_a_figure_that_the_driver_does_not_know_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeDriver(monkeypatch, a=(None, 4213), b=(87, None), c=(None, None), d=(80, 2))
+    assert usage_of("a") == {"device_memory_used_bytes": 4213}
+    assert usage_of("b") == {"device_busy": 0.87}
+    assert usage_of("c") == {}
     # Of two GPUs, one figure would be half the truth.
-    assert parse_nvidia_smi("80, 2\n[N/A], 3\n") == {"device_memory_used_bytes": 5 * 1024**2}
+    assert usage_of("d,a") == {"device_memory_used_bytes": 4215}
+
+
+def test_a_machine_without_a_driver_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        pynvml, "nvmlInit", lambda: FakeDriver.fail(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    )
+    assert usage_of("a") == {}

@@ -63,21 +63,21 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Script:
 def tools(settings: Settings, database: Database) -> Iterator[Tools]:
     settings.heartbeat_s = 0.2
     settings.stop_grace_s = 1.5
-    heart = Heartbeat(database, "w00000000001", settings)
-    heart.start()
+    heartbeat = Heartbeat(database, "w00000000001", settings)
+    heartbeat.start()
     job_queue = JobQueue(settings)
     yield Tools(
         settings=settings,
         db=database,
         store=Store(settings),
         job_queue=job_queue,
-        heart=heart,
+        heartbeat=heartbeat,
         worker_id="w00000000001",
         device="cpu",
         leave=threading.Event(),
         check_device=lambda: None,
     )
-    heart.stop()
+    heartbeat.stop()
     job_queue.close()
 
 

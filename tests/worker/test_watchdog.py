@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.watchdog import MAX_LOOK_S, MULTIPLE, Watchdog
+from worker.watchdog import MAX_CHECK_S, MULTIPLE, Watchdog
 
 
 class Listening:
@@ -20,12 +20,12 @@ class Listening:
             file.write("x")
 
     def listen(self, seconds: float) -> bool:
-        """Look once a second for so long; whether it barks at the end."""
-        barks = False
+        """Look once a second for so long; whether it has detected a hang."""
+        hung = False
         for _ in range(round(seconds)):
             self.now_s += 1.0
-            barks = self.dog.barks()
-        return barks
+            hung = self.dog.check()
+        return hung
 
 
 @pytest.fixture
@@ -33,19 +33,19 @@ def listening(tmp_path: Path) -> Listening:
     return Listening(tmp_path / "events.jsonl", 60.0)
 
 
-def test_it_barks_at_a_silence_from_the_very_start(listening: Listening) -> None:
+def test_a_silence_from_the_very_start_is_a_hang(listening: Listening) -> None:
     assert not listening.listen(60)
     assert listening.listen(1)
-    assert listening.dog.barked
+    assert listening.dog.hung
 
 
-def test_a_word_is_enough(listening: Listening) -> None:
+def test_any_growth_is_enough(listening: Listening) -> None:
     for _ in range(10):
         listening.say()
         assert not listening.listen(59)
 
 
-def test_long_updates_make_it_patient(listening: Listening) -> None:
+def test_long_steps_raise_the_limit(listening: Listening) -> None:
     listening.say()
     listening.listen(1)
     assert not listening.listen(50)
@@ -54,16 +54,16 @@ def test_long_updates_make_it_patient(listening: Listening) -> None:
     assert listening.listen(2)
 
 
-def test_the_loading_of_libraries_says_nothing_about_updates(listening: Listening) -> None:
+def test_the_loading_of_libraries_says_nothing_about_steps(listening: Listening) -> None:
     assert not listening.listen(50)
     listening.say()
     assert not listening.listen(61)
     assert listening.listen(1)
 
 
-def test_whoever_was_frozen_has_not_listened(listening: Listening) -> None:
+def test_a_frozen_worker_has_not_watched(listening: Listening) -> None:
     listening.say()
     listening.listen(1)
     listening.now_s += 3600
-    assert not listening.dog.barks()
-    assert listening.dog.silent_s == MAX_LOOK_S
+    assert not listening.dog.check()
+    assert listening.dog.silent_s == MAX_CHECK_S

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from app.auth.service import create_token
 from app.backup.create import create_backup
-from app.backup.manifest import BackupError, Manifest, read_manifest
-from app.backup.progress import NullProgress, noop
+from app.backup.manifest import BackupError, BackupManifest, read_manifest
+from app.backup.progress import NullProgress
 from app.backup.restore import check_backup, contents_of, restore_backup
 from app.backup.rows import digest_of, tables_of
 from app.cli import main as cli
@@ -30,11 +30,12 @@ from app.settings import Settings
 from app.storage import Store
 from app.workers.models import Worker
 from kdcore.config import TeacherConfig
+from kdcore.files import noop
 from tests.app.test_s3_storage import _server, s3  # noqa: F401 - fixtures
 from tests.conftest import DATABASES
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.s3 import S3Server
-from worker.checkpoint_copies import Mirror, fetch_newest
+from worker.checkpoint_copies import CheckpointCopier, fetch_newest
 from worker.workspace import Workspace
 
 POINTS = 2500
@@ -175,7 +176,7 @@ def add_checkpoint(work: Workspace, step: int) -> Path:
     return folder
 
 
-def back_up(settings: Settings, tmp_path: Path) -> tuple[Path, Manifest]:
+def back_up(settings: Settings, tmp_path: Path) -> tuple[Path, BackupManifest]:
     folder = tmp_path / "backup"
     return folder, create_backup(settings, folder, NullProgress())
 
@@ -183,7 +184,7 @@ def back_up(settings: Settings, tmp_path: Path) -> tuple[Path, Manifest]:
 def restore(settings: Settings, folder: Path) -> list[str]:
     manifest = check_backup(folder, NullProgress())
     found = contents_of(settings, manifest)
-    assert found.nothing
+    assert found.is_empty
     return restore_backup(settings, folder, manifest, found, NullProgress())
 
 
@@ -325,7 +326,7 @@ def test_what_is_gone_or_damaged_is_said(small: Settings, tmp_path: Path) -> Non
     (small.uploads_dir / "dataset00000" / "data.txt").write_bytes(TEXT[:-1] + b"?")
     folder, manifest = back_up(small, tmp_path)
     assert {each.path: each.why.split(":")[0] for each in manifest.left_out} == {
-        "artifacts/done00000000/1/model.safetensors": "it is gone",
+        "artifacts/done00000000/1/model.safetensors": "it does not exist",
         "uploads/dataset00000/data.txt": "it is damaged",
     }
     check_backup(folder, NullProgress())
@@ -371,7 +372,7 @@ def test_nothing_to_save_makes_nothing(fresh: Settings, tmp_path: Path) -> None:
 def test_what_is_there_counts(small: Settings, tmp_path: Path) -> None:
     _, manifest = back_up(small, tmp_path)
     found = contents_of(small, manifest)
-    assert not found.nothing
+    assert not found.is_empty
     assert (len(found.runs), found.datasets, found.files) == (4, ["dataset00000"], True)
 
 
@@ -403,7 +404,7 @@ def test_a_restore_that_was_cut_short_can_be_repeated(
 
     with pytest.raises(KeyboardInterrupt):
         restore_backup(target, folder, manifest, contents_of(target, manifest), Cut())
-    assert contents_of(target, manifest).nothing  # of this backup
+    assert contents_of(target, manifest).is_empty  # of this backup
     assert restore(target, folder) == ["running00000"]
 
 
@@ -422,7 +423,7 @@ def test_a_path_that_climbs_is_refused(small: Settings, tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(text)
     checksum = hashlib.sha256(text.encode()).hexdigest()
     (folder / "manifest.json.sha256").write_text(f"{checksum}  manifest.json\n")
-    with pytest.raises(BackupError, match="none of ours"):
+    with pytest.raises(BackupError, match="not a Halflayer manifest"):
         read_manifest(folder)
 
 
@@ -448,7 +449,7 @@ def test_the_commands(small: Settings, fresh: Settings, tmp_path: Path) -> None:
     (small.uploads_dir / "dataset00000" / "data.txt").unlink()
     lacking = command("backup", tmp_path / "second", *at)
     assert lacking.exit_code == 1
-    assert "not in the backup: uploads/dataset00000/data.txt, it is gone" in lacking.output
+    assert "not in the backup: uploads/dataset00000/data.txt, it does not exist" in lacking.output
 
 
 def test_hosts_that_share_a_store(
@@ -466,10 +467,10 @@ def test_hosts_that_share_a_store(
     store.put_file(upload, "uploads/dataset00000/data.txt")
     upload.unlink()
     work = Workspace.of(here, "running00000", 2)
-    mirror = Mirror(store, work, every_s=0)
-    mirror.offer("checkpoints/step-00000002")
-    mirror.flush(60)
-    mirror.close()
+    copier = CheckpointCopier(store, work, every_s=0)
+    copier.offer("checkpoints/step-00000002")
+    copier.flush(60)
+    copier.close()
     shutil.rmtree(work.run_dir)  # its host is another one
 
     folder, manifest = back_up(here, tmp_path)
