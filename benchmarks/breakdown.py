@@ -26,7 +26,7 @@ from benchmarks.progress import Steps, progress_line
 from benchmarks.shapes import BUILD, SHAPES, TIMING_DROPOUT, shape
 from benchmarks.work import Goal
 from kdcore.data.prefetch import TrainingPlan
-from kdcore.train.loop import make_optimiser, update
+from kdcore.train.loop import make_optimiser, train_step
 
 GOALS: tuple[Goal, ...] = ("teacher", "distill")
 PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm"))
@@ -41,7 +41,7 @@ def break_down(
     plan = TrainingPlan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(training.model, training.optimiser)
     with steps.step(f"{goal}: counting"), flop_counter() as counter:
-        first = update(training, plan, optimiser, 0)
+        first = train_step(training, plan, optimiser, 0)
     flops_per_token = counter.get_total_flops() / first.tokens
     tokens = 0
     activities = [ProfilerActivity.CPU]
@@ -51,7 +51,7 @@ def break_down(
         start_s = time.perf_counter()
         for step in range(1, updates + 1):
             with steps.step(f"{goal}: profiling"):
-                tokens += update(training, plan, optimiser, step).tokens
+                tokens += train_step(training, plan, optimiser, step).tokens
         synchronize(device)
         elapsed_s = time.perf_counter() - start_s
     name = f"self_{device.type}_time_total" if device.type == "cpu" else "self_device_time_total"

@@ -16,7 +16,8 @@ from kdcore.events import ListSink
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, position_embeddings, shape_of
 from kdcore.train.checkpoint import Checkpointer
-from kdcore.train.loop import Training, make_optimiser, update
+from kdcore.train.evaluate import EvalResult
+from kdcore.train.loop import Training, make_optimiser, train_step
 
 
 def make_training(
@@ -67,7 +68,7 @@ def training_of(
         identity="benchmark",
         sink=ListSink(),
         should_stop=lambda: False,
-        evaluate=lambda _step: None,
+        evaluate=lambda _step: EvalResult(0.0, 0),
         max_tokens_per_microbatch=machine.pick_max_tokens_per_microbatch(
             shape_of(model), model.device
         ),
@@ -99,5 +100,5 @@ def train(
     channel.ready()
     while (request := channel.next()) is not None:
         channel.begin(request)
-        done = update(training, plan, optimiser, request.step)
+        done = train_step(training, plan, optimiser, request.step)
         channel.end(done.tokens)

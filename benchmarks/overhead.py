@@ -21,7 +21,7 @@ from typing import Any
 import kdcore.train.checkpoint
 from benchmarks.shapes import BUILD, CACHE, SHAPES, shape
 from kdcore.config import Evaluation, Reporting
-from kdcore.events import JsonlSink
+from kdcore.events import Event, JsonlSink, Metrics
 from kdcore.run import execute
 from kdcore.train.metrics import CHECKPOINT_SHARE, PROGRESS_EVERY_S
 
@@ -38,11 +38,11 @@ class _TimedSink:
         """Clock and time spent on reporting so far, at each update's metrics."""
         self.spent_s = 0.0
 
-    def emit(self, type: str, /, **fields: Any) -> None:
+    def emit(self, event: Event) -> None:
         start_s = time.perf_counter()
-        self._sink.emit(type, **fields)
-        self.add(type, time.perf_counter() - start_s)
-        if type == "metrics" and "loss" in fields["values"]:
+        self._sink.emit(event)
+        self.add(event.type, time.perf_counter() - start_s)
+        if isinstance(event, Metrics) and "loss" in event.values:
             self.points.append((time.perf_counter(), self.spent_s))
 
     def add(self, name: str, elapsed_s: float) -> None:

@@ -21,6 +21,7 @@ from kdcore.data.corpora import open_corpus
 from kdcore.data.token_cache import tokenise
 from kdcore.data.tokenizers import load_tokenizer
 from kdcore.events import ListSink
+from kdcore.inputs import NO_INPUTS
 from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
 
@@ -53,7 +54,7 @@ def first_update(shape_name: str, device: str, *, stood_by: bool) -> dict[str, f
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         workspace = Workspace(Path(folder), attempt=1)
         workspace.create()
-        workspace.write_configs(config, config)
+        workspace.write_config(config, NO_INPUTS)
         start_s = time.time()
         command = trainer_command(workspace, CACHE, device)
         trainer = Trainer(command, workspace, 1.0, standby)

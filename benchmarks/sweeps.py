@@ -29,7 +29,7 @@ from kdcore.data.tokenizers import Tokens
 from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import build_teacher
 from kdcore.model.prune import prune
-from kdcore.train.loop import make_optimiser, update
+from kdcore.train.loop import make_optimiser, train_step
 
 GOALS: tuple[Goal, ...] = ("teacher", "distill")
 _SPECIAL = 5
@@ -92,7 +92,7 @@ def update_s(goal: Goal, point: Point, device: torch.device, repeats: int) -> fl
     for step in range(updates):
         synchronize(device)
         start_s = time.perf_counter()
-        update(training, plan, optimiser, step)
+        train_step(training, plan, optimiser, step)
         synchronize(device)
         times.append(time.perf_counter() - start_s)
     return median(times[1:])

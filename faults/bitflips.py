@@ -63,7 +63,7 @@ def _checkpoints(trial: Trial) -> Row:
     return Row(
         "one bit turned around in the newest checkpoint",
         times,
-        "`checkpoint passed over: ...`, then it goes on from the one before",
+        "`checkpoint skipped: ...`, then it goes on from the one before",
         [Figure("undetected_flips", undetected), Figure("silent_flips", silent)],
     )
 
@@ -85,11 +85,11 @@ def _resumed(trial: Trial, stand: Installation, corpus: Json) -> Row:
         worker.start()
         stand.wait_final([run_id])
         damage.compare(stand, run_id, stand.undisturbed)
-        silent += not any("checkpoint passed over" in line for line in _log(stand, run_id))
+        silent += not any("checkpoint skipped" in line for line in _log(stand, run_id))
     return Row(
         "worker killed, then a bit turned around in one to all of the run's checkpoints",
         times,
-        "`checkpoint passed over: step-00000042: model.safetensors fails its checksum`, then it "
+        "`checkpoint skipped: step-00000042: model.safetensors fails its checksum`, then it "
         "goes on from one before, or from the start",
         [*damage.figures(), Figure("silent_flips", silent)],
     )

@@ -18,7 +18,7 @@ from faults.trial import Trial
 from kdcore.train.checkpoint import Checkpointer
 from tests.fixtures.missing import skip_or_fail
 
-_NAMED = re.compile(r"at update (\d+) \(epoch \d+, batches \d+ to \d+\)")
+_NAMED = re.compile(r"at step (\d+) \(epoch \d+, batches \d+ to \d+\)")
 MIB = 1 << 20
 WIDE = {
     "source": "scratch",
@@ -84,7 +84,7 @@ def _nan(trial: Trial, stand: Installation, corpus: Json) -> Row:
     return Row(
         "the loss becomes NaN",
         2 * times,
-        "failed, `nan`: `loss became NaN or infinite at update 7 (epoch 1, batches 13 to 14): "
+        "failed, `nan`: `loss became NaN or infinite at step 7 (epoch 1, batches 13 to 14): "
         "lower the learning rate ...`",
         [
             Figure("nan_found_after_updates", late, 1),

@@ -187,7 +187,7 @@ def _lost(place: Site, trial: Trial, draw: random.Random) -> Row:
         stand.wait_final([run_id])
         damage.compare(stand, run_id, stand.undisturbed)
         again += stand.updates_lost(run_id)
-        began_anew += "training begins anew" in place.log(run_id)
+        began_anew += "training starts over" in place.log(run_id)
     return Row(
         "a host is lost with its disk, the run goes on on another",
         times,

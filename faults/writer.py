@@ -22,6 +22,7 @@ from app.runs.ingest import append_events, position_of
 from app.runs.models import MetricPoint, Run
 from app.runs.service import list_runs, submit
 from kdcore.config import RUN_CONFIG
+from kdcore.events import Metrics
 
 POINTS_A_RUN = 20
 OPEN_ANEW_EVERY = 10
@@ -69,7 +70,7 @@ def carry_through(db: Database, wrote: Wrote, draw: random.Random) -> None:
     position = position_of(run)
     for step in range(1, POINTS_A_RUN + 1):
         after = type(position)(run.attempt, position.events + 1, 0)
-        event = {"type": "metrics", "step": step, "values": {"loss": draw.random()}}
+        event = Metrics(step=step, values={"loss": draw.random()})
         wrote.do(
             db.write,
             lambda s, event=event, before=position, after=after: append_events(

@@ -6,9 +6,9 @@
     python -m kdcore standby
 
 The flags of `teacher`, `prune` and `distill` are the fields of `kdcore.config`. Exit status: 0 the
-result is in OUT/model; 75 stopped on request, a checkpoint was saved and the same command goes on
-from there; 1 failed; 2 the flags are wrong; 73 the disk is so full that not even that could be
-written into the events; 76 another process of the run is gone, the same command goes on from the
+result is in OUT/model; 75 stopped on request, a checkpoint was saved and the same command resumes
+from it; 1 failed; 2 the flags are wrong; 73 the disk is so full that the failure could not even be
+written to the events; 76 another process of the run was lost, the same command resumes from the
 last checkpoint.
 
 Several devices train one model together if they are named, or counted:
@@ -62,15 +62,14 @@ from kdcore.distributed.torchrun import (
     process_count,
 )
 from kdcore.errors import (
-    MEMORY_ADVICE,
     ConfigError,
     DataError,
     KdcoreError,
     RankLost,
     is_disk_full,
-    says_no_memory,
 )
-from kdcore.events import FailureSink, Fanout, JsonlSink, Sink
+from kdcore.events import FailureSink, Fanout, JsonlSink, Log, RunFailed, Sink
+from kdcore.inputs import NO_INPUTS, Inputs
 from kdcore.process import (
     EXIT_DISK_FULL,
     EXIT_FAILED,
@@ -87,7 +86,7 @@ _LIBRARIES_BARS = (
     "HF_DATASETS_DISABLE_PROGRESS_BARS",
     "TQDM_DISABLE",
 )
-"""Progress is told by events; a library's own bar would be lines of the run's log."""
+"""Progress is reported by events; a library's own bar would become lines of the run's log."""
 
 
 def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
@@ -120,7 +119,7 @@ class _Where(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _infer_variants(cls, data: Any) -> Any:
-        """`--teacher.path X` need not say `--teacher.source folder`: only a folder has a path."""
+        """`--teacher.path X` implies `--teacher.source folder`: only a folder has a path."""
         if not isinstance(data, dict):
             return data
         data = dict(data)
@@ -159,10 +158,9 @@ class _Run(_Where):
     """Carry out a run whose config is in a file, as the worker does."""
 
     config: Path = Field(description="JSON file with the config, `kind` included.")
-    submitted: Path | None = Field(
+    inputs: Path | None = Field(
         default=None,
-        description="JSON file with the config as its author wrote it, for the result's notes; "
-        "empty means CONFIG.",
+        description="JSON file with the local paths of what CONFIG names by an id, by field.",
     )
     events: Path | None = Field(
         default=None, description="File for the events; empty means OUT/events.jsonl."
@@ -226,8 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.enable()
     for name in _LIBRARIES_BARS:  # read when the libraries are imported, so before that
         os.environ.setdefault(name, "1")
-    seat = TorchrunEnv.from_environment()
-    if seat is not None:
+    torchrun = TorchrunEnv.from_environment()
+    if torchrun is not None:
         die_with_launcher()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["standby"]:
@@ -237,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
         cli = CliApp.run(_Cli, cli_args=arguments, cli_settings_source=flags)
         command = get_subcommand(cli)
         assert isinstance(command, _Where)
-        config, submitted = _config_of(command), _submitted(command)
+        config, inputs = _config_of(command), _inputs_of(command)
         processes = process_count(command.device, command.devices)
     except ValidationError as error:
         for problem in error.errors():
@@ -250,17 +248,17 @@ def main(arguments: list[str] | None = None) -> int:
         die_with_parent()
     try:
         command.out.mkdir(parents=True, exist_ok=True)
-        if seat is None and processes > 1 and not isinstance(config, PruneConfig):
+        if torchrun is None and processes > 1 and not isinstance(config, PruneConfig):
             return launch(arguments, processes, command.out)
-        status = _carry_out(config, submitted, command, seat)
+        status = _carry_out(config, inputs, command, torchrun)
     except Exception as error:
         full = is_disk_full(error)
-        if seat is None and not full:
+        if torchrun is None and not full:
             raise
         with suppress(OSError):  # standard error may be a file on that disk
             print(error if full else traceback.format_exc(), file=sys.stderr)  # noqa: T201
         status = EXIT_DISK_FULL if full else EXIT_FAILED
-    if seat is not None and status:
+    if torchrun is not None and status:
         end_at_once(status)
     return status
 
@@ -286,9 +284,12 @@ def _error_line(problem: ErrorDetails, *, of_flags: bool) -> str:
 
 
 def _carry_out(
-    config: RunConfig, submitted: RunConfig | None, command: _Where, seat: TorchrunEnv | None
+    config: RunConfig, inputs: Inputs, command: _Where, torchrun: TorchrunEnv | None
 ) -> int:
-    server_run, is_main_process = isinstance(command, _Run), seat is None or seat.rank == 0
+    server_run, is_main_process = (
+        isinstance(command, _Run),
+        torchrun is None or torchrun.rank == 0,
+    )
     events = command.events if isinstance(command, _Run) else None
     path = events or command.out / "events.jsonl"
     jsonl = JsonlSink(path) if is_main_process else FailureSink(path)
@@ -296,11 +297,11 @@ def _carry_out(
     terminal = None if quiet else TerminalSink()
     sink: Sink = Fanout(jsonl, terminal) if terminal else jsonl
     try:
-        return _execute(config, submitted, command, sink, seat, resumable_hint=not server_run)
+        return _execute(config, inputs, command, sink, torchrun, resumable_hint=not server_run)
     except StoppedEarly:
         if not server_run:
-            message = "stopped before training began; the same command goes on"
-            sink.emit("log", level="info", message=message)
+            message = "stopped before training began; run the same command again to resume"
+            sink.emit(Log(message=message))
         return EXIT_STOPPED
     finally:
         if terminal:
@@ -309,7 +310,7 @@ def _carry_out(
 
 
 def _stand_by() -> list[str]:
-    """The arguments to go on with; leaves when nobody needs this process any more."""
+    """Wait for the arguments to continue with; exits when this process is no longer needed."""
     die_with_parent()
     import kdcore.run  # noqa: F401, PLC0415 - this is what takes the time
 
@@ -330,64 +331,63 @@ def _config_of(command: object) -> RunConfig:
     return RUN_CONFIG.validate_python({k: v for k, v in fields.items() if k not in where})
 
 
-def _submitted(command: object) -> RunConfig | None:
-    path = command.submitted if isinstance(command, _Run) else None
-    return _read_config(path) if path else None
+def _inputs_of(command: object) -> Inputs:
+    path = command.inputs if isinstance(command, _Run) else None
+    return Inputs.model_validate(_read_json(path)) if path else NO_INPUTS
 
 
 def _read_config(path: Path) -> RunConfig:
+    return RUN_CONFIG.validate_python(_read_json(path))
+
+
+def _read_json(path: Path) -> object:
     try:
-        raw = json.loads(path.read_bytes())  # with or without a byte order mark
+        return json.loads(path.read_bytes())  # with or without a byte order mark
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
-    return RUN_CONFIG.validate_python(raw)
 
 
 def _execute(
     config: RunConfig,
-    submitted: RunConfig | None,
+    inputs: Inputs,
     where: _Where,
     sink: Sink,
-    seat: TorchrunEnv | None,
+    torchrun: TorchrunEnv | None,
     *,
     resumable_hint: bool,
 ) -> int:
-    stop = None if seat else StopRequest(alone=True)
+    stop = None if torchrun else StopRequest(alone=True)
     # Here and not at the top: torch takes seconds, and wrong flags deserve an answer at once.
     from kdcore.distributed.process_group import SINGLE_PROCESS, join  # noqa: PLC0415
     from kdcore.run import execute  # noqa: PLC0415
+    from kdcore.train.context import Stopped  # noqa: PLC0415
     from kdcore.train.failures import map_machine_errors  # noqa: PLC0415
 
     ranks = SINGLE_PROCESS
     try:
         with map_machine_errors(where.out):
-            ranks = join(seat, where.device)
-        # Who waits for the others can do nothing with a request to stop but die of it.
-        stop = stop or StopRequest(alone=False)
-        ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, submitted)
-        ranks.destroy()
+            ranks = join(torchrun, where.device)
+            # A process that waits for the others can do nothing with a request to stop but exit.
+            stop = stop or StopRequest(alone=False)
+            ended = execute(config, where.out, sink, stop, where.cache, ranks.device, ranks, inputs)
+            ranks.destroy()
     except RankLost as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_RANK_LOST
     except KdcoreError as error:
         field = list(error.field) if isinstance(error, ConfigError) else None
         if ranks.claim_failure():
-            sink.emit("failed", code=error.code, message=str(error), field=field)
+            sink.emit(RunFailed(code=error.code, message=str(error), field=field))
         return EXIT_FAILED
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        no_memory = isinstance(error, MemoryError) or says_no_memory(message)
-        code = "oom_host" if no_memory else "internal"
-        if no_memory:
-            message = f"the machine has no memory left: {MEMORY_ADVICE}. {message}"
         if ranks.claim_failure():
-            sink.emit("failed", code=code, message=message, field=None)
+            sink.emit(RunFailed(code="internal", message=f"{type(error).__name__}: {error}"))
         raise
-    if ended.summary is None:
+    if isinstance(ended, Stopped):
         if resumable_hint:
-            message = f"stopped after update {ended.step}; the same command goes on from there"
-            sink.emit("log", level="info", message=message)
+            message = f"stopped at step {ended.step}; run the same command again to resume"
+            sink.emit(Log(message=message))
         return EXIT_STOPPED
     return 0

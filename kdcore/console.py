@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from kdcore.events import Event
+from kdcore import events
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
 class TerminalSink:
-    """Draws a progress bar with ETA, and prints what the run says."""
+    """Draws a progress bar with ETA, and prints the run's messages."""
 
     def __init__(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - the worker's trainers never draw
@@ -33,30 +33,29 @@ class TerminalSink:
         self._note = ""
         self._progress.start()
 
-    def emit(self, type: str, /, **fields: object) -> None:
-        event: Event = dict(fields)
-        if type == "progress":
-            self._draw(event)
-        elif type == "metrics":
-            losses = {k: v for k, v in event["values"].items() if "loss" in k and v is not None}
-            self._note = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            if "eval/loss" in losses:
-                self._console.print(f"update {event['step']}: {self._note}", highlight=False)
-        elif type == "log":
-            self._console.print(event["message"], highlight=False, markup=False)
-        elif type == "failed":
-            self._console.print(f"failed: {event['message']}", style="red", markup=False)
+    def emit(self, event: events.Event) -> None:
+        match event:
+            case events.Progress():
+                self._draw(event)
+            case events.Metrics(step=step, values=values):
+                losses = {k: v for k, v in values.items() if "loss" in k and v is not None}
+                self._note = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+                if "eval/loss" in losses:
+                    self._console.print(f"step {step}: {self._note}", highlight=False)
+            case events.Log(message=message):
+                self._console.print(message, highlight=False, markup=False)
+            case events.RunFailed(message=message):
+                self._console.print(f"failed: {message}", style="red", markup=False)
 
-    def _draw(self, event: Event) -> None:
-        phase = str(event["phase"])
-        eta_s = event.get("eta_s")
+    def _draw(self, event: events.Progress) -> None:
+        phase, eta_s = event.phase, event.eta_s
         eta = "" if eta_s is None else f"{int(eta_s) // 60}:{int(eta_s) % 60:02d} left"
         if phase not in self._tasks:
             self._tasks[phase] = self._progress.add_task(phase, eta="", note="")
         self._progress.update(
             self._tasks[phase],
-            completed=event["done"],
-            total=event["total"],
+            completed=event.done,
+            total=event.total,
             eta=eta,
             note=self._note if phase == "training" else "",
         )

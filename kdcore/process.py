@@ -1,4 +1,4 @@
-"""A trainer as a process: its exit statuses, its requests to stop, its waiting for work."""
+"""The trainer as a process: exit statuses, requests to stop, exiting with its parent."""
 
 import os
 import select
@@ -7,26 +7,24 @@ import threading
 from types import FrameType
 
 EXIT_RANK_LOST = 76
-"""Another process of the run is gone: run the same command again to go on."""
+"""Another process of the run was lost: run the same command again to resume."""
 EXIT_FAILED = 1
-
-
 EXIT_USAGE = 2
 EXIT_DISK_FULL = 73
-"""EX_CANTCREAT: the events cannot tell of this failure, since they cannot grow."""
+"""EX_CANTCREAT: the disk is so full that the events could not report the failure."""
 EXIT_STOPPED = 75
-"""EX_TEMPFAIL: run the same command again to go on."""
+"""EX_TEMPFAIL: run the same command again to resume."""
 
 
 class StoppedEarly(BaseException):
-    """Asked to stop before there was anything to save; no library may take it for a failure."""
+    """Asked to stop before there was anything to save; libraries must not catch it as an error."""
 
 
 class StopRequest:
-    """Set by SIGTERM or Ctrl-C: the run saves a checkpoint and leaves. A second Ctrl-C kills.
+    """Set by SIGTERM or Ctrl-C: the run saves a checkpoint and exits. A second Ctrl-C kills.
 
-    Loading libraries and tokenising take long and save nothing that a signal could spoil: until
-    the training first asks, it raises StoppedEarly where one process trains alone.
+    Loading libraries and tokenising take long and have nothing to save: until the training first
+    checks it, a signal raises StoppedEarly where one process trains alone.
     """
 
     def __init__(self, *, alone: bool) -> None:
@@ -49,11 +47,11 @@ class StopRequest:
 
 
 def die_with_parent() -> None:
-    """Leave at once when standard input ends: whoever held the other end is gone."""
+    """Exit at once when standard input is closed: the process at the other end has ended."""
 
     def watch() -> None:
         end = select.poll()
-        end.register(0, 0)  # nothing but the hang-up, which is always reported
+        end.register(0, 0)  # only the hang-up, which is always reported
         end.poll()
         os._exit(EXIT_FAILED)
 

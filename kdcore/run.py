@@ -1,4 +1,4 @@
-"""The single entrance: carries out one run in one folder, and resumes it there.
+"""The single entry point: carries out one run in one folder, and resumes it there.
 
 <out>/checkpoints/step-00000120/   to resume from; the last three
 <out>/model/                       the result, in HuggingFace format
@@ -8,9 +8,10 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdcore.config import (
+    Checkpoint,
     DistillConfig,
     DistillLines,
     FreshStudent,
@@ -27,7 +28,8 @@ from kdcore.data.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens
 from kdcore.device import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.errors import ConfigError, DataError
-from kdcore.events import Sink
+from kdcore.events import Level, Log, PhaseProgress, Progress, RunResult, RunStarted, Sink
+from kdcore.inputs import NO_INPUTS, Inputs
 from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import (
     Loaded,
@@ -44,12 +46,13 @@ from kdcore.model.bert import (
 )
 from kdcore.model.prune import prune
 from kdcore.shapes import check_distill, check_teacher, fresh_student_shape, scratch_shape
-from kdcore.train.context import RunContext, RunOutcome
+from kdcore.train.context import Completed, RunContext, RunOutcome, Stopped
 from kdcore.train.export import Summary, publish_result, versions
 from kdcore.train.failures import map_machine_errors
 from kdcore.train.trainer import train, trained_summary
 
 DEFAULT_EVAL_SEQ_LEN = 512
+Field = Literal["model", "teacher", "student"]
 
 
 def execute(
@@ -60,13 +63,13 @@ def execute(
     cache_dir: Path | None = None,
     device: str = "auto",
     ranks: Ranks = SINGLE_PROCESS,
-    submitted: RunConfig | None = None,
+    inputs: Inputs = NO_INPUTS,
 ) -> RunOutcome:
     """Carry out `config` in `out_dir`, resuming from its newest checkpoint if it has one.
 
     Emits the events of `kdcore.events`; raises a KdcoreError that says what to do. Where several
-    processes carry out the run together, it is for the chief's sink that all is said. The result's
-    notes hold `submitted`, where that is given because `config` names paths of this machine.
+    processes carry out the run together, the main process emits the events. `inputs` has the local
+    files of what `config` names by an id.
     """
     prepare_process()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -80,17 +83,18 @@ def execute(
             sink=sink,
             should_stop=should_stop,
             ranks=ranks,
-            submitted=submitted,
+            inputs=inputs,
         )
         sink.emit(
-            "started",
-            config=config.model_dump(mode="json"),
-            versions=versions(),
-            device=context.describe(),
+            RunStarted(
+                config=config.model_dump(mode="json"),
+                versions=versions(),
+                device=context.describe(),
+            )
         )
         if device.startswith("auto") and (reason := why_no_gpu()):
             message = f"training on the CPU, since no GPU can be used: {reason}"
-            sink.emit("log", level="warning", message=message)
+            sink.emit(Log(level="warning", message=message))
         match config:
             case TeacherConfig():
                 return _teacher(config, context)
@@ -108,20 +112,19 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
     start_folder, start = None, None
     if not isinstance(config.model, ScratchModel):
         # Before the text, which may take long to read.
-        start_folder = checkpoint_folder(config.model)
+        start_folder = _checkpoint_folder(config.model, "model", context)
         start = _load(start_folder, "model", context, head_seed=config.seed)
         check_teacher(config, shape_of(start.model))
 
     def load(corpus: CorpusText) -> Tokens:
-        tokens = load_tokenizer(
-            config.tokenizer, corpus, context.cache_dir, context.sink, start_folder
-        )
+        tokenizer = context.inputs.tokenizer_of(config.tokenizer)
+        tokens = load_tokenizer(tokenizer, corpus, context.cache_dir, context.sink, start_folder)
         if start_folder is not None:
             _check_start(tokens, start_folder, context)
         return tokens
 
     text = read_text(
-        config.corpus,
+        context.inputs.corpus_of(config.corpus),
         load,
         config.evaluation,
         config.evaluation.seq_len or config.seq_len,
@@ -139,23 +142,23 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
             counts = token_counts(text.train, text.tokens.vocab_size)
             counts[sorted(text.tokens.special_ids)] = 0  # never to be predicted
             start_at_unigram(model, counts)
-    if config.distil_lines is not None:
-        _check_distil_lines(config.distil_lines, text, model.config.max_position_embeddings)
+    if distil_lines := config.distil_lines or context.inputs.distil_lines:
+        _check_distil_lines(distil_lines, text, model.config.max_position_embeddings)
     model.to(context.device)
     packed = pack(text.train, config.seq_len)
     objective = MlmObjective(config, model, text.tokens, packed)
-    fitted, precision = train(config, model, objective, text, [start_folder], context)
-    if fitted.stopped:
-        return RunOutcome(None, fitted.steps)
-    summary = trained_summary("teacher", model, text, fitted) | {
+    trained = train(config, model, objective, text, [start_folder], context)
+    if isinstance(trained, Stopped):
+        return trained
+    summary = trained_summary("teacher", model, text, trained.fit) | {
         "layer_drop": config.layer_drop,
-        "train_loss": fitted.means["loss"],
-        "precision": precision,
+        "train_loss": trained.fit.means["loss"],
+        "precision": trained.precision,
     }
     if start is not None and start.fresh:
         summary["fresh_tensors"] = start.fresh
     notes = {"seq_len": config.seq_len, "layer_drop": config.layer_drop}
-    return _finish(config, model, text.tokens, summary, notes, fitted.steps, context)
+    return _finish(config, model, text.tokens, summary, notes, context)
 
 
 def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
@@ -175,12 +178,11 @@ def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
                 "every embedding would belong to another token. Choose 'model' to use the "
                 "checkpoint's own",
             )
-    context.sink.emit(
-        "log",
-        level="warning",
-        message="whether the tokenizer is the one that the checkpoint was trained with cannot be "
-        f"checked ({reason}); only the vocabulary's size is compared",
+    message = (
+        "whether the tokenizer is the one that the checkpoint was trained with cannot be "
+        f"checked ({reason}); only the vocabulary's size is compared"
     )
+    context.sink.emit(Log(level="warning", message=message))
 
 
 def _check_distil_lines(options: DistillLines, text: Text, max_positions: int) -> None:
@@ -204,20 +206,19 @@ def _check_vocabulary(model: MaskedLM, tokens: Tokens) -> None:
 
 def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
     if not context.ranks.is_main_process:
-        return RunOutcome({}, 0)
-    folder = checkpoint_folder(config.teacher)
-    context.sink.emit("progress", phase="pruning", done=0, total=1, unit="models", eta_s=None)
+        return Completed({})
+    folder = _checkpoint_folder(config.teacher, "teacher", context)
+    progress = PhaseProgress(context.sink, "pruning", 1, "models")
     teacher = _load(folder, "teacher", context).model
     student, report = prune(teacher, config)
     tokens = tokens_from_folder(folder)
     _check_vocabulary(teacher, tokens)
     if not config.copy_head_transform:
-        context.sink.emit(
-            "log",
-            level="warning",
-            message="the MLM head's transform and layer norm start at random, as in the published "
-            "setting; copy_head_transform copies them",
+        message = (
+            "the MLM head's transform and layer norm start at random, as in the published "
+            "setting; copy_head_transform copies them"
         )
+        context.sink.emit(Log(level="warning", message=message))
     summary: Summary = {
         "role": "pruned",
         "layers": student.config.num_hidden_layers,
@@ -231,15 +232,15 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
         "kept_layers": report.kept_layers,
         "fresh_tensors": report.fresh,
     }
-    context.sink.emit("progress", phase="pruning", done=1, total=1, unit="models", eta_s=0.0)
-    return _finish(config, student, tokens, summary, notes, 0, context)
+    progress.finish()
+    return _finish(config, student, tokens, summary, notes, context)
 
 
 # ------------------------------------------------------------------------------------- distill
 
 
 def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
-    teacher_folder = checkpoint_folder(config.teacher)
+    teacher_folder = _checkpoint_folder(config.teacher, "teacher", context)
     teacher = _load(teacher_folder, "teacher", context).model
     tokens = tokens_from_folder(teacher_folder)
     _check_vocabulary(teacher, tokens)
@@ -249,7 +250,7 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     default_seq_len = noted if isinstance(noted, int) else DEFAULT_EVAL_SEQ_LEN
     eval_seq_len = config.evaluation.seq_len or min(default_seq_len, longest)
     text = read_text(
-        config.corpus,
+        context.inputs.corpus_of(config.corpus),
         lambda _: tokens,
         config.evaluation,
         eval_seq_len,
@@ -262,37 +263,33 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     # Without a gradient the optimiser never sees them, so weight decay cannot move them either.
     position_embeddings(student).weight.requires_grad_(not config.freeze_positions)
     text_lines = lines(text.train, tokens, config.lines, longest)
-    context.sink.emit(
-        "log",
-        level="info",
-        message=f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
-        f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split",
+    message = (
+        f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
+        f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split"
     )
+    context.sink.emit(Log(message=message))
     objective = DistillObjective(
         config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
     )
-    start_eval: list[float] = []
-    fitted, precision = train(
-        config, student, objective, text, [teacher_folder, student_folder], context, start_eval
-    )
-    if fitted.stopped:
-        return RunOutcome(None, fitted.steps)
+    inputs = [teacher_folder, student_folder]
+    trained = train(config, student, objective, text, inputs, context, evaluate_start=True)
+    if isinstance(trained, Stopped):
+        return trained
+    fitted = trained.fit
     summary = trained_summary("student", student, text, fitted) | {
-        "start_eval_loss": start_eval[0],
+        "start_eval_loss": trained.start_eval_loss,
         "last_loss": fitted.last["loss"],
         "mean_loss": fitted.means["loss"],
         "layer_drop": read_notes(teacher_folder).get("layer_drop"),
         **text_lines.figures(),
-        "precision": precision,
+        "precision": trained.precision,
         **{
             f"mean_{name.replace('/', '_')}": value
             for name, value in fitted.means.items()
             if name.startswith("loss/")
         },
     }
-    return _finish(
-        config, student, tokens, summary, {"seq_len": eval_seq_len}, fitted.steps, context
-    )
+    return _finish(config, student, tokens, summary, {"seq_len": eval_seq_len}, context)
 
 
 def _load_student(
@@ -303,7 +300,7 @@ def _load_student(
         shape = fresh_student_shape(config.student, teacher_shape)
         check_distill(config, teacher_shape, shape)
         return build_student(shape, teacher, config.seed), None
-    folder = checkpoint_folder(config.student)
+    folder = _checkpoint_folder(config.student, "student", context)
     student = _load(folder, "student", context).model
     student_tokens = tokens_from_folder(folder)
     if student_tokens.fingerprint != tokens.fingerprint:
@@ -315,7 +312,15 @@ def _load_student(
 # -------------------------------------------------------------------------------------- shared
 
 
-def _load(folder: Path, field: str, context: RunContext, head_seed: int | None = None) -> Loaded:
+def _checkpoint_folder(checkpoint: Checkpoint, field: Field, context: RunContext) -> Path:
+    """The folder of the checkpoint that `field` of the config names."""
+    try:
+        return checkpoint_folder(checkpoint, getattr(context.inputs, field))
+    except DataError as error:
+        raise type(error)(f"{field}: {error}") from error
+
+
+def _load(folder: Path, field: Field, context: RunContext, head_seed: int | None = None) -> Loaded:
     """`load_model` of the checkpoint that `field` of the config names; logs what did not match."""
     try:
         loaded = load_model(folder, head_seed)
@@ -328,14 +333,14 @@ def _load(folder: Path, field: str, context: RunContext, head_seed: int | None =
             f"predictions are random ({', '.join(map(str, untrained))}): distil it first, and use "
             "the result of that run here"
         )
-    for level, names, what in (
+    notices: list[tuple[Level, list[str], str]] = [
         ("warning", loaded.fresh, "has no MLM head, which starts at random"),
         ("info", loaded.unused, "holds tensors that are not used"),
-    ):
+    ]
+    for level, names, what in notices:
         if names:
-            context.sink.emit(
-                "log", level=level, message=f"{field}: {folder} {what}: {', '.join(names)}"
-            )
+            message = f"{field}: {folder} {what}: {', '.join(names)}"
+            context.sink.emit(Log(level=level, message=message))
     return loaded
 
 
@@ -345,14 +350,11 @@ def _finish(
     tokens: Tokens,
     summary: Summary,
     notes: dict[str, Any],
-    steps: int,
     context: RunContext,
-) -> RunOutcome:
+) -> Completed:
     if not context.ranks.is_main_process:
-        return RunOutcome(summary, steps)
-    context.sink.emit("progress", phase="saving", done=0, total=1, unit="models", eta_s=None)
-    summary = publish_result(
-        context.out_dir, context.submitted or config, model, tokens, summary, notes
-    )
-    context.sink.emit("result", summary=summary, folder="model")
-    return RunOutcome(summary, steps)
+        return Completed(summary)
+    context.sink.emit(Progress(phase="saving", done=0, total=1, unit="models"))
+    shape = publish_result(context.out_dir, config, model, tokens, summary, notes)
+    context.sink.emit(RunResult(summary=summary, shape=shape))
+    return Completed(summary)

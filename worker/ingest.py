@@ -1,38 +1,36 @@
-"""Stores what an attempt's trainer says, once and in order; the trainer waits for nobody."""
+"""Stores what an attempt's trainer reports, once and in order; the trainer never waits for it."""
 
 from app.db import Database
 from app.runs import lifecycle
 from app.runs.ingest import Position, append_events, position_of
 from app.runs.models import Run
 from app.runs.transitions import StaleAttempt
-from kdcore.events import Event
+from kdcore.events import CheckpointSaved, Ending, RunResult
 from worker.tail import Batch, Tail
 from worker.workspace import Workspace
 
-ENDINGS = ("result", "failed", "stopped")
-
 
 class Recorder:
-    """From the trainer's files into rows, for one attempt."""
+    """Turns the trainer's files into rows, for one attempt."""
 
     def __init__(self, db: Database, run: Run, workspace: Workspace) -> None:
         self._db = db
         self._run = run
         self._workspace = workspace
         self._tail = Tail(workspace, position_of(run))
-        self.ending: Event | None = None
+        self.ending: Ending | None = None
         """The last event with which the trainer announced its end."""
-        self._said_checkpoint: str | None = None
+        self._reported_checkpoint: str | None = None
         self.checkpoint: str | None = None
         """The newest checkpoint of this attempt before which everything has become rows."""
 
     @property
     def has_result(self) -> bool:
-        """Whether the trainer has reported its result, so that nothing more is expected of it."""
-        return self.ending is not None and self.ending["type"] == "result"
+        """Whether the trainer has reported its result."""
+        return isinstance(self.ending, RunResult)
 
     def catch_up(self) -> None:
-        """Store what an earlier attempt said and nobody read: its trainer is not asked again.
+        """Store what earlier attempts reported and was not yet stored.
 
         Call it when the checkpoints are linked: all that led to them is in those files then.
         """
@@ -46,19 +44,19 @@ class Recorder:
         self._tail.workspace = self._workspace
 
     def record(self, *, final: bool = False) -> bool:
-        """Store the next batch; whether there was one. `final`: nobody writes any more."""
+        """Store the next batch; whether there was one. `final`: the trainer has ended."""
         batch = self._tail.read(final=final)
         if batch.empty:
             return False
-        # Before the rows are stored: an answer lost at the commit must not lose the ending.
+        # Before the rows are stored: a commit whose reply is lost must not lose the ending.
         for event in batch.events:
-            if event["type"] in ENDINGS:
+            if isinstance(event, Ending):
                 self.ending = event
-            if event["type"] == "checkpoint":
-                self._said_checkpoint = event.get("path")
+            elif isinstance(event, CheckpointSaved):
+                self._reported_checkpoint = event.path
         self._store(batch)
         if self._tail.position == batch.after:
-            self.checkpoint = self._said_checkpoint
+            self.checkpoint = self._reported_checkpoint
         return True
 
     def record_rest(self) -> None:
@@ -84,9 +82,9 @@ class Recorder:
             self._tail.position = batch.after
 
     def _position_in_database(self, batch: Batch) -> Position:
-        """Where to go on after an earlier try that was committed although its answer was lost.
+        """Where to continue after an earlier try that was committed although its reply was lost.
 
-        That try may have stored less than this batch, to which the trainer has added since.
+        That try may have stored less than this batch, since the trainer has written more.
         Raises StaleAttempt if the run is really lost.
         """
         run = self._run

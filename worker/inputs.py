@@ -1,4 +1,4 @@
-"""Turns a config's references into files of the workspace: runs, uploaded texts and tokenizers."""
+"""Fetches what a config names by an id into the workspace: runs, uploaded texts and tokenizers."""
 
 import shutil
 from dataclasses import dataclass
@@ -20,8 +20,6 @@ from kdcore.config import (
     DistillConfig,
     DistillLines,
     FileCorpus,
-    FolderCheckpoint,
-    FolderTokenizer,
     RunCheckpoint,
     TeacherConfig,
     UploadCorpus,
@@ -29,41 +27,40 @@ from kdcore.config import (
 )
 from kdcore.errors import DataError
 from kdcore.files import sha256_of
+from kdcore.inputs import Inputs
 from worker.workspace import Workspace
 
 
-def resolve_references(
+def fetch_inputs(
     config: AnyConfig, workspace: Workspace, db: Database, settings: Settings, store: Store
-) -> AnyConfig:
-    """`config` as the trainer can carry it out: every reference is a path below the workspace.
+) -> Inputs:
+    """Fetch what `config` names by an id into the workspace; returns where it is.
 
-    Raises DataError for what has vanished or fails its checksum, StoreUnavailable.
+    Raises DataError for what was deleted or fails its checksum, StoreUnavailable.
     """
-    # An earlier try may have brought half of them.
+    # An earlier try may have fetched half of them.
     shutil.rmtree(workspace.inputs, ignore_errors=True)
-    changes: dict[str, object] = {}
+    found: dict[str, object] = {}
     for role in ("model", "teacher", "student"):
         reference = getattr(config, role, None)
         if isinstance(reference, RunCheckpoint):
-            folder = workspace.inputs / role
-            _fetch_checkpoint(reference.run_id, folder, db, store)
-            changes[role] = FolderCheckpoint(path=str(folder))
+            found[role] = workspace.inputs / role
+            _fetch_checkpoint(reference.run_id, workspace.inputs / role, db, store)
     uploads = _Uploads(db, settings, store)
     corpus = getattr(config, "corpus", None)
     if isinstance(corpus, UploadCorpus):
-        changes["corpus"] = _file_corpus(corpus, workspace, uploads)
+        found["corpus"] = _file_corpus(corpus, workspace, uploads)
     tokenizer = getattr(config, "tokenizer", None)
     if isinstance(tokenizer, UploadTokenizer):
-        folder = workspace.inputs / "tokenizer"
-        uploads.fetch(tokenizer.dataset_id, folder)
-        changes["tokenizer"] = FolderTokenizer(path=str(folder))
+        found["tokenizer"] = workspace.inputs / "tokenizer"
+        uploads.fetch(tokenizer.dataset_id, workspace.inputs / "tokenizer")
     if isinstance(config, TeacherConfig) and config.distil_lines is None:
-        changes["distil_lines"] = _lines_to_come(config, workspace.run_dir.name, db)
-    return config.model_copy(update=changes)
+        found["distil_lines"] = _lines_to_come(config, workspace.run_dir.name, db)
+    return Inputs.model_validate(found)
 
 
 def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistillLines | None:
-    """What the distillation of the teacher's own pipeline will want of the same text."""
+    """The lines that the distillation of the teacher's own pipeline will use of the same text."""
     with db.read() as session:
         pipeline_id = session.scalar(select(Run.pipeline_id).where(Run.id == run_id))
         waiting = session.scalars(
@@ -76,7 +73,7 @@ def _lines_to_come(config: TeacherConfig, run_id: str, db: Database) -> DistillL
     for stored in waiting:
         try:
             distillation = RUN_CONFIG.validate_python(stored)
-        except ValidationError:  # an older version accepted it; it fails when its turn comes
+        except ValidationError:  # an older version accepted it; it fails when it starts
             continue
         if isinstance(distillation, DistillConfig) and distillation.corpus == config.corpus:
             return distillation.lines
@@ -93,7 +90,7 @@ def _fetch_checkpoint(run_id: str, folder: Path, db: Database, store: Store) -> 
         try:
             store.fetch(file.storage_key, local)
         except FileNotFoundError as error:
-            raise DataError(f"{file.path} of run {run_id} is gone from the store") from error
+            raise DataError(f"{file.path} of run {run_id} is missing from the store") from error
         if sha256_of(local) != file.sha256:
             raise DataError(
                 f"{file.path} of run {run_id} is damaged: it differs from what was published"
@@ -117,14 +114,14 @@ def _file_corpus(corpus: UploadCorpus, workspace: Workspace, uploads: "_Uploads"
 
 @dataclass(frozen=True)
 class _Uploads:
-    """Uploads, wherever they are."""
+    """Uploads, on this host or in the store."""
 
     db: Database
     settings: Settings
     store: Store
 
     def name(self, dataset_id: str | None) -> str | None:
-        """What its uploader called it."""
+        """Its name."""
         with self.db.read() as session:
             return session.scalar(select(Dataset.name).where(Dataset.id == dataset_id))
 
@@ -139,11 +136,10 @@ class _Uploads:
         try:
             if not self.store.is_local and not source.exists():
                 source = self._from_store(dataset)
-            # Linked, so that a dataset deleted meanwhile does not pull the rug from under the
-            # trainer.
+            # Linked, so that the trainer keeps it if the dataset is deleted meanwhile.
             link_or_copy(source, target)
         except FileNotFoundError as error:
-            raise DataError(f"the file of dataset {dataset_id} is gone") from error
+            raise DataError(f"the file of dataset {dataset_id} is missing") from error
         if sha256_of(target) != dataset.sha256:
             raise DataError(
                 f"the file of dataset {dataset_id} is damaged: it differs from what was uploaded"
@@ -151,9 +147,9 @@ class _Uploads:
         return target
 
     def _from_store(self, dataset: Dataset) -> Path:
-        """The file in this host's cache, fetched unless it is there and sound."""
-        place = self.settings.cache_dir / "uploads" / dataset.sha256
-        if place.is_file() and sha256_of(place) == dataset.sha256:
-            return place
-        self.store.fetch(dataset_key(dataset), place)
-        return place
+        """The file in this host's cache, fetched unless it is there and intact."""
+        cached = self.settings.cache_dir / "uploads" / dataset.sha256
+        if cached.is_file() and sha256_of(cached) == dataset.sha256:
+            return cached
+        self.store.fetch(dataset_key(dataset), cached)
+        return cached

@@ -1,10 +1,10 @@
-"""What a trainer's end means: a result, a typed failure, a stop, or a loss that is tried again."""
+"""What a trainer's exit means: a result, a typed failure, a stop, or a loss that is retried."""
 
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from kdcore.errors import (
     MEMORY_ADVICE,
@@ -14,11 +14,12 @@ from kdcore.errors import (
     says_no_memory,
     says_rank_lost,
 )
-from kdcore.events import Event
+from kdcore.events import Ending, RunFailed, RunResult
 from kdcore.process import EXIT_DISK_FULL, EXIT_RANK_LOST, EXIT_STOPPED, EXIT_USAGE
+from kdcore.shapes import ModelShape
 
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that somebody else sends; the others a process brings upon itself."""
+"""Signals that other processes send; the others come from the process itself."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _WHOLE_MACHINE = Path("/proc/vmstat")
@@ -26,14 +27,15 @@ _WHOLE_MACHINE = Path("/proc/vmstat")
 
 @dataclass(frozen=True)
 class Succeeded:
-    """The result lies in the attempt's folder."""
+    """The result is in the attempt's folder."""
 
     summary: dict[str, Any]
+    shape: ModelShape | None = None
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The run itself went wrong; trying again would not help."""
+    """The run itself went wrong; a retry would not help."""
 
     code: FailureCode
     message: str
@@ -41,12 +43,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The trainer left because we asked it to."""
+    """The trainer exited because we asked it to."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Something outside ended the trainer; the run can go on from its checkpoint."""
+    """Something outside ended the trainer; the run can resume from its checkpoint."""
 
     reason: str
     code: FailureCode = "worker_lost"
@@ -81,8 +83,8 @@ def oom_counter(groups: Path, cgroups: Path = _CGROUPS) -> Path:
     /proc/PID/cgroup.
 
     That of its own control group (cgroups(7)), in version 2 or 1, counts the group's members only,
-    whoever ran out of memory. The whole machine's counter, for processes without such a group,
-    takes somebody else's end for theirs.
+    no matter which process ran out of memory. The whole machine's counter, for processes without
+    such a group, also counts kills of unrelated processes.
     """
     with suppress(OSError):
         for line in groups.read_text().splitlines():
@@ -102,55 +104,47 @@ def oom_counter(groups: Path, cgroups: Path = _CGROUPS) -> Path:
 
 def outcome_of(
     status: int,
-    last_event: Event | None,
+    ending: Ending | None,
     *,
     asked_to_stop: bool,
     oom_killed: bool,
     stderr_tail: str,
     hung_s: float | None = None,
 ) -> Outcome:
-    """Judge a trainer's end by its exit status (negative: a signal) and its last event.
+    """Classify a trainer's exit by its status (negative: a signal) and the last event that
+    announced it.
 
-    `hung_s`: after so long a silence the worker has killed it.
+    `hung_s`: the worker killed it after this long without output.
     """
-    kind = last_event.get("type") if last_event is not None else None
-    if last_event is not None and kind == "result":
-        # It lies in its place. On its way out a process answers signals no more, and dies of them.
-        return Succeeded(dict(last_event.get("summary") or {}))
+    if isinstance(ending, RunResult):
+        # It is published. While it exits a process handles signals no more, and dies of them.
+        return Succeeded(ending.summary, ending.shape)
     if status == 0:
-        return Failed("internal", "the trainer left without a result" + _words(stderr_tail))
+        return Failed("internal", "the trainer exited without a result" + _last_output(stderr_tail))
     hung = hung_s is not None and status < 0
-    if last_event is not None and kind == "failed" and (status > 0 or hung):
-        message = str(last_event.get("message") or "the trainer gave no reason")
-        code = _known_code(last_event.get("code"))
+    if isinstance(ending, RunFailed) and (status > 0 or hung):
+        code, message = ending.code, ending.message
         return Lost(message, code) if code == "device_lost" else Failed(code, message)
     if status == EXIT_DISK_FULL:
         return Failed(
             "disk_full",
-            "the trainer's disk is so full that not even its events could be written: free some "
-            "space and submit the run again" + _words(stderr_tail),
+            "the trainer's disk is full, so that it could not even report the failure: free some "
+            "space and submit the run again" + _last_output(stderr_tail),
         )
     if hung:
-        return Lost(f"the trainer said nothing for {hung_s:.0f} s and was ended")
+        return Lost(f"the trainer reported nothing for {hung_s:.0f} s and was killed")
     if status < 0:
         return _killed(-status, asked_to_stop, oom_killed, stderr_tail)
     if asked_to_stop:
         return Stopped()
     if status == EXIT_STOPPED:
-        return Lost("somebody else stopped the trainer")
+        return Lost("the trainer was stopped from outside")
     if status == EXIT_RANK_LOST:
-        return Lost("one of the run's processes did not answer any more" + _words(stderr_tail))
-    what = f"the trainer left with exit status {status}"
+        return Lost("one of the run's processes stopped responding" + _last_output(stderr_tail))
+    what = f"the trainer exited with status {status}"
     if status == EXIT_USAGE:
-        return Failed("config", what + _words(stderr_tail))
+        return Failed("config", what + _last_output(stderr_tail))
     return _crashed(what, stderr_tail)
-
-
-def _known_code(code: object) -> FailureCode:
-    for known in get_args(FailureCode):
-        if code == known:
-            return cast("FailureCode", known)
-    return "internal"
 
 
 def _killed(number: int, asked_to_stop: bool, oom_killed: bool, stderr_tail: str) -> Outcome:
@@ -163,25 +157,25 @@ def _killed(number: int, asked_to_stop: bool, oom_killed: bool, stderr_tail: str
         return Stopped()
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number in _FROM_OUTSIDE:
-        return Lost(f"something outside killed the trainer ({name})")
+        return Lost(f"the trainer was killed from outside ({name})")
     return _crashed(f"the trainer crashed ({name})", stderr_tail)
 
 
 def _crashed(what: str, stderr_tail: str) -> Failed | Lost:
-    """Libraries in C++ and Rust end the process, and say why first."""
+    """Libraries in C++ and Rust abort the process, after printing why."""
     if says_no_device_memory(stderr_tail):
-        advice = f"the device has no memory left: {MEMORY_ADVICE}. In full: "
-        return Failed("oom_device", advice + what + _words(stderr_tail))
-    # Warnings at the start speak of GPUs that the run was never to have.
+        advice = f"the device has no memory left: {MEMORY_ADVICE}. Details: "
+        return Failed("oom_device", advice + what + _last_output(stderr_tail))
+    # Warnings at the start may be about GPUs that the run does not use.
     if says_device_lost("\n".join(x for x in stderr_tail.splitlines() if "Warning" not in x)):
-        return Lost(what + _words(stderr_tail), "device_lost")
+        return Lost(what + _last_output(stderr_tail), "device_lost")
     if says_rank_lost(stderr_tail):
-        return Lost(what + _words(stderr_tail))
+        return Lost(what + _last_output(stderr_tail))
     if says_no_memory(stderr_tail):
-        advice = f"the machine has no memory left: {MEMORY_ADVICE}. In full: "
-        return Failed("oom_host", advice + what + _words(stderr_tail))
-    return Failed("internal", what + _words(stderr_tail))
+        advice = f"the machine has no memory left: {MEMORY_ADVICE}. Details: "
+        return Failed("oom_host", advice + what + _last_output(stderr_tail))
+    return Failed("internal", what + _last_output(stderr_tail))
 
 
-def _words(stderr_tail: str) -> str:
-    return f"; its last words:\n{stderr_tail}" if stderr_tail else ""
+def _last_output(stderr_tail: str) -> str:
+    return f". Last output:\n{stderr_tail}" if stderr_tail else ""

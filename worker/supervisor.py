@@ -1,6 +1,6 @@
-"""Carries a run through: claim, prepare, train, record, publish, end; one run at a time.
+"""Carries out runs, one at a time: claim, prepare, train, record, publish, end.
 
-A database or broker that is away never ends a training: what the trainer says waits in its files.
+An unavailable database or broker never ends a training: its events wait in the trainer's files.
 """
 
 import logging
@@ -18,10 +18,9 @@ from app.db import Database
 from app.monitoring import logs
 from app.queue import JobQueue
 from app.runs import lifecycle
-from app.runs.models import PublishedFile, Run
+from app.runs.models import Run
 from app.runs.states import FINAL, RunState
 from app.runs.transitions import StaleAttempt
-from app.runs.validation import SHAPE
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG
@@ -29,7 +28,7 @@ from kdcore.errors import ConfigError, DiskFull, KdcoreError, is_disk_full
 from worker.checkpoint_copies import CheckpointCopier, fetch_newest
 from worker.heartbeat import Heartbeat, LeaseState
 from worker.ingest import Recorder
-from worker.inputs import resolve_references
+from worker.inputs import fetch_inputs
 from worker.outcome import Failed, Lost, Outcome, Stopped, Succeeded, outcome_of
 from worker.publish import publish, withdraw
 from worker.retry import DATABASE_UNAVAILABLE, RetryAborted, RetryWhileUnavailable
@@ -42,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.25
 PREPARE_NEXT_S = 5.0
-"""A run's own start shall not share the machine with the loading of the next one's libraries."""
+"""Delay, so that a run's start does not compete with loading the next one's libraries."""
 
 T = TypeVar("T")
 
@@ -59,25 +58,25 @@ class Tools:
     worker_id: str
     device: str
     leave: threading.Event
-    """Set when the worker shall leave: checkpoint, queue the run again, be gone."""
+    """Set when the worker is to exit: save a checkpoint, requeue the run, leave."""
     check_device: Callable[[], None]
-    """Has the worker leave if its device does not work any more."""
+    """Makes the worker exit if its device no longer works."""
     standby: Standby | None = None
-    """Keeps the next trainer's process ready; None starts each one anew."""
+    """Keeps the next trainer's process ready; None starts each one when it is needed."""
 
 
 class Supervisor:
-    """Answers one doorbell at a time."""
+    """Handles one queue message at a time."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._retry = RetryWhileUnavailable(tools.leave, tools.settings.stop_grace_s)
 
     def answer(self, run_id: str) -> None:
-        """Carry out the run of this doorbell, or whichever has waited longest, if any."""
+        """Carry out the run of this message, or the one that has waited longest, if any."""
         tools = self._tools
         if tools.leave.is_set():
-            # The bell is answered for this worker; another one must hear it.
+            # The message has been delivered to this worker; another one must get it.
             tools.job_queue.enqueue(run_id)
             return
         try:
@@ -110,7 +109,7 @@ class Attempt:
         self._copier = CheckpointCopier(tools.store, self._workspace, tools.settings.mirror_every_s)
 
     def carry_out(self) -> list[str]:
-        """Train and end the run; returns the runs to ring for."""
+        """Train and end the run; returns the runs to queue messages for."""
         run = self._run
         logger.info("run %s: attempt %d begins", run.id, run.attempt)
         try:
@@ -118,7 +117,7 @@ class Attempt:
         except StaleAttempt as error:
             logger.warning("%s: dropped", error)
             if self._retry(self._is_over):
-                # Whoever ended the run removed its folder, perhaps before our trainer last wrote.
+                # The folder was removed when the run ended, perhaps before our trainer last wrote.
                 self._workspace.drop_run()
             return []
         finally:
@@ -139,19 +138,19 @@ class Attempt:
         except OSError as error:
             if is_disk_full(error):
                 return Failed("disk_full", f"the worker's disk is full: {error}")
-            return Lost(f"the worker could not work: {error}")
+            return Lost(f"the worker failed: {error}")
         except (RetryAborted, StaleAttempt):
             raise
         except Exception as error:
-            # A mistake of ours would be the same on the next attempt: say so instead of retrying.
+            # A bug would fail the next attempt too: report it instead of retrying.
             logger.exception("run %s", self._run.id)
             return Failed("internal", f"the worker failed: {type(error).__name__}: {error}")
 
     def _go_on(self) -> None:
-        """Take over what the attempts before have left."""
+        """Take over what earlier attempts left."""
         run, store = self._run, self._tools.store
-        # Nobody can record any more what attempts before the tail's have said: if their files are
-        # on this host, and another host has gone on since, points would be lost with them.
+        # What attempts before the tail's reported can no longer be stored: if their files are on
+        # this host, and another host has continued since, points would be missing.
         inherited = self._workspace.create(1 if store.is_local else run.tail_attempt)
         elsewhere = not store.is_local and not inherited and run.attempt > 1
         if elsewhere:
@@ -159,20 +158,20 @@ class Attempt:
         self._retry(self._recorder.catch_up)
         if elsewhere and (step != run.checkpoint_step or notes):
             if step is None:
-                notes.append("no checkpoint outlived the lost host: training begins anew")
+                notes.append("no checkpoint of the lost host is left: training starts over")
             self._change(lambda s: lifecycle.resume_at(s, run.id, run.attempt, step, notes))
         self._workspace.drop_earlier()
 
     def _write_config(self) -> None:
         tools, workspace = self._tools, self._workspace
         try:
-            submitted = RUN_CONFIG.validate_python(self._run.config)
+            config = RUN_CONFIG.validate_python(self._run.config)
         except ValidationError as error:  # an older version accepted it
             problem = error.errors()[0]
             path = tuple(problem["loc"][1:])
             raise ConfigError(path, problem["msg"].removeprefix("Value error, ")) from error
-        config = resolve_references(submitted, workspace, tools.db, tools.settings, tools.store)
-        workspace.write_configs(config, submitted)
+        inputs = fetch_inputs(config, workspace, tools.db, tools.settings, tools.store)
+        workspace.write_config(config, inputs)
 
     def _train(self) -> Outcome:
         settings = self._tools.settings
@@ -199,7 +198,7 @@ class Attempt:
     def _watch(self, trainer: Trainer, watchdog: Watchdog) -> int:
         """Wait for the trainer's end, recording what it says; returns its exit status.
 
-        A trainer that hangs is killed here, be it on its way out, with its result reported.
+        A trainer that hangs is killed here, even while it exits with its result reported.
         """
         kill_at_s: float | None = None
         put_off_until = 0
@@ -241,8 +240,8 @@ class Attempt:
             self._copier.flush(self._tools.settings.stop_grace_s)
         self._copier.close()
         match outcome:
-            case Succeeded(summary):
-                return self._succeed(summary)
+            case Succeeded():
+                return self._succeed(outcome)
             case Failed(code, message):
                 self._change(lambda s: lifecycle.fail(s, run_id, attempt, code, message))
                 self._copier.remove_all()
@@ -254,7 +253,7 @@ class Attempt:
                 state = self._change(
                     lambda s: lifecycle.attempt_lost(s, run_id, attempt, limit, reason, code)
                 )
-                # Before the doorbell is rung, which this worker would answer itself.
+                # Before the run is queued again, which this worker would take itself.
                 self._tools.check_device()
         if state is RunState.CANCELLED:
             self._workspace.drop_run()
@@ -262,7 +261,7 @@ class Attempt:
             self._copier.remove_all()
         return [run_id] if state is RunState.QUEUED else []
 
-    def _succeed(self, summary: dict[str, object]) -> list[str]:
+    def _succeed(self, outcome: Succeeded) -> list[str]:
         run_id, attempt = self._run.id, self._run.attempt
         try:
             files = self._retry(lambda: publish(self._workspace, run_id, self._tools.store))
@@ -273,7 +272,11 @@ class Attempt:
         except OSError as error:
             return self._end(Lost(f"the store is unavailable: {error}"))
         try:
-            queued = self._change(lambda s: _succeed(s, run_id, attempt, summary, files))
+            queued = self._change(
+                lambda s: lifecycle.succeed(
+                    s, run_id, attempt, result=outcome.summary, shape=outcome.shape, files=files
+                )
+            )
         except StaleAttempt:
             if not self._has_succeeded():
                 withdraw(self._workspace, run_id, self._tools.store)
@@ -284,9 +287,9 @@ class Attempt:
         return queued
 
     def _has_succeeded(self) -> bool:
-        """Whether it was this very attempt that ended the run, its answer lost."""
+        """Whether it was this attempt that ended the run, with the reply to its commit lost."""
 
-        def look() -> bool:
+        def check() -> bool:
             with self._tools.db.read() as session:
                 run = session.get(Run, self._run.id)
                 return (
@@ -295,13 +298,13 @@ class Attempt:
                     and run.state == RunState.SUCCEEDED
                 )
 
-        return self._retry(look)
+        return self._retry(check)
 
     def _is_over(self) -> bool:
-        """Whether nobody needs the run's work folder any more."""
+        """Whether the run's work folder is no longer needed."""
         with self._tools.db.read() as session:
             run = session.get(Run, self._run.id)
-            # That of a failed run is kept for people to look into.
+            # That of a failed run is kept for inspection.
             return run is None or (run.state in FINAL and run.state != RunState.FAILED)
 
     def _change(self, change: Callable[[Session], T]) -> T:
@@ -310,22 +313,3 @@ class Attempt:
                 return change(session)
 
         return self._retry(work)
-
-
-def _succeed(
-    session: Session,
-    run_id: str,
-    attempt: int,
-    summary: dict[str, object],
-    files: list[PublishedFile],
-) -> list[str]:
-    summary = dict(summary)
-    shape = summary.pop("shape", None)
-    return lifecycle.succeed(
-        session,
-        run_id,
-        attempt,
-        result=summary,
-        shape=SHAPE.validate_python(shape) if shape is not None else None,
-        files=files,
-    )

@@ -1,11 +1,10 @@
 """Reads a trainer's files as they grow: whole lines only, in bounded pieces; writes nothing."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.runs.ingest import Position, problem_with
-from kdcore.events import EVENT_TYPES, Event
+from app.runs.ingest import Position
+from kdcore.events import BadEvent, Event, Log, parse_event
 from worker.workspace import Workspace
 
 MAX_LINE_BYTES = 1 << 20
@@ -22,7 +21,7 @@ class Lines:
     lines: list[bytes]
     offset: int
     unreadable: int = 0
-    """Lines that were passed over: too long, or without an end in a file that is final."""
+    """Lines that were skipped: too long, or without an end in a file that is final."""
 
 
 def read_lines(path: Path, offset: int, *, final: bool) -> Lines:
@@ -38,7 +37,7 @@ def read_lines(path: Path, offset: int, *, final: bool) -> Lines:
                 return Lines(lines, offset + end - len(rest))
             if len(data) < MAX_LINE_BYTES:
                 return Lines([], offset + len(data), 1) if data and final else Lines([], offset)
-            # Passed over without being held in memory.
+            # Skipped without being held in memory.
             passed = len(data)
             while data := file.read(MAX_LINE_BYTES):
                 newline = data.find(b"\n")
@@ -52,7 +51,7 @@ def read_lines(path: Path, offset: int, *, final: bool) -> Lines:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a trainer said between two positions."""
+    """What a trainer wrote between two positions."""
 
     events: list[Event]
     before: Position
@@ -71,38 +70,38 @@ class Tail:
     position: Position
 
     def read(self, *, final: bool = False) -> Batch:
-        """The next batch; does not move on: set `position` once the batch is stored.
+        """The next batch; does not advance: set `position` once the batch is stored.
 
-        `final` says that nobody writes any more, so that a half line is not waited for.
+        `final` means that the files no longer grow, so that a half line is not waited for.
         """
         events = read_lines(self.workspace.events, self.position.events, final=final)
         stderr = read_lines(self.workspace.stderr, self.position.stderr, final=final)
-        found = [event for line in events.lines for event in parse_event(line)]
+        found = [event for line in events.lines if (event := _event(line)) is not None]
         if events.unreadable:
             found.append(_warning("a line of the trainer's events was cut or too long"))
         found += self._stderr_lines(stderr)
         after = replace(self.position, events=events.offset, stderr=stderr.offset)
         return Batch(found, self.position, after)
 
-    def _stderr_lines(self, stderr: Lines) -> list[Event]:
+    def _stderr_lines(self, stderr: Lines) -> list[Log]:
         found = []
         for line in stderr.lines:
-            # Of a progress bar that redraws itself, only how it looked at last.
+            # Of a progress bar that redraws itself, only its last state.
             text = line.decode("utf-8", "replace").rstrip("\r").rsplit("\r", 1)[-1].strip()
             if text:
                 found.append(_warning(text))
         if self.position.stderr >= MAX_STDERR_BYTES:
             return []
         if stderr.offset >= MAX_STDERR_BYTES:
-            found.append(_warning("the trainer writes very much to stderr: no more of it here"))
+            found.append(_warning("the trainer writes very much to stderr: the rest is omitted"))
         return found
 
 
 def last_lines(path: Path, lines: int = 20, size_bytes: int = 4000) -> str:
     """The end of a text file, for people to read; empty if there is none.
 
-    Where Python's dump of a crash begins in it, the lines around that: what a library said before
-    tells more than the stacks of all threads.
+    If Python's crash dump begins in it, the lines around that: a library's message before the dump
+    is more useful than the stacks of all threads.
     """
     try:
         with open(path, "rb") as file:
@@ -118,24 +117,12 @@ def last_lines(path: Path, lines: int = 20, size_bytes: int = 4000) -> str:
     return "\n".join(found[-lines:])[-size_bytes:].strip()
 
 
-def parse_event(line: bytes) -> list[Event]:
-    """The event on a line; a warning instead of one that cannot be stored, nothing for an empty
-    line or a type that this version does not know."""
-    if not line.strip():
-        return []
+def _event(line: bytes) -> Event | None:
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return [_warning("a line of the trainer's events is not JSON and was passed over")]
-    if not isinstance(event, dict):
-        return [_warning("a line of the trainer's events is no event and was passed over")]
-    if event.get("type") not in EVENT_TYPES:
-        return []
-    problem = problem_with(event)
-    if problem is not None:
-        return [_warning(f"a {event['type']} event was passed over: {problem}")]
-    return [event]
+        return parse_event(line)
+    except BadEvent as error:
+        return _warning(str(error))
 
 
-def _warning(message: str) -> Event:
-    return {"type": "log", "level": "warning", "message": message}
+def _warning(message: str) -> Log:
+    return Log(level="warning", message=message)

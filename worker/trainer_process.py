@@ -1,8 +1,8 @@
 """One trainer process: started in its own session, watched, stopped; knows no database.
 
 A process that has loaded the libraries stands by for the next run, since loading takes seconds.
-The trainer holds the reading end of a pipe whose writing end is ours alone: when this process is
-gone, however it went, the pipe ends and the trainer leaves.
+The trainer holds the reading end of a pipe whose writing end only this process has: when this
+process ends, for whatever reason, the pipe is closed and the trainer exits.
 """
 
 import json
@@ -25,11 +25,11 @@ _KDCORE = python_module("kdcore")
 
 
 def trainer_command(workspace: Workspace, cache_dir: Path, device: str) -> list[str]:
-    """The command that carries out the run whose config lies in the workspace."""
+    """The command that carries out the run whose config is in the workspace."""
     return [
         *(*_KDCORE, "run"),
         *("--config", str(workspace.config)),
-        *("--submitted", str(workspace.submitted)),
+        *("--inputs", str(workspace.inputs_file)),
         *("--out", str(workspace.folder)),
         *("--events", str(workspace.events)),
         *("--cache", str(cache_dir.resolve())),
@@ -62,14 +62,14 @@ class Standby:
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
-        except OSError:  # it is gone
+        except OSError:  # it has exited
             self.close()
             return None
         self._process = None
         return process
 
     def close(self) -> None:
-        """Send away whoever stands by."""
+        """End the standby process."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -116,13 +116,13 @@ class Trainer:
         return self._kill_at_s is not None
 
     def stop(self) -> None:
-        """Ask the trainer to save a checkpoint and leave; repeated asking changes nothing."""
+        """Ask the trainer to save a checkpoint and exit; may be called repeatedly."""
         if self._kill_at_s is None:
             self._kill_at_s = time.monotonic() + self._grace_s
             self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the trainer and whatever it started, at once."""
+        """Kill the trainer and all that it started."""
         self._signal_group(signal.SIGKILL)
 
     def poll(self) -> int | None:
@@ -133,21 +133,21 @@ class Trainer:
         if self._kill_at_s is not None and time.monotonic() > self._kill_at_s:
             self.kill()
         if self._process.returncode is None and self._has_ended():
-            # Before the process is reaped its group id cannot belong to anybody else.
+            # Until the process is reaped, its group id cannot be reused.
             self._signal_group(signal.SIGKILL)
             self._process.wait()
             self._close_pipe()
         return self._process.returncode
 
     def end(self) -> None:
-        """Make sure that nothing of the trainer is left."""
+        """Make sure that no process of the trainer is left."""
         if self._process.returncode is None:
             self.kill()
             self._process.wait()
         self._close_pipe()
 
     def oom_killed(self) -> bool:
-        """Whether the kernel killed somebody for lack of memory while the trainer ran."""
+        """Whether the kernel killed a process for lack of memory while the trainer ran."""
         return self._oom.struck()
 
     def _has_ended(self) -> bool:
@@ -172,7 +172,7 @@ class Trainer:
 
 
 def _offer_to_oom_killer(pid: int) -> None:
-    """Let the kernel, if it must kill, take the trainer and leave its supervisor to tell of it."""
+    """Make the OOM killer choose the trainer rather than its supervisor, which can report it."""
     try:
         Path(f"/proc/{pid}/oom_score_adj").write_text("500")
     except OSError as error:

@@ -1,11 +1,11 @@
 """The folders of one attempt; an attempt never writes into another one's.
 
 <data>/work/<run id>/attempt-<n>/
-    config.json  submitted.json  events.jsonl  stderr.log
+    config.json  inputs.json  events.jsonl  stderr.log
     inputs/  checkpoints/  model/  manifest.json
 
-So a worker that was frozen, and thawed after its run was taken back, can spoil nothing: its trainer
-writes into a folder that nobody reads any more. What a new attempt goes on from, it links.
+So a worker that was suspended, and wakes after its run was taken back, can damage nothing: its
+trainer writes into a folder that is no longer read. A new attempt hard-links what it resumes from.
 """
 
 import logging
@@ -16,6 +16,7 @@ from pathlib import Path
 from app.runs.validation import AnyConfig
 from app.settings import Settings
 from app.storage import link_or_copy
+from kdcore.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +32,12 @@ class Workspace:
 
     @classmethod
     def of(cls, settings: Settings, run_id: str, attempt: int) -> "Workspace":
-        """The place for an attempt of a run."""
+        """The workspace of an attempt of a run."""
         return cls((settings.work_dir / run_id).resolve(), attempt)
 
     @property
     def folder(self) -> Path:
-        """What the trainer knows as its output folder."""
+        """The trainer's output folder."""
         return self.run_dir / f"attempt-{self.attempt}"
 
     @property
@@ -44,9 +45,9 @@ class Workspace:
         return self.folder / "config.json"
 
     @property
-    def submitted(self) -> Path:
-        """The config with the references that `config` has paths for."""
-        return self.folder / "submitted.json"
+    def inputs_file(self) -> Path:
+        """Where in `inputs` the trainer finds what the config names by an id."""
+        return self.folder / "inputs.json"
 
     @property
     def events(self) -> Path:
@@ -73,7 +74,7 @@ class Workspace:
         return self.folder / "manifest.json"
 
     def earlier(self, attempt: int) -> "Workspace":
-        """The place of an earlier attempt of the same run."""
+        """The workspace of an earlier attempt of the same run."""
         return Workspace(self.run_dir, attempt)
 
     def create(self, oldest: int = 1) -> bool:
@@ -94,19 +95,19 @@ class Workspace:
         for path in sorted(source.checkpoints.rglob("*")):
             if path.is_file():
                 _link_if_there(path, partial / path.relative_to(source.checkpoints))
-        # As a whole: a trainer must never find half of what there is.
+        # In one step: a trainer must never find half of them.
         partial.rename(self.checkpoints)
         for name in INHERITED_FILES:
             if (source.folder / name).exists():
                 _link_if_there(source.folder / name, self.folder / name)
 
-    def write_configs(self, config: AnyConfig, submitted: AnyConfig) -> None:
-        """What the trainer carries out, and what its result's notes are to say instead."""
-        for path, content in ((self.config, config), (self.submitted, submitted)):
+    def write_config(self, config: AnyConfig, inputs: Inputs) -> None:
+        """Write what the trainer reads."""
+        for path, content in ((self.config, config), (self.inputs_file, inputs)):
             path.write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def drop_earlier(self) -> None:
-        """Remove the folders of earlier attempts, once all of use in them is in this one."""
+        """Remove the folders of earlier attempts, once this one has all that it needs of them."""
         for attempt in range(1, self.attempt):
             shutil.rmtree(self.earlier(attempt).folder, ignore_errors=True)
 
@@ -119,5 +120,5 @@ def _link_if_there(source: Path, target: Path) -> None:
     try:
         link_or_copy(source, target)
     except FileNotFoundError:
-        # A stale trainer may still tidy up there. A checkpoint that is not whole is recognised.
+        # A stale trainer may still remove old checkpoints there. An incomplete one is recognised.
         logger.info("%s vanished while it was linked", source)

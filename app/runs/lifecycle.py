@@ -1,7 +1,7 @@
 """What happens to a run, from claim to end; the state changes in `app.runs.transitions` only.
 
-Functions flush and never commit. Where runs become queued, their ids are returned: ring for them
-after the commit.
+Functions flush and never commit. Where runs become queued, their ids are returned: send their queue
+messages after the commit.
 """
 
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.errors import Conflict
-from app.runs.models import MAX_MESSAGE_CHARS, Artifact, LogLine, PublishedFile, Run
+from app.runs.models import Artifact, LogLine, PublishedFile, Run
 from app.runs.states import ACTIVE, FINAL, RunState
 from app.runs.transitions import (
     Overtaken,
@@ -22,13 +22,14 @@ from app.runs.transitions import (
     transition,
 )
 from kdcore.errors import FailureCode
+from kdcore.events import MAX_MESSAGE_CHARS
 from kdcore.shapes import ModelShape
 
-# ----------------------------------------------------------------------------- what people ask for
+# ------------------------------------------------------------------------------- users' requests
 
 
 def cancel(session: Session, run_id: str) -> Run:
-    """Cancel what has not started; ask what runs to stop. Asking twice is harmless."""
+    """Cancel a run that has not started; ask a running one to stop. Repeating it is harmless."""
     run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
     if run is None:
         raise RunNotFound(run_id)
@@ -50,9 +51,8 @@ def cancel(session: Session, run_id: str) -> Run:
 def claim(session: Session, run_id: str, worker_id: str) -> Run | None:
     """Take a queued run as a new attempt; None if there is nothing to take.
 
-    A doorbell says that there is work, no more: if its run is not queued any longer, the one that
-    has been queued longest is taken. So one bell too many for one run makes up for another run's
-    lost one.
+    A queue message only means that there is work: if its run is no longer queued, the one that has
+    been queued longest is taken. So a duplicate message makes up for another run's lost one.
     """
     for _ in range(3):
         run = session.get(Run, run_id, populate_existing=True)
@@ -89,7 +89,7 @@ def claim(session: Session, run_id: str, worker_id: str) -> Run | None:
 
 
 def beat(session: Session, run_id: str, attempt: int) -> RunState:
-    """Show that the attempt lives; returns `running`, or `cancelling` if it shall stop."""
+    """Record a heartbeat of the attempt; returns `running`, or `cancelling` if it is to stop."""
     statement = (
         update(Run)
         .where(Run.id == run_id, Run.attempt == attempt, Run.state.in_(ACTIVE))
@@ -106,7 +106,7 @@ def beat(session: Session, run_id: str, attempt: int) -> RunState:
 def resume_at(
     session: Session, run_id: str, attempt: int, step: int | None, notes: list[str]
 ) -> None:
-    """Note where an attempt really goes on, if that is not the newest checkpoint there was: what
+    """Record where an attempt really resumes, if that is not the newest checkpoint there was: what
     it saves from there on is progress."""
     run = _held(session, run_id, attempt)
     session.execute(
@@ -146,9 +146,9 @@ def succeed(
     shape: ModelShape | None,
     files: list[PublishedFile],
 ) -> list[str]:
-    """End the run with its result; `files` must lie whole in the store already.
+    """End the run with its result; `files` must be complete in the store already.
 
-    A run that was asked to stop but finished first has succeeded: the honest end.
+    A run that was asked to stop but finished first has succeeded.
     """
     run = _held(session, run_id, attempt)
     for file in files:
@@ -175,7 +175,7 @@ def succeed(
 
 
 def fail(session: Session, run_id: str, attempt: int, code: FailureCode, message: str) -> list[str]:
-    """End the run with a typed failure; what waits for it is skipped."""
+    """End the run with a typed failure; runs that wait for it are skipped."""
     run = _held(session, run_id, attempt)
     transition(
         session,
@@ -190,9 +190,9 @@ def fail(session: Session, run_id: str, attempt: int, code: FailureCode, message
 
 
 def release(session: Session, run_id: str, attempt: int) -> RunState:
-    """The trainer stopped as it was told: cancelled if somebody asked for that, else queued again.
+    """The trainer stopped on request: cancelled if a user asked for that, else queued again.
 
-    Being sent away (a worker that shuts down) counts against no run.
+    A worker's shutdown does not count as a failed attempt.
     """
     run = _held(session, run_id, attempt)
     return _requeue(session, run, run.attempts_without_progress)
@@ -206,8 +206,7 @@ def attempt_lost(
     reason: str,
     code: FailureCode = "worker_lost",
 ) -> RunState:
-    """The attempt was lost to its surroundings, as its own worker found: try again, or give up
-    with `code`."""
+    """Something outside ended the attempt, as its own worker found: retry, or fail with `code`."""
     run = _held(session, run_id, attempt)
     return _lose(session, run, max_attempts, reason, code)
 
@@ -215,9 +214,9 @@ def attempt_lost(
 def recover(
     session: Session, run_id: str, attempt: int, silent_beat: int, max_attempts: int
 ) -> RunState:
-    """Take a run back whose attempt has been silent since `silent_beat`.
+    """Take a run back whose attempt has sent no heartbeat since `silent_beat`.
 
-    Raises Overtaken if it has spoken after all.
+    Raises Overtaken if it has sent one after all.
     """
     run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
     if (
@@ -252,8 +251,8 @@ def _lose(
         fence=run.attempt,
         attempts_without_progress=failed_attempts,
         error_code=code,
-        error_message=f"{failed_attempts} attempts in a row ended without a newer checkpoint; "
-        f"the last one: {reason}"[:MAX_MESSAGE_CHARS],
+        error_message=f"gave up after {failed_attempts} attempts without a new checkpoint. "
+        f"Last error: {reason}"[:MAX_MESSAGE_CHARS],
     )
     settle_dependants(session, run.id)
     return RunState.FAILED

@@ -9,8 +9,6 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, UtcDateTime, utc_now
 
-MAX_MESSAGE_CHARS = 8_000
-
 
 class Run(Base):
     """One run; its row is the source of truth, the queue carries only its id.

@@ -12,7 +12,7 @@ from kdcore.data.text_facts import TextFacts
 from kdcore.data.token_cache import TokenisedSplit, tokenise, unigram_entropy
 from kdcore.data.tokenizers import Tokens
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
-from kdcore.events import Sink
+from kdcore.events import Log, Sink
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def read_text(
     )
     entropy = unigram_entropy(validation, tokens.vocab_size, tokens.special_ids)
     sink.emit(
-        "log",
-        level="info",
-        message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
-        f"the held-out text's unigram entropy is {entropy:.3f} nats",
+        Log(
+            message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
+            f"the held-out text's unigram entropy is {entropy:.3f} nats"
+        )
     )
     return Text(tokens, train, held_out, entropy, corpus.fingerprint, validation.facts)

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from kdcore.errors import disk_full, is_disk_full
-from kdcore.events import Sink
+from kdcore.events import Log, Progress, Sink
 from kdcore.files import MANIFEST, sync_folder, sync_tree
 
 _REPORT_WAIT_S = 30.0
@@ -30,7 +30,7 @@ def cached_folder(place: Path, build: Callable[[Path], None], sink: Sink) -> Pat
         if place.exists():
             if _is_intact(place):
                 return place
-            sink.emit("log", level="warning", message=f"{place.name} is damaged: rebuilding it")
+            sink.emit(Log(level="warning", message=f"{place.name} is damaged: rebuilding it"))
             shutil.rmtree(place)
         _clear_leftovers(place)
         folder = Path(tempfile.mkdtemp(prefix=f"{place.name}.tmp-", dir=place.parent))
@@ -53,7 +53,7 @@ def _locked(place: Path, sink: Sink) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        sink.emit("log", level="info", message=f"another run is building {place.name}: waiting")
+        sink.emit(Log(message=f"another run is building {place.name}: waiting"))
         _wait(lock, sink)
     try:
         yield
@@ -69,8 +69,7 @@ def _wait(lock: BaseFileLock, sink: Sink) -> None:
             lock.acquire(timeout=_REPORT_WAIT_S)
         except Timeout:
             waited_s = round(time.monotonic() - start_s)
-            fields = {"done": waited_s, "total": None, "unit": "seconds", "eta_s": None}
-            sink.emit("progress", phase="waiting for another run", **fields)
+            sink.emit(Progress(phase="waiting for another run", done=waited_s, unit="seconds"))
         else:
             return
 

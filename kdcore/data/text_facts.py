@@ -10,7 +10,7 @@ from typing import Any
 
 from kdcore.data.vocabulary import marks_in
 from kdcore.errors import DataError
-from kdcore.events import Sink
+from kdcore.events import Level, Log, Sink
 
 WARN_ABOVE = 0.01
 REFUSE_ABOVE = 0.5
@@ -91,14 +91,14 @@ class TextFacts:
 
     def say(self, name: str, sink: Sink) -> None:
         """Log what was found in the text `name`; warn about what is lost."""
-        level = "warning" if self._unknown_share > WARN_ABOVE else "info"
+        level: Level = "warning" if self._unknown_share > WARN_ABOVE else "info"
         unknown = f"{name}: {self.unknown_token_share:.2%} of the tokens are unknown"
         if self.unknown_tokens:
             unknown += (
                 f", {self.unknown_character_share:.2%} of the characters are inside them, such as "
                 f"{self._examples()}"
             )
-        sink.emit("log", level=level, message=unknown)
+        sink.emit(Log(level=level, message=unknown))
         if self.removed_characters:
             level = "warning" if self.removed_character_share > WARN_ABOVE else "info"
             removed = (
@@ -107,13 +107,13 @@ class TextFacts:
                 "drop); of those, a WordPiece tokenizer trained with strip_accents 'never' keeps "
                 "accents and vowel signs"
             )
-            sink.emit("log", level=level, message=removed)
+            sink.emit(Log(level=level, message=removed))
         if self.blank_documents or self.special_tokens:
             rest = (
                 f"{name}: {self.documents:,} documents used, {self.blank_documents:,} without text "
                 f"left out; special tokens that the text itself spells: {self.special_tokens:,}"
             )
-            sink.emit("log", level="info", message=rest)
+            sink.emit(Log(message=rest))
 
     def refuse_unknown(self, name: str) -> None:
         """Raise DataError if more than half of the tokens, or of the characters, are unknown."""

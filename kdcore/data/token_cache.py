@@ -19,7 +19,7 @@ from kdcore.data.disk_cache import cached_folder
 from kdcore.data.text_facts import TextFacts
 from kdcore.data.tokenizers import Tokens
 from kdcore.errors import DataError
-from kdcore.events import Progress, Sink
+from kdcore.events import PhaseProgress, Sink
 
 _BATCH_CHARS = 2**19
 _CHUNK_TOKENS = 2**22
@@ -86,7 +86,7 @@ def _write(
     core = tokens.hf.backend_tokenizer
     core.no_truncation()
     core.no_padding()
-    progress = Progress(sink, "tokenising", corpus.size(split), "documents")
+    progress = PhaseProgress(sink, "tokenising", corpus.size(split), "documents")
     done, position = 0, 0
     offsets_file.write(np.zeros(1, np.int64).tobytes())
     facts, characters = TextFacts(), Counter[str]()

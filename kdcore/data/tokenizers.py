@@ -39,7 +39,7 @@ from kdcore.data.vocabulary import (
     require_roles,
 )
 from kdcore.errors import DataError
-from kdcore.events import Sink
+from kdcore.events import Log, Progress, Sink
 
 # All cores; set explicitly, since otherwise a later fork of this process logs a warning.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -98,7 +98,7 @@ def load_tokenizer(
     """The tokenizer that `config` names; `model_folder` is the pretrained teacher's, if any."""
     tokens = _load(config, corpus, cache_dir, sink, model_folder)
     for remark in tokens.remarks:
-        sink.emit("log", level="info", message=remark)
+        sink.emit(Log(message=remark))
     return tokens
 
 
@@ -309,14 +309,8 @@ def _train(
 ) -> tuple[list[str], list[str]]:
     """(vocabulary, remarks): the special tokens, the alphabet, then merged pieces."""
     vocab_size = config.vocab_size
-    sink.emit(
-        "progress",
-        phase="training the tokenizer",
-        done=0,
-        total=vocab_size,
-        unit="entries",
-        eta_s=None,
-    )
+    phase, unit = "training the tokenizer", "entries"
+    sink.emit(Progress(phase=phase, done=0, total=vocab_size, unit=unit))
     core = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
     normalizer = normalizers.BertNormalizer(lowercase=not config.cased, strip_accents=strip_accents)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -343,14 +337,8 @@ def _train(
     )
     core.train_from_iterator(_training_text(corpus, normalizer), trainer)
     vocabulary = core.get_vocab(with_added_tokens=True)
-    sink.emit(
-        "progress",
-        phase="training the tokenizer",
-        done=len(vocabulary),
-        total=len(vocabulary),
-        unit="entries",
-        eta_s=0.0,
-    )
+    count = len(vocabulary)
+    sink.emit(Progress(phase=phase, done=count, total=count, unit=unit, eta_s=0.0))
     return sorted(vocabulary, key=vocabulary.__getitem__), remarks
 
 

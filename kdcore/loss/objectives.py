@@ -1,13 +1,12 @@
 """From text to a loss: masked language modelling, and distillation.
 
-An objective knows its batches, its terms and how they are weighted; the loop in
-`kdcore.train.loop` knows nothing else of them. Every batch is a function of (config, seed, epoch,
-index).
+An objective defines its batches, its loss terms and their weights; `kdcore.train.loop` knows
+nothing else about them. Every batch is a function of (config, seed, epoch, index).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -37,16 +36,18 @@ from kdcore.rng import rng
 
 @dataclass(frozen=True)
 class Losses:
-    """Of a part of a batch: its share of the batch's means, so that the parts' sum is theirs."""
+    """Of a part of a batch: its share of the batch's means, so that the parts add up to them."""
 
     total: Tensor
-    """The weighted sum that is minimised, to go backward from."""
+    """The weighted sum that is minimised."""
     terms: dict[str, Tensor]
     """Each term by name, unweighted and without a graph."""
+    extra_metrics: dict[str, float] = field(default_factory=dict)
+    """Further numbers to plot beside the losses."""
 
 
 class Objective(ABC):
-    """What the loop needs of a training goal."""
+    """What the training loop needs of an objective."""
 
     batches_per_epoch: int
     terms: tuple[str, ...]
@@ -58,15 +59,11 @@ class Objective(ABC):
 
     @abstractmethod
     def losses(self, part: Batch, whole: Batch, step: int, share: float = 1.0) -> Losses:
-        """The losses of a part of the batch `whole`, in update `step`, times `share`.
+        """The losses of a part of the batch `whole`, in `step`, times `share`.
 
-        They must be gone backward from, with a gradient of 1: the output projection's gradient is
-        added to its `.grad` here already, all others are added then.
+        The caller must call `total.backward()` with a gradient of 1: the gradient of the output
+        projection is added to its `.grad` here already, all others are added then.
         """
-
-    def facts(self, step: int) -> dict[str, float]:
-        """Further numbers to plot beside the losses."""
-        return {}
 
 
 class MlmObjective(Objective):
@@ -82,13 +79,6 @@ class MlmObjective(Objective):
         self._order: Callable[[int], Ids] = lru_cache(maxsize=2)(
             lambda epoch: epoch_order(len(packed), config.seed, epoch)
         )
-
-    def _active(self, step: int) -> list[int]:
-        layers = self._model.config.num_hidden_layers
-        return layers_active(layers, self._config.layer_drop, self._config.seed, step)
-
-    def facts(self, step: int) -> dict[str, float]:
-        return {"layers_active": float(len(self._active(step)))} if self._config.layer_drop else {}
 
     def batch(self, epoch: int, index: int) -> Batch:
         size = self._config.schedule.batch_size
@@ -106,14 +96,17 @@ class MlmObjective(Objective):
     def losses(self, part: Batch, whole: Batch, step: int, share: float = 1.0) -> Losses:
         ids, labels = part.flat()
         rows = Rows.of(ids, part.lengths, self._model.device)
+        layers, layer_drop = self._model.config.num_hidden_layers, self._config.layer_drop
+        active = layers_active(layers, layer_drop, self._config.seed, step)
         # Only masked positions have a label, so only they go through the last layer and the head.
         wanted = np.flatnonzero(labels != IGNORED)
-        hidden = last_hidden(self._model, rows, self._active(step), wanted, in_place=True)
+        hidden = last_hidden(self._model, rows, active, wanted, in_place=True)
         mix = LossWeights(mlm=share / max(1, whole.labelled))
         total, sums = fused_loss(
             projection(self._model, hidden), None, labels[wanted], mix, in_place=True
         )
-        return Losses(total, {"mlm": sums["mlm"] * mix.mlm})
+        extra_metrics = {"layers_active": float(len(active))} if layer_drop else {}
+        return Losses(total, {"mlm": sums["mlm"] * mix.mlm}, extra_metrics)
 
 
 class DistillObjective(Objective):

@@ -216,22 +216,28 @@ def parameter_count(model: MaskedLM) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def checkpoint_folder(checkpoint: FolderCheckpoint | HubCheckpoint | RunCheckpoint) -> Path:
+def checkpoint_folder(
+    checkpoint: FolderCheckpoint | HubCheckpoint | RunCheckpoint, local: Path | None = None
+) -> Path:
     """The local folder of a checkpoint; a hub id is downloaded into the hub's own cache.
+
+    `local` is the folder of a run's checkpoint, which a worker has brought.
 
     Only safetensors, JSON and vocabulary files are ever fetched. Raises DataError, or
     HubUnavailable within seconds where the hub cannot be reached.
     """
-    if isinstance(checkpoint, RunCheckpoint):
+    if isinstance(checkpoint, FolderCheckpoint):
+        local = Path(checkpoint.path)
+    elif isinstance(checkpoint, RunCheckpoint) and local is None:
         raise DataError(
             f"run {checkpoint.run_id} exists on a Halflayer server only; "
             "on the command line give its downloaded folder instead"
         )
-    if isinstance(checkpoint, FolderCheckpoint):
-        folder = Path(checkpoint.path)
-        if not (folder / "config.json").is_file():
-            raise DataError(f"{folder} holds no config.json: it is not a model folder")
-        return folder
+    if local is not None:
+        if not (local / "config.json").is_file():
+            raise DataError(f"{local} holds no config.json: it is not a model folder")
+        return local
+    assert isinstance(checkpoint, HubCheckpoint)
     # Imported here: it takes a second, and most runs do not use the hub.
     from kdcore.data.hub import hub_files  # noqa: PLC0415
 

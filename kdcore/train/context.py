@@ -1,4 +1,4 @@
-"""Where a run works, whom it talks to, how it ends."""
+"""Where a run works, whom it reports to, how it ends."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from kdcore.config import RunConfig
 from kdcore.device import describe
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.events import Sink
+from kdcore.inputs import NO_INPUTS, Inputs
 from kdcore.train.export import Summary
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run works and whom it talks to."""
+    """Where a run works and whom it reports to."""
 
     out_dir: Path
     cache_dir: Path
@@ -23,17 +23,25 @@ class RunContext:
     sink: Sink
     should_stop: Callable[[], bool]
     ranks: Ranks = SINGLE_PROCESS
-    submitted: RunConfig | None = None
-    """The config as its author wrote it; None if it is the one that is carried out."""
+    inputs: Inputs = NO_INPUTS
 
     def describe(self) -> str:
-        """The devices of all ranks, in words."""
+        """The devices of all ranks."""
         return " + ".join(self.ranks.all_gather_json(describe(self.device)))
 
 
 @dataclass(frozen=True)
-class RunOutcome:
-    """How a run ended: with a summary, or None if it was stopped (it resumes from `step`)."""
+class Completed:
+    """The result is published."""
 
-    summary: Summary | None
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Stopped on request; the checkpoint of `step`, from which the run resumes, is saved."""
+
     step: int
+
+
+RunOutcome = Completed | Stopped

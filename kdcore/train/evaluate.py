@@ -1,7 +1,7 @@
 """The held-out masked-language-model loss, the same for every model that reads the same text.
 
-Masks are uniform and fixed: they depend on the position of a sequence in the split and on nothing
-of the run, so teachers and students are measured on the very same predictions.
+Masks are uniform and fixed: they depend only on the position of a sequence in the split, so
+teachers and students are evaluated on exactly the same predictions.
 """
 
 import itertools
@@ -40,6 +40,10 @@ class EvalResult:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
+class StopRequested(Exception):
+    """The evaluation was left early, since the run is to stop."""
+
+
 @torch.no_grad()
 def heldout_loss(
     model: MaskedLM,
@@ -48,11 +52,11 @@ def heldout_loss(
     on_progress: Callable[[int], None] = lambda done: None,
     ranks: Ranks = SINGLE_PROCESS,
     should_stop: Callable[[], bool] = lambda: False,
-) -> EvalResult | None:
+) -> EvalResult:
     """The mean loss over all masked positions of the split; no layer is dropped.
 
     `on_progress` gets the number of sequences done so far. The work is shared among the ranks.
-    None as soon as `should_stop` says so to any of them.
+    Raises StopRequested as soon as `should_stop` is true on any of them.
     """
     was_training = model.training
     model.eval()
@@ -62,7 +66,7 @@ def heldout_loss(
     try:
         for start in range(0, len(held_out), _CHUNK):
             if ranks.any_rank(should_stop()):
-                return None
+                raise StopRequested
             rows = np.arange(start, min(start + _CHUNK, len(held_out)))
             ids, labels = mask_uniform(
                 held_out.packed[rows].astype(np.int64),

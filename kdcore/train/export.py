@@ -1,4 +1,4 @@
-"""Publishes what a run made: the HuggingFace folder, its model card and its manifest."""
+"""Publishes a run's result: the HuggingFace folder, its model card and its manifest."""
 
 import json
 import os
@@ -24,13 +24,14 @@ from kdcore.files import (
     write_atomically,
 )
 from kdcore.model.bert import NOTES_FILE, MaskedLM, shape_of, unite_biases
+from kdcore.shapes import ModelShape
 from kdcore.train.checkpoint import needed_bytes
 
 Summary = dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+    """Versions of the software that the numbers depend on."""
     return {
         "halflayer": kdcore.__version__,
         "python": platform.python_version(),
@@ -46,17 +47,17 @@ def publish_result(
     tokens: Tokens,
     summary: Summary,
     notes: dict[str, Any],
-) -> Summary:
-    """Write `out_dir`/model and `out_dir`/manifest.json, each whole or not at all.
+) -> ModelShape:
+    """Write `out_dir`/model and `out_dir`/manifest.json, each complete or not at all.
 
-    Returns the summary with the model's `shape` added. `notes` is what later runs must know of
-    this checkpoint (`kdcore.model.bert.read_notes`). Raises DiskFull.
+    Returns the model's shape. `notes` is what later runs need to know about this checkpoint
+    (`kdcore.model.bert.read_notes`). Raises DiskFull.
     """
-    summary = {**summary, "shape": asdict(shape_of(model, tokens.fingerprint))}
+    shape = shape_of(model, tokens.fingerprint)
     remove_temporary(out_dir)
     try:
         temporary = out_dir / f".tmp-model-{os.getpid()}"
-        _write_model(temporary, config, model, tokens, summary, notes)
+        _write_model(temporary, config, model, tokens, summary | {"shape": asdict(shape)}, notes)
         replace_folder(temporary, out_dir / "model")
         with write_atomically(out_dir / MANIFEST) as file:
             file.write(Manifest.of(out_dir / "model").encoded())
@@ -65,7 +66,7 @@ def publish_result(
         if is_disk_full(error):
             raise disk_full(out_dir, needed_bytes(dict(model.named_parameters()))) from error
         raise
-    return summary
+    return shape
 
 
 def _write_model(
@@ -78,7 +79,7 @@ def _write_model(
 ) -> None:
     unite_biases(model)
     model.eval().save_pretrained(folder)
-    # So that pipelines truncate what the model cannot read.
+    # So that pipelines truncate texts that are too long for the model.
     tokens.hf.model_max_length = model.config.max_position_embeddings
     tokens.hf.save_pretrained(folder)
     _rewrite_tokenizer_config(folder, model)
@@ -97,11 +98,11 @@ def _write_model(
 
 
 def _rewrite_tokenizer_config(folder: Path, model: MaskedLM) -> None:
-    """Make it one that transformers 4.57 reads as well, and that gives the model its inputs."""
+    """Make it readable by transformers 4.57 as well, with the inputs that the model takes."""
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     core = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    # 4.57 takes it for false unless it is said here, and changes the pre-tokenizer to that.
+    # 4.57 reads a missing entry as false, and changes the pre-tokenizer accordingly.
     prefixed = (core["pre_tokenizer"] or {}).get("add_prefix_space")
     if prefixed is not None:
         config["add_prefix_space"] = prefixed

@@ -1,4 +1,4 @@
-"""What errors of the machine are called: a typed code and an advice for each."""
+"""Maps errors of the machine to a typed code and advice."""
 
 import errno
 import mmap
@@ -24,8 +24,8 @@ _RESERVE_BYTES = 8 << 20
 
 @contextmanager
 def map_machine_errors(out_dir: Path) -> Iterator[None]:
-    """Give errors of the machine their typed code and an advice."""
-    # Address space, never touched: who has come to its end needs some more to tell of it.
+    """Raise errors of the machine as a KdcoreError with a typed code and advice."""
+    # Address space, never touched: a process that ran out of it needs some to report that.
     reserve = mmap.mmap(-1, _RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         yield
@@ -42,19 +42,19 @@ def map_machine_errors(out_dir: Path) -> Iterator[None]:
 
 
 def _typed(error: Exception, out_dir: Path) -> KdcoreError | None:
-    """What an error of the machine is called; None for any other error.
+    """The typed error for an error of the machine; None for any other error.
 
-    Memory and the device come before the collective in which they may have been met.
+    Memory and the device come before the collective operation in which they may have failed.
     """
-    words = str(error)
+    message = str(error)
     if is_disk_full(error):
         return disk_full(out_dir)
     if (of_device := device_error(error)) is not None:
         return of_device
     no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    if no_memory or says_no_memory(words):
-        said = f". {words}" if words else ""
-        return HostOutOfMemory(f"the machine has no memory left: {MEMORY_ADVICE}{said}")
+    if no_memory or says_no_memory(message):
+        details = f". {message}" if message else ""
+        return HostOutOfMemory(f"the machine has no memory left: {MEMORY_ADVICE}{details}")
     if isinstance(error, torch.distributed.DistError):
-        return RankLost(f"another process of the run is gone: {words}")
+        return RankLost(f"another process of the run was lost: {message}")
     return None

@@ -1,4 +1,4 @@
-"""One plain training loop: batches -> objective -> update -> events, checkpoint, stop."""
+"""One plain training loop: batches -> objective -> step -> events, checkpoint, stop."""
 
 import itertools
 import math
@@ -14,36 +14,33 @@ from kdcore.data.prefetch import BatchPrefetcher, PlannedBatch, TrainingPlan
 from kdcore.device import ResolvedPrecision, device_error
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks, checksum
 from kdcore.errors import MEMORY_ADVICE, CheckpointError, DeviceOutOfMemory
-from kdcore.events import Sink
+from kdcore.events import CheckpointSaved, Log, Metrics, Sink
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM
 from kdcore.rng import rng
 from kdcore.train.checkpoint import Checkpoint, Checkpointer, optimiser_tensors, restore_optimiser
-from kdcore.train.evaluate import EvalResult
+from kdcore.train.context import Stopped
+from kdcore.train.evaluate import EvalResult, StopRequested
 from kdcore.train.lr_schedule import linear_factor
 from kdcore.train.metrics import RunningTotals, TrainingTimer
 from kdcore.train.nonfinite import NonFiniteDetector
 
 COMPARE_EVERY_STEPS = 100
-"""Updates between two comparisons of the ranks' weights, which cost a pass over them."""
+"""Steps between two comparisons of the ranks' weights, which cost a pass over them."""
+NOT_REPRODUCIBLE = "training continues correctly, but is no longer bit-for-bit reproducible"
 _NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight")
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a training ended: `means` are over all its updates, `last` is the last update's."""
+    """A finished training: `means` are over all its steps, `last` is the last step's."""
 
     steps: int
-    evaluated: EvalResult | None
-    """None if it was stopped; a checkpoint of these `steps` was saved then."""
+    evaluated: EvalResult
     means: dict[str, float]
     last: dict[str, float]
     tokens: int
     trained_s: float
-
-    @property
-    def stopped(self) -> bool:
-        return self.evaluated is None
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,11 @@ class Training:
     """Fingerprint of everything that decides the weights; a checkpoint of another is refused."""
     sink: Sink
     should_stop: Callable[[], bool]
-    evaluate: Callable[[int], EvalResult | None]
-    """Called with the step; emits what it finds itself. None: it was left because of a stop."""
+    evaluate: Callable[[int], EvalResult]
+    """Called with the step; emits its metrics itself. Raises StopRequested."""
     eval_every_steps: int | None = None
     max_tokens_per_microbatch: int = 1 << 10
-    """Batches of more tokens go through the model in parts; memory grows with this, and no more."""
+    """Larger batches are split; memory grows with this, not with the batch."""
     ranks: Ranks = SINGLE_PROCESS
 
 
@@ -89,109 +86,116 @@ def make_optimiser(model: MaskedLM, options: Optimiser) -> torch.optim.AdamW:
     )
 
 
-def fit(training: Training, resume: Checkpoint | None = None) -> FitResult:
-    """Train and evaluate until the plan is done or `should_stop` says so (then a checkpoint is
-    saved).
+def fit(training: Training, resume: Checkpoint | None = None) -> FitResult | Stopped:
+    """Train and evaluate until the plan is done, or until `should_stop` is true (then a checkpoint
+    is saved).
 
-    Update `step` depends on (config, seed, step) and the weights before it, so a training that is
-    resumed gives the same weights, bit for bit, as one that was never stopped. Raises
-    NonFiniteLoss, and CheckpointError if `resume` belongs to another training; where several
-    processes train, RankLost and RanksDiffer too. If the device has no memory for an update, it is
-    repeated in parts of half the size, as are all that follow; the next time, raises
-    DeviceOutOfMemory.
+    A step depends on (config, seed, step) and the weights before it, so a training that is resumed
+    gives the same weights, bit for bit, as one that was never stopped. Raises NonFiniteLoss, and
+    CheckpointError if `resume` belongs to another training; where several processes train,
+    RankLost and RanksDiffer too. If the device has no memory for a step, the step is repeated in
+    microbatches of half the size, as are all that follow; the next time, raises DeviceOutOfMemory.
     """
     model, sink, ranks, given = training.model, training.sink, training.ranks, training
     plan = TrainingPlan.of(training.schedule, training.objective.batches_per_epoch)
     optimiser = make_optimiser(model, training.optimiser)
     names = {id(p): name for name, p in model.named_parameters()}
-    totals, first = _start(training, optimiser, names, resume)
+    totals, done = _start(training, optimiser, names, resume)
     timer = TrainingTimer(
-        first, plan.total_steps, totals.trained_s, training.reporting, totals.tokens
+        done, plan.total_steps, totals.trained_s, training.reporting, totals.tokens
     )
     model.train()
     watch = NonFiniteDetector(plan, model)
     every = training.eval_every_steps
-
-    def stopped(done: int) -> FitResult:
+    try:
+        with closing(BatchPrefetcher(plan, training.objective.batch)) as prefetcher:
+            for step in range(first := done, plan.total_steps):
+                if ranks.any_rank(training.should_stop()):
+                    raise StopRequested
+                if every and step and step % every == 0:
+                    # Before the step rather than after the last: a resumed training evaluates too,
+                    # whether or not the one before came to it.
+                    with timer.paused():
+                        training.evaluate(step)
+                if step % COMPARE_EVERY_STEPS == 0 or step == first:
+                    _compare(training, step)
+                try:
+                    result = train_step(
+                        training, plan, optimiser, step, prefetcher.batches_of_step(step)
+                    )
+                except DeviceOutOfMemory as error:
+                    if training is not given:
+                        raise
+                    training = _halved(given, plan, optimiser, step, str(error))
+                    result = train_step(
+                        training, plan, optimiser, step, prefetcher.batches_of_step(step)
+                    )
+                done = step + 1
+                watch.see(step, result.values)
+                totals.add(result.values)
+                totals.tokens += result.tokens
+                if done % training.reporting.log_every_steps == 0 or done == plan.total_steps:
+                    watch.raise_if_nonfinite()
+                    _log(training, done, _factor(training, plan, step), result, totals, timer)
+                if timer.progress_due(done):
+                    sink.emit(timer.progress(done))
+                if done < plan.total_steps and timer.checkpoint_due():
+                    with timer.saving():
+                        watch.raise_if_weights_nonfinite(done)
+                        _save(training, done, optimiser, names, totals, timer)
+        watch.raise_if_weights_nonfinite(done)
+        _compare(training, done)
+        with timer.paused():
+            evaluated = training.evaluate(done)
+    except StopRequested:
         watch.raise_if_weights_nonfinite(done)
         _save(training, done, optimiser, names, totals, timer)
-        _compare(training, done)  # and so nobody leaves before it is saved
-        return _result(done, None, totals, timer)
-
-    with closing(BatchPrefetcher(plan, training.objective.batch)) as prefetcher:
-        for step in range(first, plan.total_steps):
-            stop = ranks.any_rank(training.should_stop())
-            if every and step and step % every == 0 and not stop:
-                # Before the update rather than after the last: a resumed training evaluates, too,
-                # whether or not the one before came to it.
-                with timer.paused():
-                    stop = training.evaluate(step) is None
-            if stop:
-                return stopped(step)
-            if step % COMPARE_EVERY_STEPS == 0 or step == first:
-                _compare(training, step)
-            done = step + 1
-            logged = done % training.reporting.log_every_steps == 0 or done == plan.total_steps
-            try:
-                updated = update(training, plan, optimiser, step, prefetcher.batches_of_step(step))
-            except DeviceOutOfMemory as error:
-                if training is not given:
-                    raise
-                training = _halved(given, plan, optimiser, step, str(error))
-                updated = update(training, plan, optimiser, step, prefetcher.batches_of_step(step))
-            watch.see(step, updated.values)
-            totals.add(updated.values)
-            totals.tokens += updated.tokens
-            if logged:
-                watch.raise_if_nonfinite()
-                _log(training, done, _factor(training, plan, step), totals, timer)
-            if timer.progress_due(done):
-                sink.emit("progress", phase="training", **timer.progress(done))
-            if done < plan.total_steps and timer.checkpoint_due():
-                with timer.saving():
-                    watch.raise_if_weights_nonfinite(done)
-                    _save(training, done, optimiser, names, totals, timer)
-    watch.raise_if_weights_nonfinite(plan.total_steps)
-    _compare(training, plan.total_steps)
-    with timer.paused():
-        evaluated = training.evaluate(plan.total_steps)
-    if evaluated is None:
-        return stopped(plan.total_steps)
-    return _result(plan.total_steps, evaluated, totals, timer)
+        _compare(training, done)  # so that no process leaves before the checkpoint is saved
+        return Stopped(done)
+    return FitResult(
+        steps=done,
+        evaluated=evaluated,
+        means={name: total.item() / max(1, done) for name, total in totals.since_start.items()},
+        last={name: value.item() for name, value in totals.last.items()},
+        tokens=totals.tokens,
+        trained_s=timer.trained_s(),
+    )
 
 
 @dataclass(frozen=True)
-class Update:
-    """One update: its mean losses, still on the device, and its number of non-padding tokens."""
+class StepResult:
+    """What one step did: its mean losses, still on the device, and its number of non-padding
+    tokens."""
 
     values: dict[str, Tensor]
     tokens: int
+    extra_metrics: dict[str, float]
 
 
-def update(
+def train_step(
     training: Training,
     plan: TrainingPlan,
     optimiser: torch.optim.Optimizer,
     step: int,
     batches: Iterable[PlannedBatch] | None = None,
-) -> Update:
-    """Update number `step` (from 0)."""
+) -> StepResult:
+    """Optimizer step number `step` (from 0)."""
     rate = training.optimiser.learning_rate * _factor(training, plan, step)
     for group in optimiser.param_groups:
         group["lr"] = rate
-    updated = gradients(training, plan, step, batches)
+    result = gradients(training, plan, step, batches)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     limit = training.optimiser.clip_norm or math.inf
-    updated.values["grad_norm"] = torch.nn.utils.clip_grad_norm_(trained, limit).double()
+    result.values["grad_norm"] = torch.nn.utils.clip_grad_norm_(trained, limit).double()
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return updated
+    return result
 
 
 def _halved(
     training: Training, plan: TrainingPlan, optimiser: torch.optim.Optimizer, step: int, why: str
 ) -> Training:
-    """The training with parts of half the size, ready to repeat update `step`."""
+    """The training with microbatches of half the size, ready to repeat `step`."""
     optimiser.zero_grad(set_to_none=True)
     if training.model.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -204,47 +208,56 @@ def _halved(
     )
     tokens = max(part.tokens for part in parts)
     message = (
-        f"no memory for {tokens:,} tokens at once: from update {step + 1} on {tokens // 2:,}; what "
-        f"follows is as good as before, but not to the bit. {why}"
+        f"no memory for {tokens:,} tokens at once: from step {step + 1} on {tokens // 2:,}; "
+        f"{NOT_REPRODUCIBLE}. {why}"
     )
-    training.sink.emit("log", level="warning", message=message)
+    training.sink.emit(Log(level="warning", message=message))
     return replace(training, max_tokens_per_microbatch=tokens // 2)
 
 
 def gradients(
     training: Training, plan: TrainingPlan, step: int, batches: Iterable[PlannedBatch] | None = None
-) -> Update:
-    """Add the gradients of update `step` to the parameters' own; makes its batches if need be.
+) -> StepResult:
+    """Add the gradients of `step` to the parameters' own; makes its batches if none are given.
 
-    Raises DeviceOutOfMemory, on all ranks, if one of their devices has no memory for its parts.
+    Raises DeviceOutOfMemory, on all ranks, if one of their devices has no memory for its share.
     """
     ranks, lacking = training.ranks, ""
     try:
-        sums, tokens = _of_own_parts(training, plan, step, batches)
+        found = _of_own_parts(training, plan, step, batches)
     except RuntimeError as error:
-        found = device_error(error)
-        if not isinstance(found, DeviceOutOfMemory):
+        typed = device_error(error)
+        if not isinstance(typed, DeviceOutOfMemory):
             raise
-        # No more than the words: the error holds what the update has in memory.
-        lacking = str(found)
+        # The message only: the error itself keeps what the step has in memory.
+        lacking = str(typed)
     if ranks.any_rank(bool(lacking)):
         elsewhere = f"the device of another process has no memory left: {MEMORY_ADVICE}"
         raise DeviceOutOfMemory(lacking or elsewhere)
     ranks.all_reduce_gradients([p for p in training.model.parameters() if p.requires_grad])
     names = _curves(training.objective)
-    return Update(dict(zip(names, ranks.sum(sums).unbind(), strict=False)), tokens)
+    sums = ranks.sum(found.sums).unbind()
+    return StepResult(dict(zip(names, sums, strict=False)), found.tokens, found.extra_metrics)
+
+
+@dataclass(frozen=True)
+class _OwnParts:
+    sums: Tensor
+    """Of the losses of this rank's microbatches."""
+    tokens: int
+    """Of all microbatches."""
+    extra_metrics: dict[str, float]
 
 
 def _of_own_parts(
     training: Training, plan: TrainingPlan, step: int, batches: Iterable[PlannedBatch] | None
-) -> tuple[Tensor, int]:
-    """Add the gradients of this rank's parts of update `step`; returns the sums of its losses, and
-    the tokens of all parts.
+) -> _OwnParts:
+    """Add the gradients of this rank's microbatches of `step`.
 
-    The ranks deal out the parts of all its batches among them, one after the other.
+    The ranks take turns with the microbatches of all its batches.
     """
     objective, ranks, device = training.objective, training.ranks, training.model.device
-    tokens, turns = 0, itertools.count()
+    tokens, turns, extra_metrics = 0, itertools.count(), dict[str, float]()
     sums = torch.zeros(1 + len(objective.terms), dtype=torch.float64, device=device)
     if batches is None:
         batches = (PlannedBatch(*place, objective.batch(*place)) for place in plan.batches(step))
@@ -256,28 +269,29 @@ def _of_own_parts(
         ):
             if not ranks.is_mine(next(turns)):
                 continue
-            # Dropout's randomness restarts at every part, so it is a function of the step too.
+            # Dropout's randomness restarts at every microbatch: a function of the step too.
             draw = rng(training.seed, "dropout", epoch, index, number)
             torch.manual_seed(int(draw.integers(1 << 62)))
             with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
                 losses = objective.losses(part, batch, step, share)
             losses.total.backward()  # type: ignore[no-untyped-call]
+            extra_metrics = losses.extra_metrics
             terms = (losses.terms[name] for name in objective.terms)
             sums += torch.stack([each.detach().double() for each in (losses.total, *terms)])
-    return sums, tokens
+    return _OwnParts(sums, tokens, extra_metrics)
 
 
 def _curves(objective: Objective) -> list[str]:
-    """What an update's losses are called; a single term is the loss itself."""
+    """Names of a step's losses; a single term is the loss itself."""
     terms = objective.terms if len(objective.terms) > 1 else ()
     return ["loss", *(f"loss/{name}" for name in terms)]
 
 
 def _compare(training: Training, done: int) -> None:
-    """Refuse to go on with weights that are not the same bits on all ranks."""
+    """Raise RanksDiffer unless the weights are the same bits on all ranks."""
     if training.ranks.world > 1:
         found = checksum(list(training.model.parameters()))
-        training.ranks.check_equal(f"the weights after update {done}", found)
+        training.ranks.check_equal(f"the weights after step {done}", found)
 
 
 def _factor(training: Training, plan: TrainingPlan, step: int) -> float:
@@ -294,7 +308,7 @@ def _start(
         return RunningTotals(), 0
     if resume.state.get("identity") != training.identity:
         raise CheckpointError(
-            f"the checkpoint of update {resume.step} belongs to a run with other settings or "
+            f"the checkpoint of step {resume.step} belongs to a run with other settings or "
             "other text: give this run a folder of its own"
         )
     with torch.no_grad():
@@ -305,16 +319,21 @@ def _start(
 
 
 def _log(
-    training: Training, done: int, factor: float, totals: RunningTotals, timer: TrainingTimer
+    training: Training,
+    done: int,
+    factor: float,
+    result: StepResult,
+    totals: RunningTotals,
+    timer: TrainingTimer,
 ) -> None:
-    updates = done - totals.logged_step
+    steps = done - totals.logged_step
     values: dict[str, float] = {
-        name: total.item() / updates for name, total in totals.since_log.items()
+        name: total.item() / steps for name, total in totals.since_log.items()
     }
     values["lr"] = training.optimiser.learning_rate * factor
-    values |= training.objective.facts(done - 1)
+    values |= result.extra_metrics
     values["tokens_per_s"] = timer.tokens_per_s(totals.tokens)
-    training.sink.emit("metrics", step=done, values=values)
+    training.sink.emit(Metrics(step=done, values=values))
     totals.since_log.clear()
     totals.logged_step = done
 
@@ -342,17 +361,4 @@ def _save(
             "totals": totals.as_state(),
         },
     )
-    training.sink.emit("checkpoint", step=done, path=f"{path.parent.name}/{path.name}")
-
-
-def _result(
-    steps: int, evaluated: EvalResult | None, totals: RunningTotals, timer: TrainingTimer
-) -> FitResult:
-    return FitResult(
-        steps=steps,
-        evaluated=evaluated,
-        means={name: total.item() / max(1, steps) for name, total in totals.since_start.items()},
-        last={name: value.item() for name, value in totals.last.items()},
-        tokens=totals.tokens,
-        trained_s=timer.trained_s(),
-    )
+    training.sink.emit(CheckpointSaved(step=done, path=f"{path.parent.name}/{path.name}"))

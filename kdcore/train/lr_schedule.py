@@ -4,7 +4,7 @@ import math
 
 
 def linear_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Learning-rate factor of update `step`: linear warm-up to 1, then linear decay to 0.
+    """Learning-rate factor of `step`: linear warm-up to 1, then linear decay to 0.
 
     The formula of `transformers.get_linear_schedule_with_warmup`.
     """

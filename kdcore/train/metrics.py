@@ -1,4 +1,4 @@
-"""What a training adds up as it goes: its losses, its tokens, its time."""
+"""What a training sums up while it runs: losses, tokens, time."""
 
 import time
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kdcore.config import Reporting
-from kdcore.events import progress_eta_s
+from kdcore.events import Progress, progress_eta_s
 
 PROGRESS_EVERY_S = 1.0
 CHECKPOINT_SHARE = 0.01
-"""Of a run's time; where saving takes long, checkpoints are fewer than asked for."""
+"""Of a run's time; if saving takes long, checkpoints are fewer than configured."""
 
 
 @dataclass
@@ -82,12 +82,12 @@ class TrainingTimer:
         self._logged_tokens = tokens_before
 
     def trained_s(self) -> float:
-        """Seconds spent on updates, those of earlier attempts included."""
+        """Seconds spent on training steps, those of earlier attempts included."""
         return self._before_s + time.monotonic() - self._start - self._paused_s
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done meanwhile does not count as training: an evaluation, a checkpoint."""
+        """Around what does not count as training: an evaluation, a checkpoint."""
         start = time.monotonic()
         try:
             yield
@@ -99,12 +99,12 @@ class TrainingTimer:
             time.monotonic() - self._last_progress >= PROGRESS_EVERY_S
         )
 
-    def progress(self, done: int) -> dict[str, Any]:
+    def progress(self, done: int) -> Progress:
         self._last_progress = time.monotonic()
         eta_s = progress_eta_s(
             done - self._first, self._total - self._first, self._last_progress - self._start
         )
-        return {"done": done, "total": self._total, "unit": "updates", "eta_s": eta_s}
+        return Progress(phase="training", done=done, total=self._total, unit="updates", eta_s=eta_s)
 
     def checkpoint_due(self) -> bool:
         every_s = self._reporting.checkpoint_every_s
@@ -114,7 +114,7 @@ class TrainingTimer:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Around the saving of a checkpoint, from which the next one's time is reckoned."""
+        """Around the saving of a checkpoint; the interval to the next one starts at its end."""
         start = time.monotonic()
         with self.paused():
             yield
@@ -124,7 +124,7 @@ class TrainingTimer:
     def tokens_per_s(self, tokens: int) -> float:
         """Throughput since the last call, or since this process began to train.
 
-        There is always one: a resumed run must have the points of one that was never stopped.
+        Always a number: a resumed run must have the same points as one that was never stopped.
         """
         trained_s = self.trained_s()
         new_tokens, self._logged_tokens = tokens - self._logged_tokens, tokens

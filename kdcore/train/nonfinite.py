@@ -1,4 +1,4 @@
-"""Finds the first update after which a loss, the gradient or a weight is NaN or infinite."""
+"""Finds the first step after which a loss, the gradient or a weight is NaN or infinite."""
 
 import math
 
@@ -24,7 +24,7 @@ class NonFiniteDetector:
         self._found = torch.zeros((), dtype=torch.float64, device=model.device)
 
     def see(self, step: int, values: dict[str, Tensor]) -> None:
-        """Look at what update `step` (from 0) gave; on the CPU, raises NonFiniteLoss."""
+        """Check the losses of `step` (from 0); on the CPU, raises NonFiniteLoss."""
         self._look(step, values)
         if self._model.device.type == "cpu":
             self.raise_if_nonfinite()
@@ -37,7 +37,7 @@ class NonFiniteDetector:
         self._found = torch.where(begins, found, self._found)
 
     def raise_if_nonfinite(self) -> None:
-        """Raise NonFiniteLoss if an update so far went wrong; waits for the device."""
+        """Raise NonFiniteLoss if a step so far went wrong; waits for the device."""
         step = int(self._first.item())
         if step >= 0:
             bad = [name for name, value in zip(self._names, self._found.tolist(), strict=True)
@@ -45,7 +45,7 @@ class NonFiniteDetector:
             raise self._error(step, ", ".join(bad))
 
     def raise_if_weights_nonfinite(self, done: int) -> None:
-        """Raise NonFiniteLoss if the weights after `done` updates are not fit to be kept."""
+        """Raise NonFiniteLoss if the weights after `done` steps must not be saved."""
         self.raise_if_nonfinite()
         sound = [parameter.detach().isfinite().all() for parameter in self._model.parameters()]
         if not torch.stack(sound).all().item():
@@ -55,7 +55,7 @@ class NonFiniteDetector:
         (epoch, first), (_, last) = self._plan.batches(step)[0], self._plan.batches(step)[-1]
         return NonFiniteLoss(
             step + 1,
-            f"{what} became NaN or infinite at update {step + 1} (epoch {epoch + 1}, batches "
+            f"{what} became NaN or infinite at step {step + 1} (epoch {epoch + 1}, batches "
             f"{first + 1} to {last + 1}): lower the learning rate or the weight decay, warm up "
             "longer, clip the gradients, or train in fp32",
         )

@@ -1,9 +1,11 @@
-"""A training with its surroundings: resumed from its checkpoint, evaluated, summed up."""
+"""A training with its surroundings: resumed from its checkpoint, evaluated, summarised."""
 
 import hashlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdcore.config import DistillConfig, TeacherConfig
@@ -15,15 +17,25 @@ from kdcore.device import (
     pick_precision,
 )
 from kdcore.errors import NonFiniteLoss
-from kdcore.events import Progress
+from kdcore.events import Log, Metrics, PhaseProgress, RunStopped
 from kdcore.files import json_bytes, sha256_of, write_atomically
 from kdcore.loss.objectives import Objective
 from kdcore.model.bert import MaskedLM, parameter_count, shape_of
 from kdcore.train.checkpoint import Checkpoint, Checkpointer
-from kdcore.train.context import RunContext
-from kdcore.train.evaluate import EvalResult, heldout_loss
+from kdcore.train.context import RunContext, Stopped
+from kdcore.train.evaluate import EvalResult, StopRequested, heldout_loss
 from kdcore.train.export import Summary
-from kdcore.train.loop import FitResult, Training, fit
+from kdcore.train.loop import NOT_REPRODUCIBLE, FitResult, Training, fit
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training."""
+
+    fit: FitResult
+    precision: ResolvedPrecision
+    start_eval_loss: float | None
+    """The held-out loss before the first step, if that was asked for."""
 
 
 def train(
@@ -33,12 +45,13 @@ def train(
     text: Text,
     inputs: list[Path | None],
     context: RunContext,
-    start_eval: list[float] | None = None,
-) -> tuple[FitResult, ResolvedPrecision]:
+    *,
+    evaluate_start: bool = False,
+) -> TrainResult | Stopped:
     """Fit `model`, resuming from the newest good checkpoint.
 
-    `start_eval`, if given, gets the held-out loss before the first update; a resumed run takes it
-    from its checkpoint's folder rather than measuring it again.
+    `evaluate_start` asks for the held-out loss before the first step; a resumed run reads it from
+    its folder rather than measuring it again.
     """
     checkpointer = Checkpointer(context.out_dir / "checkpoints")
     resume, ranks = _resume(checkpointer, context), context.ranks
@@ -51,18 +64,18 @@ def train(
     )
     max_tokens_per_microbatch = _max_tokens_per_microbatch(model, context, resume)
     if resume is None:
-        # A level to draw beside the curves from the first update on.
+        # A level to draw beside the curves from the first step on.
         values = {"unigram_entropy": text.unigram_entropy}
-        context.sink.emit("metrics", step=0, values=values)
+        context.sink.emit(Metrics(step=0, values=values))
     evaluation = _evaluator(model, text, precision, context)
-    if start_eval is not None and (measured := _start_eval(context, evaluation)) is not None:
-        start_eval.append(measured)
-    context.sink.emit(
-        "log", level="info", message=f"training on {context.describe()} in {precision}"
-    )
+    start_eval_loss = None
+    if evaluate_start:
+        with suppress(StopRequested):  # which `fit` is asked for next
+            start_eval_loss = _start_eval(context, evaluation)
+    context.sink.emit(Log(message=f"training on {context.describe()} in {precision}"))
     if precision == "bf16" and any(ranks.all_gather_json(emulates_bf16(context.device))):
         message = "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
-        context.sink.emit("log", level="warning", message=message)
+        context.sink.emit(Log(level="warning", message=message))
 
     fitted = fit(
         Training(
@@ -84,14 +97,15 @@ def train(
         ),
         resume,
     )
-    if fitted.stopped:
-        context.sink.emit("stopped", step=fitted.steps)
-    return fitted, precision
+    if isinstance(fitted, Stopped):
+        context.sink.emit(RunStopped(step=fitted.step))
+        return fitted
+    return TrainResult(fitted, precision, start_eval_loss)
 
 
 _STILL_FITS = 0.75
-"""Share of the free memory up to which a resumed training keeps its parts of a batch: more than
-at its start, so that a little more or less of it changes no bit."""
+"""Share of the free memory up to which a resumed training keeps the size of its microbatches: more
+than at its start, so that a little more or less free memory changes no bit."""
 
 
 def _max_tokens_per_microbatch(
@@ -108,34 +122,29 @@ def _max_tokens_per_microbatch(
     if fitting < before:
         message = (
             f"{before:,} tokens went through the model at once so far, now {fitting:,}, since the "
-            "device has less free memory: what follows is as good as before, but not to the bit"
+            f"device has less free memory: {NOT_REPRODUCIBLE}"
         )
-        context.sink.emit("log", level="info", message=message)
+        context.sink.emit(Log(message=message))
     return min(before, fitting)
 
 
 def _evaluator(
     model: MaskedLM, text: Text, precision: ResolvedPrecision, context: RunContext
-) -> Callable[[int], EvalResult | None]:
-    """A function that evaluates, shows its progress, and emits the metrics of a step; its result
-    is None if the run shall stop."""
+) -> Callable[[int], EvalResult]:
+    """A function that evaluates, shows its progress, and emits the metrics of a step; it raises
+    StopRequested."""
 
-    def evaluate(step: int) -> EvalResult | None:
-        progress = Progress(context.sink, "evaluating", len(text.held_out), "sequences")
+    def evaluate(step: int) -> EvalResult:
+        progress = PhaseProgress(context.sink, "evaluating", len(text.held_out), "sequences")
         result = heldout_loss(
             model, text.held_out, precision, progress.update, context.ranks, context.should_stop
         )
-        if result is None:
-            return None
-        context.sink.emit(
-            "metrics",
-            step=step,
-            values={"eval/loss": result.loss, "eval/perplexity": result.perplexity},
-        )
+        values = {"eval/loss": result.loss, "eval/perplexity": result.perplexity}
+        context.sink.emit(Metrics(step=step, values=values))
         if not math.isfinite(result.loss):
             raise NonFiniteLoss(
                 step,
-                f"the held-out loss is NaN or infinite after update {step}: the checkpoint it "
+                f"the held-out loss is NaN or infinite after step {step}: the checkpoint it "
                 "started from is broken, or the learning rate or the weight decay is too high",
             )
         return result
@@ -143,17 +152,13 @@ def _evaluator(
     return evaluate
 
 
-def _start_eval(
-    context: RunContext, evaluation: Callable[[int], EvalResult | None]
-) -> float | None:
+def _start_eval(context: RunContext, evaluation: Callable[[int], EvalResult]) -> float:
     path = context.out_dir / "start_eval.json"
     known = json.loads(path.read_text(encoding="utf-8"))["loss"] if path.is_file() else None
     known = context.ranks.all_gather_json(known)[0]
     if known is not None:
         return float(known)
     measured = evaluation(0)
-    if measured is None:
-        return None
     if context.ranks.is_main_process:
         with write_atomically(path) as file:
             file.write(json_bytes({"loss": measured.loss}))
@@ -163,21 +168,20 @@ def _start_eval(
 def _resume(checkpointer: Checkpointer, context: RunContext) -> Checkpoint | None:
     resume, refused = checkpointer.load_newest()
     for reason in refused:
-        context.sink.emit("log", level="warning", message=f"checkpoint passed over: {reason}")
+        context.sink.emit(Log(level="warning", message=f"checkpoint skipped: {reason}"))
     if resume is not None:
-        context.sink.emit("log", level="info", message=f"resuming after update {resume.step}")
+        context.sink.emit(Log(message=f"resuming from step {resume.step}"))
         world = resume.state.get("world", 1)
         if world != context.ranks.world:
             message = (
-                f"{world} devices trained so far, now {context.ranks.world}: "
-                "what follows is as good as before, but not to the bit"
+                f"{world} devices trained so far, now {context.ranks.world}: {NOT_REPRODUCIBLE}"
             )
-            context.sink.emit("log", level="info", message=message)
+            context.sink.emit(Log(message=message))
     return resume
 
 
 def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Path | None]) -> str:
-    """Fingerprint of all that decides the weights; where files lie and how often is reported do
+    """Fingerprint of all that decides the weights; file locations and reporting intervals do
     not."""
     plain = config.model_dump(
         mode="json",
@@ -188,7 +192,7 @@ def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Pa
     parts = [plain, text.fingerprint, text.tokens.fingerprint]
     parts += [_weights_fingerprint(folder) for folder in inputs if folder is not None]
     if text.train.facts.special_tokens:
-        # Release 0.1 cut them into pieces: what it began on such text does not go on here.
+        # Release 0.1 split them: a run that it began on such text cannot be resumed here.
         parts.append("special tokens in the text are kept whole")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -199,7 +203,6 @@ def _weights_fingerprint(folder: Path) -> str:
 
 def trained_summary(role: str, model: MaskedLM, text: Text, fitted: FitResult) -> Summary:
     final = fitted.evaluated
-    assert final is not None
     return {
         "role": role,
         "layers": model.config.num_hidden_layers,

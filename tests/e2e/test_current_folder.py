@@ -117,8 +117,8 @@ def test_an_installation_and_its_worker(folder: Path, command: str) -> None:
 def test_a_trainer_and_its_ranks(folder: Path) -> None:
     workspace = Workspace(folder.parent / "run", 1)
     workspace.create()
-    for path in (workspace.config, workspace.submitted):
-        path.write_text(json.dumps(TEACHER))
+    workspace.config.write_text(json.dumps(TEACHER))
+    workspace.inputs_file.write_text("{}")
     command = trainer_command(workspace, folder.parent / "cache", "cpu,cpu")
     with open(workspace.stderr, "wb") as stderr:
         trainer = subprocess.Popen(

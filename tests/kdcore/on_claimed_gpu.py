@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import kdcore.device
 import kdcore.train.loop
 from kdcore.config import RUN_CONFIG
-from kdcore.events import ListSink
+from kdcore.events import ListSink, Metrics
 from kdcore.run import execute
 from tests.fixtures.claimed_gpu import tensors
 
@@ -35,7 +35,7 @@ class Sink(ListSink):
         self._stop_after = stop_after
 
     def should_stop(self) -> bool:
-        done = max((event["step"] for event in self.of_type("metrics")), default=0)
+        done = max((event.step for event in self.of_type(Metrics)), default=0)
         return self._stop_after is not None and done >= self._stop_after
 
 
@@ -59,25 +59,25 @@ def carry_out(
     return {
         "waits": waits,
         "operations": sorted(tensors.operations),
-        "events": sink.events,
+        "events": [event.model_dump_json() for event in sink.events],
         "deterministic": torch.get_deterministic_debug_mode(),
     }
 
 
 waits: Counter[str] = Counter()
-plain_update = kdcore.train.loop.update
+plain_step = kdcore.train.loop.train_step
 
 
-def counted_update(*arguments: Any) -> Any:
+def counted_step(*arguments: Any) -> Any:
     tensors.waits.clear()
-    updated = plain_update(*arguments)
+    result = plain_step(*arguments)
     waits.clear()
     waits.update(tensors.waits)
-    return updated
+    return result
 
 
 if __name__ == "__main__":
-    kdcore.train.loop.update = counted_update
+    kdcore.train.loop.train_step = counted_step
     with tensors.pretended_gpu():
         for job in json.loads(sys.argv[2]):
             print(json.dumps(carry_out(**job)), flush=True)

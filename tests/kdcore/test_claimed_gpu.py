@@ -32,7 +32,7 @@ from kdcore.config import (
     TeacherConfig,
     WordPieceTokenizer,
 )
-from kdcore.events import Event, ListSink
+from kdcore.events import Event, ListSink, Metrics, RunResult, RunStopped, parse_event
 from kdcore.run import execute
 from tests.fixtures.claimed_gpu.build import library
 from tests.kdcore.conftest import write_text
@@ -150,6 +150,8 @@ class Both:
         assert done.returncode == 0, done.stderr[-4000:]
         lines = done.stdout.splitlines()
         self.found = dict(zip(self._jobs, map(json.loads, lines), strict=True))
+        for found in self.found.values():
+            found["events"] = [parse_event(line.encode()) for line in found["events"]]
 
     def weights(self, folder: str) -> dict[str, torch.Tensor]:
         return load_file(self.folder / folder / "model" / "model.safetensors")
@@ -163,10 +165,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
 def curves(events: list[Event]) -> dict[str, float]:
     """What is measured, held-out losses included, but for the time."""
     return {
-        f"{name} {event['step']}": value
+        f"{name} {event.step}": value
         for event in events
-        if event["type"] == "metrics"
-        for name, value in event["values"].items()
+        if isinstance(event, Metrics)
+        for name, value in event.values.items()
         if name != "tokens_per_s"
     }
 
@@ -191,8 +193,8 @@ def test_the_gpu_path_trains_in_bf16(both: Both) -> None:
     """Autocast decides differently on a GPU; so only about the same."""
     ours, theirs = curves(both.found["bf16"]["events"]), curves(both.events["bf16"])
     assert ours == pytest.approx(theirs, rel=0.05, abs=0.02)
-    (result,) = (e for e in both.found["auto"]["events"] if e["type"] == "result")
-    assert result["summary"]["precision"] == "bf16"
+    (result,) = (e for e in both.found["auto"]["events"] if isinstance(e, RunResult))
+    assert result.summary["precision"] == "bf16"
 
 
 @pytest.mark.parametrize("name", [*RUNS, "bf16"])
@@ -211,7 +213,7 @@ def test_a_gpu_computes_deterministically(both: Both, name: str) -> None:
 
 
 def test_a_stopped_run_resumes_bit_for_bit(both: Both) -> None:
-    (stopped,) = (e for e in both.found["stopped"]["events"] if e["type"] == "stopped")
-    assert stopped["step"] == 2
+    (stopped,) = (e for e in both.found["stopped"]["events"] if isinstance(e, RunStopped))
+    assert stopped.step == 2
     whole, resumed = both.weights("bert mlm"), both.weights("resumed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -10,7 +10,7 @@ import torch
 
 from kdcore.config import FileCorpus, Schedule, ScratchModel, TeacherConfig, WordPieceTokenizer
 from kdcore.device import emulates_bf16, pick_device, pick_precision, use_device
-from kdcore.events import ListSink
+from kdcore.events import ListSink, Log
 from kdcore.run import execute
 
 TURING, AMPERE = torch.device("cuda:0"), torch.device("cuda:1")
@@ -84,7 +84,7 @@ def said(
         )
         sink = ListSink()
         execute(config, tmp_path, sink, cache_dir=cache_dir, device=device)
-        return [(event["level"], event["message"]) for event in sink.of_type("log")]
+        return [(event.level, event.message) for event in sink.of_type(Log)]
 
     return run
 

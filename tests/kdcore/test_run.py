@@ -26,6 +26,7 @@ from kdcore.config import (
     Optimiser,
     PruneConfig,
     Reporting,
+    RunCheckpoint,
     Schedule,
     ScratchModel,
     TeacherConfig,
@@ -33,10 +34,22 @@ from kdcore.config import (
 )
 from kdcore.data.tokenizers import tokens_from_folder
 from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
-from kdcore.events import ListSink
+from kdcore.events import (
+    CheckpointSaved,
+    ListSink,
+    Log,
+    Metrics,
+    Progress,
+    RunResult,
+    RunStarted,
+    RunStopped,
+)
 from kdcore.figures import CURVES, RESULTS
 from kdcore.files import sha256_of
+from kdcore.inputs import Inputs
+from kdcore.model.bert import NOTES_FILE
 from kdcore.run import execute
+from kdcore.train.context import Completed
 
 EVERY_STEP = Reporting(log_every_steps=1, checkpoint_every_s=0)
 
@@ -67,7 +80,7 @@ def teacher_config(text: FileCorpus, **changes: object) -> TeacherConfig:
 
 def stop_after(updates: int, sink: ListSink) -> Callable[[], bool]:
     """Asks to stop once `updates` have been made in this process."""
-    return lambda: len(sink.of_type("checkpoint")) >= updates
+    return lambda: len(sink.of_type(CheckpointSaved)) >= updates
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,7 +93,7 @@ def teacher(
 ) -> tuple[Path, ListSink]:
     folder, sink = tmp_path_factory.mktemp("teacher"), ListSink()
     ended = execute(teacher_config(corpus), folder, sink, cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     return folder, sink
 
 
@@ -90,6 +103,34 @@ def pruned(teacher: tuple[Path, ListSink], tmp_path_factory: pytest.TempPathFact
     config = PruneConfig(teacher=FolderCheckpoint(path=str(teacher[0] / "model")))
     execute(config, folder, ListSink(), device="cpu")
     return folder
+
+
+def test_ids_of_a_server_are_resolved_by_inputs_and_stay_in_the_notes(
+    teacher: tuple[Path, ListSink], pruned: Path, tmp_path: Path
+) -> None:
+    config = PruneConfig(teacher=RunCheckpoint(run_id="k3v9x2m4q8zt"))
+    with pytest.raises(
+        DataError, match=r"^teacher: run k3v9x2m4q8zt exists on a Halflayer server only"
+    ):
+        execute(config, tmp_path, ListSink(), device="cpu")
+    sink, inputs = ListSink(), Inputs(teacher=teacher[0] / "model")
+    execute(config, tmp_path, sink, device="cpu", inputs=inputs)
+    assert sha256_of(tmp_path / "model" / "model.safetensors") == sha256_of(
+        pruned / "model" / "model.safetensors"
+    )
+    for text in (
+        (tmp_path / "model" / "README.md").read_text(),
+        (tmp_path / "model" / NOTES_FILE).read_text(),
+        sink.of_type(RunStarted)[0].model_dump_json(),
+    ):
+        assert "k3v9x2m4q8zt" in text
+        assert str(teacher[0]) not in text
+
+
+def test_a_folder_that_is_no_model_is_named_with_its_field(tmp_path: Path) -> None:
+    config = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path / "nowhere")))
+    with pytest.raises(DataError, match=r"^teacher: .*nowhere holds no config\.json"):
+        execute(config, tmp_path / "out", ListSink(), device="cpu")
 
 
 def distill_config(teacher: Path, student: Path, corpus: FileCorpus) -> DistillConfig:
@@ -116,26 +157,28 @@ def test_teacher_result_loads_without_code_of_ours(teacher: tuple[Path, ListSink
 
 def test_teacher_events(teacher: tuple[Path, ListSink]) -> None:
     sink = teacher[1]
-    (started,) = sink.of_type("started")
-    assert started["config"]["kind"] == "teacher"
-    assert "torch" in started["versions"]
-    metrics = [event for event in sink.of_type("metrics") if "loss" in event["values"]]
-    assert [event["step"] for event in metrics] == [2, 4, 6, 7]
-    assert {"loss", "lr", "grad_norm", "layers_active"} <= metrics[0]["values"].keys()
-    summary = sink.of_type("result")[0]["summary"]
+    (started,) = sink.of_type(RunStarted)
+    assert started.config["kind"] == "teacher"
+    assert "torch" in started.versions
+    metrics = [event for event in sink.of_type(Metrics) if "loss" in event.values]
+    assert [event.step for event in metrics] == [2, 4, 6, 7]
+    assert {"loss", "lr", "grad_norm", "layers_active"} <= metrics[0].values.keys()
+    summary = sink.of_type(RunResult)[0].summary
     assert summary["steps"] == 7
-    assert summary["shape"]["layers"] == 4
-    logged = [event["values"]["loss"] * n for event, n in zip(metrics, (2, 2, 2, 1), strict=True)]
+    shape = sink.of_type(RunResult)[0].shape
+    assert shape is not None
+    assert shape.layers == 4
+    logged = [event.values["loss"] * n for event, n in zip(metrics, (2, 2, 2, 1), strict=True)]
     assert math.isclose(summary["train_loss"], sum(logged) / 7, rel_tol=1e-12)
     assert summary["eval_perplexity"] == pytest.approx(math.exp(summary["eval_loss"]))
-    assert sink.of_type("progress")[-1]["phase"] == "saving"
+    assert sink.of_type(Progress)[-1].phase == "saving"
     shares = {name: value for name, value in summary.items() if name.endswith("_share")}
     assert len(shares) == 6
     assert set(shares.values()) == {0.0}
     assert (summary["documents"], summary["blank_documents"]) == (600, 0)
     card = (teacher[0] / "model" / "README.md").read_text()
     assert "| Unknown tokens (training) | 0 % |" in card
-    said = [event["message"] for event in sink.of_type("log")]
+    said = [event.message for event in sink.of_type(Log)]
     assert "the held-out text: 0.00% of the tokens are unknown" in said
 
 
@@ -169,8 +212,8 @@ def test_evaluation_is_the_same_for_every_model_and_drops_no_layer(
         update={"schedule": DistillSchedule(batch_size=8, max_steps=1)}
     )
     execute(one, tmp_path / "distil", sink, cache_dir=cache_dir, device="cpu")
-    start = sink.of_type("result")[0]["summary"]["start_eval_loss"]
-    ended = teacher[1].of_type("result")[0]["summary"]["eval_loss"]
+    start = sink.of_type(RunResult)[0].summary["start_eval_loss"]
+    ended = teacher[1].of_type(RunResult)[0].summary["eval_loss"]
     assert start == pytest.approx(ended, rel=1e-5)
 
 
@@ -190,7 +233,7 @@ def test_teacher_learns(corpus: FileCorpus, cache_dir: Path, tmp_path: Path) -> 
         optimiser=Optimiser(learning_rate=3e-3, warmup_fraction=0.1, beta2=0.98),
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["eval_loss"] < ended.summary["unigram_entropy"] - 0.4
 
 
@@ -206,25 +249,25 @@ def test_teacher_resumes_bit_for_bit(
     for _ in range(10):
         part = ListSink()
         ended = execute(config, parts, part, stop_after(2, part), cache_dir=cache_dir, device="cpu")
-        heard += part.of_type("metrics")
-        if ended.summary is not None:
+        heard += part.of_type(Metrics)
+        if isinstance(ended, Completed):
             break
-        assert part.of_type("stopped") == [{"type": "stopped", "step": ended.step}]
-    assert ended.summary is not None
+        assert part.of_type(RunStopped) == [RunStopped(step=ended.step)]
+    assert isinstance(ended, Completed)
     ours, theirs = weights(parts), weights(whole)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
-    def points(events: list[dict[str, object]]) -> list[object]:
+    def points(events: list[Metrics]) -> list[object]:
         return [
-            (event["step"], name, value)
+            (event.step, name, value)
             for event in events
-            for name, value in event["values"].items()  # type: ignore[attr-defined]
+            for name, value in event.values.items()
             if name != "tokens_per_s"
         ]
 
-    assert points(heard) == points(sink.of_type("metrics"))
-    assert ended.summary["train_loss"] == sink.of_type("result")[0]["summary"]["train_loss"]
+    assert points(heard) == points(sink.of_type(Metrics))
+    assert ended.summary["train_loss"] == sink.of_type(RunResult)[0].summary["train_loss"]
 
 
 def test_distil_resumes_bit_for_bit(
@@ -241,7 +284,7 @@ def test_distil_resumes_bit_for_bit(
         config, tmp_path / "parts", part, stop_after(3, part), cache_dir=cache_dir, device="cpu"
     )
     ended = execute(config, tmp_path / "parts", ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -266,16 +309,16 @@ def test_distil_result(
     sink = ListSink()
     config = distill_config(teacher[0], pruned, corpus)
     execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
-    summary = sink.of_type("result")[0]["summary"]
+    summary = sink.of_type(RunResult)[0].summary
     assert summary["role"] == "student"
     # Of 600 lines; the model reads 32 tokens, so that the longest are split in two.
     pieces = summary["lines"] + summary["lines_too_short"] + summary["lines_too_unknown"]
     assert pieces == 600 + summary["lines_split"] > 600
     words = f"distilling on {summary['lines']:,} lines; {summary['lines_too_short']:,} are left out"
-    assert any(words in event["message"] for event in sink.of_type("log"))
+    assert any(words in event.message for event in sink.of_type(Log))
     assert summary["layers"] == 2
     assert summary["layer_drop"] == 0.3
-    points = [event["values"] for event in sink.of_type("metrics") if "loss" in event["values"]]
+    points = [event.values for event in sink.of_type(Metrics) if "loss" in event.values]
     written = [
         *json.loads((teacher[0] / "model" / "halflayer.json").read_text())["summary"],
         *json.loads((pruned / "model" / "halflayer.json").read_text())["summary"],
@@ -285,8 +328,8 @@ def test_distil_result(
     curves = {
         name
         for each in (sink, teacher[1])
-        for event in each.of_type("metrics")
-        for name in event["values"]
+        for event in each.of_type(Metrics)
+        for name in event.values
     }
     assert curves <= {each.name for each in CURVES}
     for values in points:
@@ -327,7 +370,7 @@ def test_last_partial_accumulation_is_stepped(
     )
     sink = ListSink()
     execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
-    assert sink.of_type("result")[0]["summary"]["steps"] == 3
+    assert sink.of_type(RunResult)[0].summary["steps"] == 3
 
 
 def test_fresh_student(
@@ -337,7 +380,7 @@ def test_fresh_student(
         update={"student": FreshStudent(layers=1, family="bert")}
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["layers"] == 1
 
 
@@ -352,7 +395,7 @@ def test_loss_that_explodes_names_update_and_batch(
     broken = config.model_copy(
         update={"optimiser": config.optimiser.model_copy(update={"learning_rate": 1e30})}
     )
-    with pytest.raises(NonFiniteLoss, match=r"update \d+ .*batches") as caught:
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ .*batches") as caught:
         execute(broken, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
     assert caught.value.code == "nan"
     assert not (tmp_path / "model").exists()
@@ -362,7 +405,7 @@ def test_periodic_evaluation(corpus: FileCorpus, cache_dir: Path, tmp_path: Path
     config = teacher_config(corpus, evaluation=Evaluation(every_steps=3, max_sequences=5))
     sink = ListSink()
     execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
-    evaluated = [e["step"] for e in sink.of_type("metrics") if "eval/loss" in e["values"]]
+    evaluated = [e.step for e in sink.of_type(Metrics) if "eval/loss" in e.values]
     assert evaluated == [3, 6, 7]
 
 
@@ -375,7 +418,7 @@ def test_a_teacher_goes_on_from_a_pretrained_folder(
         tokenizer={"source": "model"},
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["layers"] == 4
 
 
@@ -401,14 +444,14 @@ def test_a_teacher_starts_from_an_encoder_without_a_head(
     for folder in folders:
         sink = ListSink()
         execute(config, folder, sink, cache_dir=cache_dir, device="cpu")
-    fresh = sink.of_type("result")[0]["summary"]["fresh_tensors"]
+    fresh = sink.of_type(RunResult)[0].summary["fresh_tensors"]
     assert len(fresh) == 5
-    (warning,) = [event for event in sink.of_type("log") if event["level"] == "warning"]
-    assert "no MLM head, which starts at random" in warning["message"]
+    (warning,) = [event for event in sink.of_type(Log) if event.level == "warning"]
+    assert "no MLM head, which starts at random" in warning.message
     card = (folders[1] / "model" / "README.md").read_text()
     for name in fresh:
         assert name.startswith("cls.predictions.")
-        assert name in warning["message"]
+        assert name in warning.message
         assert f"`{name}`" in card
     notes = json.loads((folders[1] / "model" / "halflayer.json").read_text())
     assert notes["summary"]["fresh_tensors"] == fresh
@@ -461,7 +504,7 @@ def test_a_config_without_model_type(teacher: tuple[Path, ListSink], tmp_path: P
     path.write_text(json.dumps(config))
     options = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path / "model")))
     ended = execute(options, tmp_path / "out", ListSink(), device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["layers"] == 2
 
 
@@ -520,14 +563,14 @@ def test_another_tokenizer_than_the_checkpoints_own_is_refused(
     # The same one from elsewhere is as good as the checkpoint's own.
     (shuffled / "vocab.txt").write_text("\n".join(entries))
     same = execute(config, tmp_path / "same", sink, cache_dir=cache_dir, device="cpu")
-    assert same.summary is not None
-    assert not [e for e in sink.of_type("log") if "cannot be checked" in e["message"]]
+    assert isinstance(same, Completed)
+    assert not [e for e in sink.of_type(Log) if "cannot be checked" in e.message]
     # Without files to compare, only the sizes can be: that is said.
     for file in start.glob("tokenizer*"):
         file.unlink()
     execute(config, tmp_path / "unknown", sink, cache_dir=cache_dir, device="cpu")
-    [warning] = [e for e in sink.of_type("log") if "cannot be checked" in e["message"]]
-    assert warning["level"] == "warning"
+    [warning] = [e for e in sink.of_type(Log) if "cannot be checked" in e.message]
+    assert warning.level == "warning"
 
 
 def test_short_held_out_text_is_called_so(cache_dir: Path, tmp_path: Path) -> None:
@@ -548,9 +591,10 @@ def test_text_without_lines_to_distil_is_refused_before_the_teacher_trains(
     sink = ListSink()
     with pytest.raises(DataError, match=r"the distillation after .*\(570 are too short, 0 hold"):
         execute(config, tmp_path / "out", sink, cache_dir=cache_dir, device="cpu")
-    assert not [event for event in sink.of_type("metrics") if "loss" in event["values"]]
+    assert not [event for event in sink.of_type(Metrics) if "loss" in event.values]
     fine = teacher_config(text, distil_lines={"min_tokens": 4})
-    assert execute(fine, tmp_path / "fine", ListSink(), cache_dir=cache_dir).summary is not None
+    ended = execute(fine, tmp_path / "fine", ListSink(), cache_dir=cache_dir)
+    assert isinstance(ended, Completed)
 
 
 def test_a_file_is_called_by_the_name_that_its_user_knows(tmp_path: Path) -> None:
@@ -617,5 +661,5 @@ def test_unigram_bias_starts_at_the_word_frequencies(
         schedule=Schedule(batch_size=4, max_steps=1),
     )
     ended = execute(config, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["eval_loss"] == pytest.approx(ended.summary["unigram_entropy"], abs=0.1)

@@ -27,7 +27,7 @@ from tests.worker.test_supervisor import Script, messages, start, trainer, wait_
 from worker.checkpoint_copies import CheckpointCopier, fetch_newest
 from worker.cleanup import Cleanup
 from worker.heartbeat import Heartbeat
-from worker.inputs import resolve_references
+from worker.inputs import fetch_inputs
 from worker.supervisor import Supervisor, Tools
 from worker.workspace import Workspace
 
@@ -261,7 +261,7 @@ def test_with_no_copy_the_run_begins_anew_and_says_so(
     run = row(database, run_id)
     assert (run.state, run.error_message) == (RunState.SUCCEEDED, None)
     assert (run.checkpoint_step, run.claimed_checkpoint_step) == (None, None)
-    assert "training begins anew" in messages(database)
+    assert "training starts over" in messages(database)
 
 
 def test_a_result_waits_for_a_store_that_is_away(
@@ -312,8 +312,9 @@ def test_an_upload_is_fetched_once_for_each_host_and_verified(
     def fetch(attempt: int) -> Path:
         workspace = Workspace.of(there, "r00000000009", attempt)
         workspace.create()
-        found = resolve_references(config, workspace, database, there, store)
-        return Path(found.corpus.path)
+        found = fetch_inputs(config, workspace, database, there, store).corpus
+        assert found is not None
+        return Path(found.path)
 
     assert fetch(1).read_bytes() == data
     store.delete_prefix("uploads")

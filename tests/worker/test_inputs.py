@@ -13,19 +13,18 @@ from app.runs.states import RunState
 from app.settings import Settings
 from app.storage import Store
 from kdcore.config import RUN_CONFIG, DistillLines, FileCorpus, PipelineConfig, TeacherConfig
-from worker.inputs import resolve_references
+from kdcore.inputs import Inputs
+from worker.inputs import fetch_inputs
 from worker.workspace import Workspace
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-def resolved(run: Run, database: Database, settings: Settings) -> TeacherConfig:
+def resolved(run: Run, database: Database, settings: Settings) -> Inputs:
     workspace = Workspace.of(settings, run.id, 1)
     workspace.create()
     config = RUN_CONFIG.validate_python(run.config)
-    found = resolve_references(config, workspace, database, settings, Store(settings))
-    assert isinstance(found, TeacherConfig)
-    return found
+    return fetch_inputs(config, workspace, database, settings, Store(settings))
 
 
 def test_a_pipelines_teacher_knows_which_lines_will_be_wanted(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kdcore.events import Ending, RunFailed, RunResult
 from worker.outcome import (
     Failed,
     Lost,
@@ -17,11 +18,11 @@ from worker.outcome import (
     outcome_of,
 )
 
-RESULT = {"type": "result", "summary": {"steps": 3}, "folder": "model"}
-NAN = {"type": "failed", "code": "nan", "message": "the loss is NaN"}
+RESULT = RunResult(summary={"steps": 3})
+NAN = RunFailed(code="nan", message="the loss is NaN")
 
 
-def judge(status: int, event: dict[str, Any] | None = None, **how: Any) -> Outcome:
+def judge(status: int, event: Ending | None = None, **how: Any) -> Outcome:
     defaults = {"asked_to_stop": False, "oom_killed": False, "stderr_tail": "Traceback"}
     return outcome_of(status, event, **(defaults | how))
 
@@ -43,8 +44,6 @@ def test_leaving_without_a_result_is_our_mistake() -> None:
 def test_a_typed_failure_keeps_its_type() -> None:
     assert judge(1, NAN) == Failed("nan", "the loss is NaN")
     assert judge(1, NAN, asked_to_stop=True) == Failed("nan", "the loss is NaN")
-    unknown = judge(1, {"type": "failed", "code": "witchcraft", "message": "x"})
-    assert unknown == Failed("internal", "x")
 
 
 def test_what_was_reported_before_a_hang_counts() -> None:
@@ -83,7 +82,7 @@ def test_a_crash_for_lack_of_memory_is_one_of_the_hosts(words: str) -> None:
 
 def test_a_lost_device_is_a_loss_and_no_failure_of_the_run() -> None:
     message = "the device is missing, busy or broken: CUDA error: uncorrectable ECC error"
-    told = judge(1, {"type": "failed", "code": "device_lost", "message": message})
+    told = judge(1, RunFailed(code="device_lost", message=message))
     assert told == Lost(message, "device_lost")
     words = "terminate called after throwing an instance of 'c10::AcceleratorError'\n  what():  "
     crashed = judge(-signal.SIGABRT, stderr_tail=f"{words}CUDA error: unspecified launch failure")

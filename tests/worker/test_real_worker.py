@@ -273,7 +273,7 @@ def test_a_failure_is_typed_and_skips_what_waits(
         wait_for(lambda: all(run_row(database, i).state in FINAL for i in ids))
     teacher, *rest = [run_row(database, run_id) for run_id in ids]
     assert (teacher.state, teacher.error_code) == ("failed", "data")
-    assert "gone" in (teacher.error_message or "")
+    assert "is missing" in (teacher.error_message or "")
     assert [run.state for run in rest] == ["skipped", "skipped"]
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(LogLine)) == 0

@@ -115,7 +115,7 @@ def test_points_logs_progress_and_files_arrive(
 ) -> None:
     trainer(
         """
-say("started", config={}, versions={"torch": "x"}, device="cpu", total_steps=2)
+say("started", config={}, versions={"torch": "x"}, device="cpu")
 say("progress", phase="training", done=1, total=2, unit="updates", eta_s=1.0)
 say("metrics", step=1, values={"loss": 2.5, "lr": None})
 print("a library complains", file=sys.stderr)
@@ -273,7 +273,7 @@ else:
     Supervisor(tools).answer(run_id)
     run = row(database, run_id)
     assert (run.state, run.attempts_without_progress) == (RunState.QUEUED, 0)
-    assert "attempt 1 was lost: the trainer said nothing for" in messages(database)
+    assert "attempt 1 was lost: the trainer reported nothing for" in messages(database)
     Supervisor(tools).answer(run_id)
     run = row(database, run_id)
     assert (run.state, run.attempt) == (RunState.SUCCEEDED, 2), run.error_message
@@ -289,7 +289,7 @@ def test_a_trainer_that_always_hangs_is_given_up(
         Supervisor(tools).answer(run_id)
     run = row(database, run_id)
     assert (run.state, run.error_code) == (RunState.FAILED, "worker_lost")
-    assert "said nothing" in (run.error_message or "")
+    assert "reported nothing" in (run.error_message or "")
 
 
 @pytest.mark.parametrize("hung_after_s", [0.5, 1800.0])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdcore.config import TeacherConfig
+from kdcore.inputs import NO_INPUTS
 from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
 
@@ -17,7 +18,7 @@ def test_the_trainer_leaves_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, 1)
     workspace.create()
     config = TeacherConfig()
-    workspace.write_configs(config, config)
+    workspace.write_config(config, NO_INPUTS)
     command = trainer_command(workspace, tmp_path / "cache", "cpu")
     read_end, write_end = os.pipe()
     pid = os.posix_spawn(

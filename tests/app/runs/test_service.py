@@ -14,6 +14,7 @@ from app.runs.models import LogLine, MetricPoint, Run, RunInput
 from app.runs.states import RunState
 from app.runs.transitions import RunNotFound, StaleAttempt
 from kdcore.config import RUN_CONFIG, PipelineConfig, RunCheckpoint
+from kdcore.events import Log, Metrics
 from kdcore.shapes import ModelShape
 from tests.app.runs.test_states import add_run, claim, row
 
@@ -285,8 +286,8 @@ def test_what_a_run_said_goes_with_it(database: Database) -> None:
     run_id = add_run(database)
     attempt = claim(database, run_id)
     events = [
-        {"type": "metrics", "step": 1, "values": {"loss": 2.0, "lr": None}},
-        {"type": "log", "level": "info", "message": "hello\0there \ud800"},
+        Metrics(step=1, values={"loss": 2.0, "lr": None}),
+        Log(message="hello\0there \ud800"),
     ]
     with database.write() as session:
         append_events(session, run_id, attempt, events, before=Position(0), after=Position(1, 10))
@@ -304,7 +305,7 @@ def test_what_a_run_said_goes_with_it(database: Database) -> None:
 def test_the_same_events_become_rows_once(database: Database) -> None:
     run_id = add_run(database)
     attempt = claim(database, run_id)
-    events = [{"type": "metrics", "step": 1, "values": {"loss": 2.0}}]
+    events = [Metrics(step=1, values={"loss": 2.0})]
     before, after = Position(0), Position(attempt, 50)
     with database.write() as session:
         append_events(session, run_id, attempt, events, before=before, after=after)

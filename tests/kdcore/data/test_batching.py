@@ -16,7 +16,7 @@ from kdcore.data.masking import mask_uniform
 from kdcore.data.token_cache import TokenisedSplit, token_counts, tokenise, unigram_entropy
 from kdcore.data.tokenizers import Tokens, load_tokenizer
 from kdcore.errors import DataError
-from kdcore.events import ListSink
+from kdcore.events import ListSink, Log, Progress
 from kdcore.rng import rng
 
 
@@ -62,7 +62,7 @@ def test_cache_is_reused_and_read_only(text, tokens, tmp_path: Path) -> None:
     one = tokenise(text, tokens, "train", tmp_path, first)
     again = tokenise(text, tokens, "train", tmp_path, second)
     assert (one.tokens == again.tokens).all()
-    assert first.of_type("progress")
+    assert first.of_type(Progress)
     assert not second.events
     with pytest.raises(ValueError, match="read-only"):
         one.tokens[0] = 1
@@ -71,11 +71,9 @@ def test_cache_is_reused_and_read_only(text, tokens, tmp_path: Path) -> None:
 def test_progress_says_how_far(text, tokens, tmp_path: Path) -> None:
     sink = ListSink()
     tokenise(text, tokens, "validation", tmp_path, sink)
-    events = sink.of_type("progress")
-    assert {(e["phase"], e["total"], e["unit"]) for e in events} == {
-        ("tokenising", 80, "documents")
-    }
-    assert (events[0]["done"], events[-1]["done"], events[-1]["eta_s"]) == (0, 80, 0.0)
+    events = sink.of_type(Progress)
+    assert {(e.phase, e.total, e.unit) for e in events} == {("tokenising", 80, "documents")}
+    assert (events[0].done, events[-1].done, events[-1].eta_s) == (0, 80, 0.0)
 
 
 def truncate(path: Path) -> None:
@@ -96,7 +94,7 @@ def test_torn_or_damaged_entry_is_built_anew(text, tokens, tmp_path: Path, name,
     damage(path)
     sink = ListSink()
     assert (tokenise(text, tokens, "validation", tmp_path, sink).tokens == whole).all()
-    assert "damaged" in sink.of_type("log")[0]["message"]
+    assert "damaged" in sink.of_type(Log)[0].message
 
 
 def test_leftovers_of_a_killed_build_are_cleared(text, tokens, tmp_path: Path) -> None:
@@ -116,7 +114,7 @@ def build_and_count(corpus: FileCorpus, cache_dir: Path, barrier, answers) -> No
     tokens = load_tokenizer(config, text, cache_dir, ListSink(), None)
     barrier.wait()
     split = tokenise(text, tokens, "train", cache_dir, sink)
-    answers.put((int(split.tokens.sum()), len(sink.of_type("progress")) > 0))
+    answers.put((int(split.tokens.sum()), len(sink.of_type(Progress)) > 0))
 
 
 def test_two_processes_build_an_entry_once(corpus: FileCorpus, tmp_path: Path) -> None:

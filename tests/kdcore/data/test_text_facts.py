@@ -16,8 +16,9 @@ from kdcore.data.token_cache import TokenisedSplit, tokenise
 from kdcore.data.tokenizers import Tokens, tokens_from_folder
 from kdcore.data.vocabulary import SPECIAL_TOKENS
 from kdcore.errors import DataError
-from kdcore.events import ListSink
+from kdcore.events import ListSink, Log
 from kdcore.run import execute
+from kdcore.train.context import Completed
 
 ENTRIES = [*SPECIAL_TOKENS, "the", "ki", "##ng", "cafe", "म"]
 
@@ -98,8 +99,8 @@ def test_losses_above_one_percent_are_warned_of(
 ) -> None:
     sink = ListSink()
     split_of(text, tmp_path, tokens).facts.say("the training text", sink)
-    assert [event["level"] for event in sink.of_type("log")] == levels
-    assert all(e["message"].startswith("the training text: ") for e in sink.of_type("log"))
+    assert [event.level for event in sink.of_type(Log)] == levels
+    assert all(e.message.startswith("the training text: ") for e in sink.of_type(Log))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_a_text_that_is_mostly_unknown_is_refused_before_training(
     sink = ListSink()
     with pytest.raises(DataError, match=message):
         execute(config, tmp_path / "out", sink, device="cpu")
-    assert "warning" in {event["level"] for event in sink.of_type("log")}
+    assert "warning" in {event.level for event in sink.of_type(Log)}
 
 
 def test_shares_of_characters_are_never_above_one() -> None:
@@ -190,7 +191,7 @@ def test_the_model_card_tells_what_was_lost(tmp_path: Path) -> None:
         }
     )
     ended = execute(config, tmp_path / "out", ListSink(), device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     assert ended.summary["unknown_token_share"] == 0.25
     assert ended.summary["unknown_character_share"] == 4 / 11
     assert ended.summary["removed_character_share"] == 0

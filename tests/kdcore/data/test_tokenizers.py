@@ -28,7 +28,7 @@ from kdcore.data.token_cache import tokenise
 from kdcore.data.tokenizers import Tokens, load_tokenizer, tokens_from_folder
 from kdcore.data.vocabulary import SPECIAL_TOKENS
 from kdcore.errors import DataError
-from kdcore.events import ListSink
+from kdcore.events import ListSink, Log, Progress
 
 RELEASES = Path(__file__).parents[2] / "fixtures" / "releases"
 
@@ -39,12 +39,12 @@ import sys
 from pathlib import Path
 from kdcore.config import FileCorpus, WordPieceTokenizer
 from kdcore.data.corpora import open_corpus
-from kdcore.events import ListSink
+from kdcore.events import ListSink, Log, Progress
 from kdcore.data.tokenizers import load_tokenizer
 corpus = open_corpus(FileCorpus(path=sys.argv[1]))
 sink = ListSink()
 tokens = load_tokenizer(WordPieceTokenizer(vocab_size=300), corpus, Path(sys.argv[2]), sink, None)
-print(tokens.fingerprint, len(sink.of_type("progress")))
+print(tokens.fingerprint, len(sink.of_type(Progress)))
 """
 
 
@@ -107,7 +107,7 @@ def test_training_is_cached_by_corpus_and_size(babel: FileCorpus, tmp_path: Path
     assert trained(corpus, tmp_path, 220, second).fingerprint == one.fingerprint
     assert trained(corpus, tmp_path, 210, other).fingerprint != one.fingerprint
     assert first.events
-    assert not second.of_type("progress")
+    assert not second.of_type(Progress)
     assert other.events
 
 
@@ -117,7 +117,7 @@ def test_damaged_cache_is_trained_anew(corpus: FileCorpus, tmp_path: Path) -> No
     vocab.write_text(vocab.read_text().replace("king", "kink"))
     sink = ListSink()
     assert trained(corpus, tmp_path, 220, sink).fingerprint == one.fingerprint
-    assert "damaged" in sink.of_type("log")[0]["message"]
+    assert "damaged" in sink.of_type(Log)[0].message
 
 
 def test_two_processes_train_the_same_tokenizer_once_or_twice(
@@ -246,7 +246,7 @@ def test_a_vocabulary_decides_how_text_is_cut_for_it(
     text_of = open_corpus(FileCorpus(path=str(corpus)))
     tokens = load_tokenizer(config, text_of, tmp_path, sink, None)
     assert tokens.hf.tokenize(text) == pieces
-    assert [remark in event["message"] for event in sink.of_type("log")] == [True]
+    assert [remark in event.message for event in sink.of_type(Log)] == [True]
     tokens.hf.save_pretrained(tmp_path / "saved")
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved").tokenize(text) == pieces
 
@@ -289,14 +289,14 @@ def test_the_alphabet_grows_with_the_script(tmp_path: Path) -> None:
     corpus = written_corpus(tmp_path, [chr(0x4E00 + i) for i in range(2500)], join="")
     sink = ListSink()
     assert unknown_share(trained(corpus, tmp_path, 3000, sink), corpus) == 0
-    assert not sink.of_type("log")
+    assert not sink.of_type(Log)
     small = ListSink()
     tokens = trained(corpus, tmp_path, 2000, small)
     assert tokens.vocab_size == 2000
     assert 0.1 < unknown_share(tokens, corpus) < 0.3
-    [event] = small.of_type("log")
-    assert "has room for 1,995 of the 2,500 characters" in event["message"]
-    assert "raise tokenizer.vocab_size" in event["message"]
+    [event] = small.of_type(Log)
+    assert "has room for 1,995 of the 2,500 characters" in event.message
+    assert "raise tokenizer.vocab_size" in event.message
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_marks_are_kept_where_they_carry_meaning(
     sink = ListSink()
     tokens = trained(corpus, tmp_path, 300, sink)
     assert (tokens.hf.backend_tokenizer.normalizer.normalize_str(words[0]) == words[0]) is kept
-    said = [event for event in sink.of_type("log") if "vowel signs are kept" in event["message"]]
+    said = [event for event in sink.of_type(Log) if "vowel signs are kept" in event.message]
     assert len(said) == kept
     other = WordPieceTokenizer(vocab_size=300, strip_accents="always" if kept else "never")
     chosen = load_tokenizer(other, open_corpus(corpus), tmp_path, ListSink(), None)

@@ -42,9 +42,9 @@ def main(notes: Path, fault: str, arguments: list[str]) -> int:
         drawn[step] = active
         return active
 
-    def noted_train(config: Any, model: Any, *others: Any) -> Any:
+    def noted_train(config: Any, model: Any, *others: Any, **options: Any) -> Any:
         models.append(model)
-        return train(config, model, *others)
+        return train(config, model, *others, **options)
 
     def should_stop(self: Any) -> bool:
         nonlocal looks

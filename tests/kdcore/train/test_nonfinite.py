@@ -40,7 +40,7 @@ def model() -> Model:
 def test_on_the_cpu_it_says_so_at_once(model: Model) -> None:
     watch = NonFiniteDetector(PLAN, model)  # type: ignore[arg-type]
     watch.see(0, losses(2.0))
-    with pytest.raises(NonFiniteLoss, match=r"grad_norm .*update 2 \(epoch 1, batches 3 to 4\)"):
+    with pytest.raises(NonFiniteLoss, match=r"grad_norm .*step 2 \(epoch 1, batches 3 to 4\)"):
         watch.see(1, losses(2.0, INF))
 
 
@@ -48,7 +48,7 @@ def test_asked_later_it_names_the_first_one_and_what_was_wrong_then(model: Model
     watch = Silent(PLAN, model)  # type: ignore[arg-type]
     for step, values in enumerate([losses(2.0), losses(NAN), losses(NAN, NAN), losses(3.0)]):
         watch.see(step, values)
-    with pytest.raises(NonFiniteLoss, match=r"^loss became .*update 2 ") as caught:
+    with pytest.raises(NonFiniteLoss, match=r"^loss became .*step 2 ") as caught:
         watch.raise_if_nonfinite()
     assert caught.value.step == 2
 
@@ -59,5 +59,5 @@ def test_weights_that_are_not_finite_are_not_kept(model: Model) -> None:
     watch.raise_if_weights_nonfinite(1)
     with torch.no_grad():
         model.weight[1] = INF
-    with pytest.raises(NonFiniteLoss, match=r"weights .*update 3 \(epoch 1, batches 5 to 5\)"):
+    with pytest.raises(NonFiniteLoss, match=r"weights .*step 3 \(epoch 1, batches 5 to 5\)"):
         watch.raise_if_weights_nonfinite(3)

@@ -4,13 +4,11 @@ With all that draws random numbers or carries state at once: dropped layers, dro
 with a last part that is short, warm-up, weight decay, several passes over the text.
 """
 
-import json
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -36,8 +34,19 @@ from kdcore.config import (
 from kdcore.data.dataset import Text
 from kdcore.data.text_facts import TextFacts
 from kdcore.errors import CheckpointError
-from kdcore.events import Event, ListSink
+from kdcore.events import (
+    CheckpointSaved,
+    Event,
+    ListSink,
+    Log,
+    Metrics,
+    Progress,
+    RunResult,
+    RunStopped,
+)
 from kdcore.run import execute
+from kdcore.train.context import Completed, Stopped
+from tests.fixtures.events import read_events
 
 UPDATES = 6
 OWN_TIME = ("tokens_per_s", "elapsed_s")
@@ -53,10 +62,10 @@ class Keeper(ListSink):
         self._run = run
         self.kept = run / "kept"
 
-    def emit(self, type: str, /, **fields: Any) -> None:
-        super().emit(type, **fields)
-        if type == "checkpoint":
-            shutil.copytree(self._run / fields["path"], self.kept / str(fields["step"]))
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, CheckpointSaved):
+            shutil.copytree(self._run / str(event.path), self.kept / str(event.step))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +139,7 @@ def whole(config: Config, cache_dir: Path, tmp_path: Path) -> tuple[Path, Keeper
     folder = tmp_path / "whole"
     keeper = Keeper(folder)
     ended = execute(config, folder, keeper, cache_dir=cache_dir, device="cpu")
-    assert ended.summary is not None
+    assert isinstance(ended, Completed)
     return folder, keeper
 
 
@@ -144,10 +153,10 @@ def stopped_at(step: int, whole: tuple[Path, Keeper], folder: Path) -> Path:
 
 def points(events: list[Event], after: int) -> list[tuple[int, str, float]]:
     return [
-        (event["step"], name, value)
+        (event.step, name, value)
         for event in events
-        if event["type"] == "metrics" and event["step"] > after
-        for name, value in event["values"].items()
+        if isinstance(event, Metrics) and event.step > after
+        for name, value in event.values.items()
         if name not in OWN_TIME
     ]
 
@@ -161,11 +170,12 @@ def assert_same(
     assert all(torch.equal(weights[name], theirs[name]) for name in theirs)
     assert points(events, after) == points(whole[1].events, after)
     # Its values are each execution's own, but no point may be missing.
-    logged = {event["step"] for event in events if "loss" in event.get("values", {})}
-    rated = {event["step"] for event in events if "tokens_per_s" in event.get("values", {})}
+    metrics = [event for event in events if isinstance(event, Metrics)]
+    logged = {event.step for event in metrics if "loss" in event.values}
+    rated = {event.step for event in metrics if "tokens_per_s" in event.values}
     assert rated == logged == {step for step in (3, UPDATES) if step > after}
-    (summary,) = [event["summary"] for event in events if event["type"] == "result"]
-    expected = whole[1].of_type("result")[0]["summary"]
+    (summary,) = [event.summary for event in events if isinstance(event, RunResult)]
+    expected = whole[1].of_type(RunResult)[0].summary
     assert expected["precision"] == precision
     for name in expected.keys() - set(OWN_TIME):
         assert summary[name] == expected[name], name
@@ -178,8 +188,8 @@ def test_every_update_resumes_bit_for_bit(
     for step in range(1, UPDATES):
         folder, sink = stopped_at(step, whole, tmp_path / str(step)), ListSink()
         execute(config, folder, sink, cache_dir=cache_dir, device="cpu")
-        said = [event["message"] for event in sink.of_type("log")]
-        assert f"resuming after update {step}" in said
+        said = [event.message for event in sink.of_type(Log)]
+        assert f"resuming from step {step}" in said
         assert_same(folder, sink.events, whole, step, config.precision)
 
 
@@ -198,8 +208,7 @@ def test_another_process_goes_on_bit_for_bit(
         check=True,
         timeout=200,
     )  # fmt: skip
-    lines = (folder / "events.jsonl").read_text().splitlines()
-    assert_same(folder, [json.loads(line) for line in lines], whole, step, config.precision)
+    assert_same(folder, read_events(folder), whole, step, config.precision)
 
 
 class StopsWhileEvaluating(ListSink):
@@ -210,9 +219,9 @@ class StopsWhileEvaluating(ListSink):
         self._others = others
         self._asked = False
 
-    def emit(self, type: str, /, **fields: Any) -> None:
-        super().emit(type, **fields)
-        if type == "progress" and fields["phase"] == "evaluating":
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, Progress) and event.phase == "evaluating":
             self._asked = self._others == 0
             self._others -= 1
 
@@ -236,14 +245,14 @@ def test_a_stop_does_not_wait_for_an_evaluation_and_loses_nothing(
             device="cpu",
             should_stop=first.should_stop,
         )
-        assert (ended.summary, ended.step) == (None, step)
-        assert first.of_type("stopped")[0]["step"] == step
-        evaluated = [e["step"] for e in first.of_type("metrics") if "eval/loss" in e["values"]]
+        assert ended == Stopped(step)
+        assert first.of_type(RunStopped)[0].step == step
+        evaluated = [e.step for e in first.of_type(Metrics) if "eval/loss" in e.values]
         assert evaluated == steps[:number]
         execute(config, folder, sink, cache_dir=cache_dir, device="cpu")
-        assert f"resuming after update {step}" in [e["message"] for e in sink.of_type("log")]
+        assert f"resuming from step {step}" in [e.message for e in sink.of_type(Log)]
         # Its curve at `step` was told before the stop, but for what was not evaluated.
-        told = [e for e in first.events if e["type"] == "metrics"]
+        told = first.of_type(Metrics)
         assert_same(folder, [*told, *sink.events], whole, 0, config.precision)
 
 
