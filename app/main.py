@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from app.auth import endpoints as auth
 from app.context import Context
@@ -47,6 +48,25 @@ API_ROUTERS = (
     presets.router,
     workers.router,
 )
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The name of the function, which the generated TypeScript client uses."""
+    return route.name
+
+
+def _routes() -> list[BaseRoute]:
+    api = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+    for router in API_ROUTERS:
+        api.include_router(router)
+    root = APIRouter(generate_unique_id_function=_operation_id)
+    root.include_router(api)
+    root.include_router(health.router, responses={400: PROBLEMS[400]})
+    return root.routes
+
+
+ROUTES = _routes()
+"""Built once per process: inspecting the signatures takes longer than all else in `create_app`."""
 
 
 def make_context(settings: Settings) -> Context:
@@ -100,16 +120,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=_operation_id,
         separate_input_output_schemas=False,
         redirect_slashes=False,
     )
     app.state.context = context
-    api = APIRouter(prefix="/api/v1", responses=PROBLEMS)
-    for router in API_ROUTERS:
-        api.include_router(router)
-    app.include_router(api)
-    app.include_router(health.router, responses={400: PROBLEMS[400]})
+    app.router.routes.extend(ROUTES)
     # Not a catch-all route, which would turn a wrong method (405) into "not found".
     app.router.default = Frontend(settings)
     error_handlers.install(app)
@@ -121,8 +136,3 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(HeadMiddleware)
     app.add_middleware(OutermostMiddleware, telemetry=context.telemetry)
     return app
-
-
-def _operation_id(route: APIRoute) -> str:
-    """The name of the function, which the generated TypeScript client uses."""
-    return route.name
