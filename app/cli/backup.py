@@ -1,18 +1,18 @@
 """`halflayer backup` and `halflayer restore`; they need no server."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.backup.create import create_backup, where
-from app.backup.manifest import BackupError, BackupManifest
-from app.backup.restore import Contents, check_backup, contents_of, restore_backup
 from app.cli.connect import DataDir, settings_of
 from app.cli.terminal import PhaseBars, console, size_text
-from app.local.stack import only_one
 from app.private_files import keep_private
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.backup.manifest import BackupManifest
+    from app.backup.restore import Contents
 
 
 def backup(
@@ -22,6 +22,8 @@ def backup(
     data_dir: DataDir = None,
 ) -> None:
     """Save the database and all files to a folder; runs continue meanwhile."""
+    from app.backup.create import create_backup  # noqa: PLC0415
+
     settings = settings_of(data_dir)
     keep_private(settings)
     with PhaseBars() as bars:
@@ -47,6 +49,9 @@ def restore(
     data_dir: DataDir = None,
 ) -> None:
     """Restore a backup into an empty installation; every file and row is verified."""
+    from app.backup.restore import check_backup, contents_of, restore_backup  # noqa: PLC0415
+    from app.local.stack import only_one  # noqa: PLC0415
+
     settings = settings_of(data_dir)
     with PhaseBars() as bars:
         manifest = check_backup(source, bars)
@@ -67,7 +72,10 @@ def restore(
         console.print(f"{len(queued)} runs are queued and continue once a worker runs")
 
 
-def _confirm(settings: Settings, found: Contents, force: bool, yes: bool) -> None:
+def _confirm(settings: Settings, found: "Contents", force: bool, yes: bool) -> None:
+    from app.backup.create import where  # noqa: PLC0415
+    from app.backup.manifest import BackupError  # noqa: PLC0415
+
     if found.is_empty:
         return
     holds = f"{len(found.runs)} runs and {len(found.datasets)} datasets"
@@ -84,7 +92,7 @@ def _confirm(settings: Settings, found: Contents, force: bool, yes: bool) -> Non
         typer.confirm("Delete them?", abort=True)
 
 
-def _summary(manifest: BackupManifest) -> str:
+def _summary(manifest: "BackupManifest") -> str:
     rows = sum(table.rows for table in manifest.tables)
     return (
         f"{rows:,} rows and {len(manifest.files):,} files, {size_text(manifest.size_bytes)}, of "
@@ -92,6 +100,6 @@ def _summary(manifest: BackupManifest) -> str:
     )
 
 
-def _print_left_out(manifest: BackupManifest) -> None:
+def _print_left_out(manifest: "BackupManifest") -> None:
     for each in manifest.left_out:
         console.print(f"not in the backup: {each.path}, {each.why}", style="yellow", markup=False)

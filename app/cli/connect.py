@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.client import Client, NotAllowed, Unreachable
-from app.db import Database
 from app.local.state import find_server, read_token
 from app.private_files import keep_private
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.db import Database
 
 Server = Annotated[
     str | None,
@@ -32,8 +34,10 @@ def settings_of(data_dir: Path | None) -> Settings:
 
 
 @contextmanager
-def local_database(settings: Settings) -> Iterator[Database]:
+def local_database(settings: Settings) -> Iterator["Database"]:
     """The database of this installation, for commands that need no server."""
+    from app.db import Database  # noqa: PLC0415
+
     keep_private(settings)
     with closing(Database(settings.resolved_database_url)) as database:
         yield database

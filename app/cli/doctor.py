@@ -9,7 +9,6 @@ from rich.text import Text
 
 from app.cli.connect import DataDir, settings_of
 from app.cli.terminal import console
-from app.doctor.examine import examine
 from app.doctor.findings import Status
 
 SIGNS: dict[Status, tuple[str, str]] = {
@@ -25,6 +24,8 @@ def doctor(
     data_dir: DataDir = None,
 ) -> None:
     """Check this installation and suggest fixes; exit code 1 if a check fails."""
+    from app.doctor.examine import examine  # noqa: PLC0415
+
     findings = []
     for finding in examine(lambda: settings_of(data_dir)):
         findings.append(finding)

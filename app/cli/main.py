@@ -1,4 +1,8 @@
-"""The `halflayer` command line: parses arguments, calls services, maps errors to exit codes."""
+"""The `halflayer` command line: parses arguments, calls services, maps errors to exit codes.
+
+What only some commands need is imported by them: the database, the broker and the web framework
+take longer to import than `halflayer runs list` takes.
+"""
 
 import os
 import signal
@@ -6,28 +10,21 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.backup.manifest import BackupError
 from app.cli import backup, doctor, retention, runs, tokens
 from app.cli.client import ClientError
-from app.cli.demo import DemoFailed, run_demo
 from app.cli.terminal import console, errors, say
-from app.db import WrongEncoding
-from app.doctor.machine import no_worker_because
-from app.errors import AppError
-from app.local.embedded_broker import BrokerMissing
-from app.local.processes import python_module
-from app.local.stack import Stack, StackError, child_environment, running_stack
-from app.migrations import upgrade
 from app.private_files import keep_private, make_files_private
 from app.settings import Settings
 from kdcore import __version__
+
+if TYPE_CHECKING:
+    from app.local.stack import Stack
 
 EXIT_CODES = """
 Exit codes: 0 success; 1 error, or the run did not succeed; 2 invalid usage; 3 server unreachable;
@@ -67,6 +64,9 @@ def up(
     data_dir: DataDir = None,
 ) -> None:
     """Run Halflayer on this machine (broker, API and one worker) until Ctrl-C."""
+    from app.doctor.machine import no_worker_because  # noqa: PLC0415
+    from app.local.stack import running_stack  # noqa: PLC0415
+
     with running_stack(_settings(data_dir=data_dir, port=port, host=host), say) as stack:
         _print_link(stack)
         if problem := no_worker_because(stack.settings):
@@ -84,6 +84,9 @@ def demo(
     data_dir: DataDir = None,
 ) -> None:
     """Run the published experiment at small scale, with and without LayerDrop."""
+    from app.cli.demo import run_demo  # noqa: PLC0415
+    from app.local.stack import running_stack  # noqa: PLC0415
+
     with running_stack(_settings(data_dir=data_dir, port=port), say) as stack:
         _print_link(stack)
         run_demo(stack)
@@ -99,6 +102,9 @@ def demo(
 )
 def worker(context: typer.Context) -> None:
     """Run a worker on this machine for the installation that HALFLAYER_* configures."""
+    from app.local.processes import python_module  # noqa: PLC0415
+    from app.local.stack import child_environment  # noqa: PLC0415
+
     environment = child_environment(Settings())
     # Replaced, not wrapped: signals and the exit code are the worker's own.
     os.execve(  # noqa: S606
@@ -109,6 +115,8 @@ def worker(context: typer.Context) -> None:
 @app.command()
 def migrate(data_dir: DataDir = None) -> None:
     """Migrate the database to this version."""
+    from app.migrations import upgrade  # noqa: PLC0415
+
     settings = _settings(data_dir=data_dir)
     keep_private(settings)
     upgrade(settings.resolved_database_url)
@@ -139,13 +147,13 @@ def options(
     """Options of `halflayer` itself; that of the version ends the process."""
 
 
-def _print_link(stack: Stack) -> None:
+def _print_link(stack: "Stack") -> None:
     say("\nHalflayer is ready. Open this one-time sign-in link:")
     say(f"  {stack.sign_in_link()}\n")
     say(f"Data is stored in {stack.settings.data_dir.resolve()} (change it with --data-dir).")
 
 
-def _serve(stack: Stack) -> None:
+def _serve(stack: "Stack") -> None:
     """Keep the stack running until Ctrl-C or SIGTERM."""
     try:
         while True:
@@ -168,22 +176,39 @@ def main() -> None:
         signal.signal(number, _exit_gracefully)
     try:
         app()
-    except ClientError as error:
-        _fail(str(error), error.exit_code)
-    except (StackError, BrokerMissing, DemoFailed, BackupError, WrongEncoding) as error:
-        _fail(str(error), 1)
-    except AppError as error:
-        _fail(error.detail, 5)
-    except ValidationError as error:
-        if error.title != Settings.__name__:
-            raise
-        wrong = error.errors()[0]
-        name = f"{Settings.model_config['env_prefix']}{'.'.join(map(str, wrong['loc']))}".upper()
-        _fail(f"{name}: {wrong['msg']}", 2)
-    except SettingsError as error:
-        _fail(f"a HALFLAYER_ variable is not valid JSON: {error}", 2)
-    except SQLAlchemyError as error:
-        _fail(f"database error: {error}".splitlines()[0], 1)
+    except Exception as error:
+        message, code = _line_and_code(error)
+        _fail(message, code)
+
+
+def _line_and_code(error: Exception) -> tuple[str, int]:
+    """The message and exit code of a known error; raises all others."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from app.backup.manifest import BackupError  # noqa: PLC0415
+    from app.cli.demo import DemoFailed  # noqa: PLC0415
+    from app.db import WrongEncoding  # noqa: PLC0415
+    from app.errors import AppError  # noqa: PLC0415
+    from app.local.embedded_broker import BrokerMissing  # noqa: PLC0415
+    from app.local.stack import StackError  # noqa: PLC0415
+
+    match error:
+        case ClientError():
+            return str(error), error.exit_code
+        case StackError() | BrokerMissing() | DemoFailed() | BackupError() | WrongEncoding():
+            return str(error), 1
+        case AppError():
+            return error.detail, 5
+        case ValidationError() if error.title == Settings.__name__:
+            wrong = error.errors()[0]
+            prefix = Settings.model_config["env_prefix"]
+            name = f"{prefix}{'.'.join(map(str, wrong['loc']))}".upper()
+            return f"{name}: {wrong['msg']}", 2
+        case SettingsError():
+            return f"a HALFLAYER_ variable is not valid JSON: {error}", 2
+        case SQLAlchemyError():
+            return f"database error: {error}".splitlines()[0], 1
+    raise error
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -6,9 +6,6 @@ import typer
 
 from app.cli.connect import DataDir, local_database, settings_of
 from app.cli.terminal import console, removable_table, say, size_text
-from app.retention.leftovers import leftovers, remove
-from app.retention.service import Policy, plan, remove_files
-from app.storage import Store
 
 
 def cleanup(
@@ -28,6 +25,10 @@ def cleanup(
     uploads and workers are removed. Pinned runs, inputs of unfinished runs, and the newest result
     of each kind are always kept.
     """
+    from app.retention.leftovers import leftovers, remove  # noqa: PLC0415
+    from app.retention.service import Policy, plan, remove_files  # noqa: PLC0415
+    from app.storage import Store  # noqa: PLC0415
+
     settings = settings_of(data_dir)
     policy = Policy(keep_last, older_than)
     with local_database(settings) as database:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,8 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from app.backup.progress import Advance
-from app.retention.service import Removable
 from kdcore.figures import result_rows
+
+if TYPE_CHECKING:
+    from app.retention.service import Removable
 
 Json = dict[str, Any]
 
@@ -169,7 +171,7 @@ def runs_table(runs: list[Json]) -> Table:
     return table
 
 
-def removable_table(files: Sequence[Removable]) -> Table:
+def removable_table(files: Sequence["Removable"]) -> Table:
     """Removable files, one run per line."""
     table = Table(box=None, pad_edge=False)
     for heading in ("Run", "Kind", "State", "Files", "Ended", "Name"):

@@ -5,16 +5,17 @@ The database is needed for the first token; anyone who can write to it needs no 
 
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.auth.models import ApiToken, TokenKind
-from app.auth.service import LINK_NAME, create_token, list_tokens, revoke
 from app.cli.connect import DataDir, Server, Token, connect, local_database, settings_of
 from app.cli.terminal import console, errors, tokens_table
 from app.local.state import find_server
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.auth.models import ApiToken, TokenKind
 
 app = typer.Typer(help="Create, list, revoke API tokens and sign-in links.", no_args_is_help=True)
 LINK_LIFETIME_DAYS = 1.0
@@ -52,6 +53,8 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Create a token and print it; it cannot be shown again."""
+    from app.auth.service import LINK_NAME  # noqa: PLC0415
+
     settings = settings_of(data_dir)
     scope = scope or (ScopeChoice.admin if link else ScopeChoice.read)
     name = name or (LINK_NAME if link else "from the command line")
@@ -76,6 +79,8 @@ def create(
 @app.command("list")
 def list_all(server: Server = None, token: Token = None, data_dir: DataDir = None) -> None:
     """List valid tokens, without their secrets."""
+    from app.auth.service import list_tokens  # noqa: PLC0415
+
     settings = settings_of(data_dir)
     if _remote(server, settings):
         with connect(server, token, data_dir) as client:
@@ -93,6 +98,8 @@ def revoke_one(
     data_dir: DataDir = None,
 ) -> None:
     """Revoke a token, effective immediately."""
+    from app.auth.service import revoke  # noqa: PLC0415
+
     settings = settings_of(data_dir)
     if _remote(server, settings):
         with connect(server, token, data_dir) as client:
@@ -110,13 +117,15 @@ def _remote(server: str | None, settings: Settings) -> bool:
 def _create_in_database(
     settings: Settings, name: str, scope: ScopeChoice, link: bool, expires_days: float | None
 ) -> str:
+    from app.auth.service import create_token  # noqa: PLC0415
+
     expires = timedelta(days=expires_days) if expires_days else None
     with local_database(settings) as database, database.write() as session:
         kind: TokenKind = "login" if link else "api"
         return create_token(session, kind, name, scope.value, expires)[1]
 
 
-def _row(token: ApiToken) -> dict[str, Any]:
+def _row(token: "ApiToken") -> dict[str, Any]:
     row = {key: getattr(token, key) for key in ("id", "kind", "scope", "name")}
     for key in ("created_at", "last_used_at", "expires_at"):
         moment = getattr(token, key)

@@ -4,14 +4,14 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.auth.service import authenticate, create_token
-from app.db import Database
-from app.errors import Unauthenticated
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.db import Database
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,13 @@ def read_token(data_dir: Path) -> str | None:
         return None
 
 
-def ensure_token(settings: Settings, database: Database) -> str:
+def ensure_token(settings: Settings, database: "Database") -> str:
     """The token of the command line; created if missing or invalid."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from app.auth.service import authenticate, create_token  # noqa: PLC0415
+    from app.errors import Unauthenticated  # noqa: PLC0415
+
     token = read_token(settings.data_dir)
     if token is not None:
         try:
