@@ -12,10 +12,12 @@ ARGS ?=
 # Nothing here reads or writes the home folder.
 export npm_config_cache ?= $(CURDIR)/build/npm-cache
 export npm_config_update_notifier := false
+# Without bytecode each of the many processes that tests start compiles its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo up wheel test faults check lint types contracts generated frontend-check \
+.PHONY: help demo up wheel test test-fast test-faults faults check lint types contracts generated frontend-check \
 	docker-check deploy-check bench bench-profile bench-sweeps bench-overhead bench-startup bench-allocator \
 	setup setup-dev setup-bench setup-compat frontend format openapi lock audit clean
 
@@ -38,13 +40,23 @@ wheel: setup frontend ## Build the wheel into build/wheel; it includes the page 
 
 # ------------------------------------------------------------------------------- for developers
 
-test: setup-dev setup-bench setup-compat frontend ## Run all tests (ARGS='tests/app -k runs' for some)
-	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+PYTEST := $(PY) -m pytest -n 2 --durations=25
+# A file's tests run in one process, so that what they share is made once.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
+test: setup-dev setup-bench setup-compat frontend ## Run all tests except fault injection (ARGS='tests/app -k runs' for some)
+	$(PYTEST) $(BY_FILE) -m "not faults" $(ARGS)
+
+test-fast: setup-dev ## Run the unit tests: no servers, no processes, within a minute
+	$(PYTEST) $(BY_FILE) -m unit $(ARGS)
+
+test-faults: setup-dev frontend ## Run the short form of the quicker fault scenarios
+	$(PYTEST) --dist load --maxschedchunk 1 -m faults $(ARGS)
 
 faults: setup-dev ## Inject faults into an installation, report data loss (ARGS='--short --only kills')
 	@$(PY) -m faults $(ARGS)
 
-check: lint types contracts generated frontend-check docker-check deploy-check test ## Everything that CI runs
+check: lint types contracts generated frontend-check docker-check deploy-check test test-faults ## Everything that CI runs
 
 lint: setup-dev
 	$(VENV)/bin/ruff check .

@@ -5,6 +5,7 @@ SQLite and on Postgres. Every test has a database of its own, with all tables; a
 template makes that cheap. What a machine lacks is skipped in so many words, and fails under CI.
 """
 
+import gc
 import itertools
 import os
 import shutil
@@ -32,6 +33,11 @@ from tests.fixtures.missing import skip_or_fail
 from tests.fixtures.orphan_guard import OrphanGuard, orphan_guard
 from tests.fixtures.postgres import PostgresMissing, PostgresServer, running_postgres
 
+pytest_plugins = ["tests.kinds"]
+
+# What is imported stays, so the collector need not look at it; it would be a third of the start.
+gc.disable()
+
 # Who is started in the background of a script ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -47,6 +53,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
     ]
     return report
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

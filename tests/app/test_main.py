@@ -19,6 +19,7 @@ DOCUMENT = document()
 NO_JSON = {"stream_events", "prometheus_metrics", "upload_dataset"}
 
 
+@pytest.mark.integration
 def test_importing_the_application_loads_neither_torch_nor_the_worker() -> None:
     script = (
         "import sys, app.main; heavy = {'torch', 'transformers', 'worker', 'datasets'}; "

@@ -43,6 +43,7 @@ def halflayer(module: str, *words: str, data_dir: Path, **settings: str) -> None
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "command",
     [
@@ -70,6 +71,7 @@ def test_every_command_makes_an_old_folder_private(tmp_path: Path, command: tupl
     assert not any(path.stat().st_mode & 0o077 for path in files)
 
 
+@pytest.mark.integration
 def test_what_a_command_makes_is_private_from_the_first(tmp_path: Path) -> None:
     data_dir, backup = tmp_path / "new" / "data", tmp_path / "backup"
     halflayer("app.cli", "migrate", data_dir=data_dir)
@@ -117,6 +119,7 @@ def test_a_folder_of_another_user_or_for_all_is_left_alone(
     assert theirs.stat().st_mode & 0o777 == 0o755
 
 
+@pytest.mark.integration
 def test_the_doctor_names_what_is_open(tmp_path: Path) -> None:
     data_dir = old_installation(tmp_path / "data")
     (found,) = [

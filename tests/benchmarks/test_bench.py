@@ -11,6 +11,8 @@ import pytest
 from benchmarks.driver import SITE
 from tests.fixtures.missing import skip_or_fail
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 COMMAND = "-m benchmarks.bench --shape tiny --rounds 1 --only teacher parity"
 RATIOS = ("teacher_speedup_fp32", "teacher_speedup_fp32_tuned", "teacher_memory_ratio")

@@ -72,6 +72,7 @@ def test_a_worker_has_time_to_save() -> None:
         assert int(SERVICES[name]["stop_grace_period"][:-1]) > Settings().stop_grace_s
 
 
+@pytest.mark.integration
 def test_make_env_writes_private_passwords_once(tmp_path: Path) -> None:
     script = tmp_path / "scripts" / "make-env"
     script.parent.mkdir()
@@ -150,6 +151,7 @@ import datasets, pyarrow.parquet, s3fs, tokenizers, transformers
 """
 
 
+@pytest.mark.integration
 def test_the_api_runs_with_the_packages_of_its_image() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, check=False

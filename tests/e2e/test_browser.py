@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.e2e.configs import tiny_pipeline
 from tests.e2e.conftest import Installation
 from tests.e2e.fill_mask import guesses
 from tests.fixtures.chromium import NAMES, find_chromium, running_chromium
+from tests.fixtures.configs import tiny_pipeline
 from tests.fixtures.missing import skip_or_fail
 
 TRAINING_TIMEOUT_MS = 240_000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.configs import tiny_pipeline
 from tests.e2e.conftest import Installation
 from tests.e2e.fill_mask import guesses
+from tests.fixtures.configs import tiny_pipeline
 
 CONFIG_TIMEOUT_S = 280
 

@@ -18,7 +18,7 @@ import pytest
 from app.cli.client import Client
 from app.local.embedded_broker import BrokerMissing, free_port, valkey_binary
 from app.local.state import find_server, read_token
-from tests.e2e.configs import tiny_pipeline
+from tests.fixtures.configs import tiny_pipeline
 from tests.fixtures.missing import skip_or_fail
 from worker.trainer_process import trainer_command
 from worker.workspace import Workspace

@@ -20,9 +20,9 @@ import pytest
 
 from app.local.state import read_token
 from kdcore import __version__
-from tests.e2e.configs import tiny_pipeline
 from tests.e2e.conftest import Installation, launch, stop
 from tests.e2e.fill_mask import guesses
+from tests.fixtures.configs import tiny_pipeline
 from tests.fixtures.packages import closure, installed_parts
 
 ROOT = Path(__file__).parents[2]

@@ -26,10 +26,12 @@ QUICK = (
 )
 
 
+@pytest.mark.integration
 def test_every_scenario_is_where_its_name_leads() -> None:
     assert all(callable(scenario(name)) for name in SCENARIOS)
 
 
+@pytest.mark.faults
 @pytest.mark.postgres
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", QUICK)

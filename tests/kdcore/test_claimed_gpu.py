@@ -28,16 +28,15 @@ from kdcore.config import (
     Reporting,
     RunConfig,
     Schedule,
-    ScratchModel,
     TeacherConfig,
-    WordPieceTokenizer,
 )
 from kdcore.events import Event, ListSink, Metrics, RunResult, RunStopped, parse_event
 from kdcore.run import execute
 from tests.fixtures.claimed_gpu.build import library
+from tests.fixtures.configs import tiny_model, tiny_teacher
 from tests.kdcore.conftest import write_text
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("bert", "distilbert")
@@ -59,22 +58,14 @@ RAISES = frozenset(
 
 
 def teacher_of(corpus: FileCorpus, **changes: Any) -> TeacherConfig:
-    return TeacherConfig(
-        **{
-            "layer_drop": 0.3,
-            "model": ScratchModel(
-                layers=3, hidden_size=32, heads=2, intermediate_size=64, max_positions=32, dropout=0
-            ),
-            "corpus": corpus,
-            "tokenizer": WordPieceTokenizer(vocab_size=300),
-            "seq_len": 32,
-            "schedule": Schedule(batch_size=4, accumulation_steps=2, max_steps=3),
-            "optimiser": Optimiser(learning_rate=1e-3, epsilon=EPSILON),
-            "precision": "fp32",
-            **COMMON,
-            **changes,
-        }
-    )
+    config = COMMON | {
+        "model": tiny_model(layers=3, dropout=0),
+        "schedule": Schedule(batch_size=4, accumulation_steps=2, max_steps=3),
+        "optimiser": Optimiser(learning_rate=1e-3, epsilon=EPSILON),
+        "precision": "fp32",
+        "seed": 0,
+    }
+    return tiny_teacher(corpus, **config | changes)
 
 
 class Both:

@@ -45,6 +45,7 @@ def test_a_stop_is_waited_for_only_once_there_is_something_to_save(number: signa
             signal.signal(each, handler)
 
 
+@pytest.mark.integration
 def test_a_trainer_that_still_loads_its_libraries_leaves_at_once(
     corpus: FileCorpus, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def _answers(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("by_standby", [False, True])
 def test_no_librarys_progress_bar_is_drawn(
     corpus: FileCorpus, cache_dir: Path, tmp_path: Path, by_standby: bool

@@ -24,7 +24,6 @@ from kdcore.config import (
     PruneConfig,
     RunConfig,
     Schedule,
-    ScratchModel,
     TeacherConfig,
     Tokenizer,
     WordPieceTokenizer,
@@ -32,8 +31,11 @@ from kdcore.config import (
 from kdcore.data.tokenizers import SPECIAL_TOKENS
 from kdcore.events import ListSink
 from kdcore.run import execute
+from tests.fixtures.configs import tiny_model
 from tests.fixtures.missing import skip_or_fail
 from tests.kdcore.conftest import TOPICS
+
+pytestmark = pytest.mark.integration
 
 OLDEST = Path(__file__).parents[2] / "build" / "compat" / "site"
 TEXTS = [
@@ -141,10 +143,7 @@ def results(
     def teacher(name: str, tokenizer: Tokenizer, **model: Any) -> FolderCheckpoint:
         config = TeacherConfig.model_validate(
             {
-                "model": model
-                or ScratchModel(
-                    layers=2, hidden_size=32, heads=2, intermediate_size=64, max_positions=32
-                ),
+                "model": model or tiny_model(layers=2),
                 "corpus": corpus,
                 "tokenizer": tokenizer,
                 "seq_len": 16,

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdcore.config import FileCorpus, Schedule, ScratchModel, TeacherConfig, WordPieceTokenizer
+from kdcore.config import FileCorpus, Schedule, TeacherConfig, WordPieceTokenizer
 from kdcore.device import emulates_bf16, pick_device, pick_precision, use_device
 from kdcore.events import ListSink, Log
 from kdcore.run import execute
+from tests.fixtures.configs import tiny_model
 
 TURING, AMPERE = torch.device("cuda:0"), torch.device("cuda:1")
 
@@ -73,9 +74,7 @@ def said(
 
     def run(device: str, precision: str) -> list[tuple[str, str]]:
         config = TeacherConfig(
-            model=ScratchModel(
-                layers=1, hidden_size=16, heads=2, intermediate_size=32, max_positions=32
-            ),
+            model=tiny_model(layers=1, hidden_size=16),
             corpus=corpus,
             tokenizer=WordPieceTokenizer(vocab_size=300),
             seq_len=32,

@@ -49,6 +49,7 @@ def test_a_half_line_of_a_killed_process_swallows_no_later_one(tmp_path: Path) -
     assert events(path) == ["started", "unreadable", "result"]
 
 
+@pytest.mark.integration
 def test_a_line_that_a_full_disk_cut_swallows_no_later_one(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", MIB) as disk:
         path = disk.folder / "events.jsonl"

@@ -28,9 +28,7 @@ from kdcore.config import (
     Reporting,
     RunCheckpoint,
     Schedule,
-    ScratchModel,
     TeacherConfig,
-    WordPieceTokenizer,
 )
 from kdcore.data.tokenizers import tokens_from_folder
 from kdcore.errors import CheckpointError, ConfigError, DataError, HubUnavailable, NonFiniteLoss
@@ -50,32 +48,15 @@ from kdcore.inputs import Inputs
 from kdcore.model.bert import NOTES_FILE
 from kdcore.run import execute
 from kdcore.train.context import Completed
+from tests.fixtures.configs import tiny_model, tiny_teacher
+
+pytestmark = pytest.mark.integration
 
 EVERY_STEP = Reporting(log_every_steps=1, checkpoint_every_s=0)
 
 
 def teacher_config(text: FileCorpus, **changes: object) -> TeacherConfig:
-    return TeacherConfig.model_validate(
-        TeacherConfig(
-            layer_drop=0.3,
-            model=ScratchModel(
-                layers=4,
-                hidden_size=32,
-                heads=2,
-                intermediate_size=64,
-                max_positions=32,
-                dropout=0.1,
-            ),
-            corpus=text,
-            tokenizer=WordPieceTokenizer(vocab_size=300),
-            seq_len=32,
-            schedule=Schedule(batch_size=4, accumulation_steps=2, max_steps=7),
-            optimiser=Optimiser(learning_rate=2e-3, weight_decay=0.01, warmup_fraction=0.2),
-            reporting=Reporting(log_every_steps=2),
-            seed=5,
-        ).model_dump()
-        | changes
-    )
+    return tiny_teacher(text, **{"reporting": Reporting(log_every_steps=2)} | changes)
 
 
 def stop_after(updates: int, sink: ListSink) -> Callable[[], bool]:
@@ -221,14 +202,7 @@ def test_teacher_learns(corpus: FileCorpus, cache_dir: Path, tmp_path: Path) -> 
     config = teacher_config(
         corpus,
         layer_drop=0.1,
-        model=ScratchModel(
-            layers=2,
-            hidden_size=64,
-            heads=2,
-            intermediate_size=128,
-            max_positions=32,
-            dropout=0.0,
-        ).model_dump(),
+        model=tiny_model(layers=2, hidden_size=64, dropout=0.0),
         schedule=Schedule(batch_size=16, max_steps=250, epochs=99),
         optimiser=Optimiser(learning_rate=3e-3, warmup_fraction=0.1, beta2=0.98),
     )

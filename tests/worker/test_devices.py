@@ -63,6 +63,7 @@ def broken_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."
 
 
+@pytest.mark.integration
 def test_auto_says_why_it_takes_the_processor(broken_torch: Callable[[str], None]) -> None:
     broken_torch(f"import json; print(json.dumps([{TOO_OLD!r}, []]))")
     (device,) = devices("auto")
@@ -71,6 +72,7 @@ def test_auto_says_why_it_takes_the_processor(broken_torch: Callable[[str], None
         devices("cuda")
 
 
+@pytest.mark.integration
 def test_a_probe_that_hangs_or_dies_is_a_reason(
     broken_torch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +94,7 @@ def test_a_probe_that_hangs_or_dies_is_a_reason(
     assert problem_of(cpu()) is None
 
 
+@pytest.mark.integration
 def test_without_a_card_the_processor_needs_no_reason(
     broken_torch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +153,7 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-80e348fa-9b1c-2a7c-3c0e-1b3ba15b8dd9)
 """
 
 
+@pytest.mark.integration
 def test_mig_instances_are_devices_instead_of_their_gpu(
     broken_torch: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +183,7 @@ def test_trainers_see_the_cards_of_their_worker_by_uuid() -> None:
     assert (cpu().bound_id, cpu().environment()) == ("cpu", {})
 
 
+@pytest.mark.integration
 def test_a_fleet_starts_its_workers_by_uuid_and_leaves_a_lost_card_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

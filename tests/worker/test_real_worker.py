@@ -26,25 +26,10 @@ from app.settings import Settings
 from app.storage import Store
 from app.workers.models import Worker
 from kdcore.config import RUN_CONFIG, PipelineConfig
+from tests.fixtures.configs import TINY_TEACHER
 from worker.fleet import EXIT_NO_DEVICE
 
-TINY: dict[str, Any] = {
-    "model": {
-        "source": "scratch",
-        "layers": 2,
-        "hidden_size": 16,
-        "heads": 2,
-        "intermediate_size": 32,
-        "max_positions": 32,
-    },
-    "tokenizer": {"source": "wordpiece", "vocab_size": 300},
-    "seq_len": 32,
-    "schedule": {"max_steps": 8, "batch_size": 4},
-    "evaluation": {"max_sequences": 8},
-    "reporting": {"log_every_steps": 1, "checkpoint_every_s": 0},
-    "precision": "fp32",
-}
-ENDLESS = TINY | {"schedule": {"epochs": 10_000, "batch_size": 2}}
+ENDLESS = TINY_TEACHER | {"schedule": {"epochs": 10_000, "batch_size": 2}}
 
 
 @pytest.fixture
@@ -89,7 +74,10 @@ sys.exit(main.main([]))
 def worker_process(
     settings: Settings, program: tuple[str, ...] = ("-m", "worker.main"), **changes: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker with the installation's settings; its log is shown when a test fails."""
+    """A worker with the installation's settings; its log is shown when a test fails.
+
+    No process stands by for a second run, which loads torch, where a test has only one.
+    """
     environment = os.environ | {
         "HALFLAYER_DATA_DIR": str(settings.data_dir),
         "HALFLAYER_DATABASE_URL": settings.database_url,
@@ -97,6 +85,7 @@ def worker_process(
         "HALFLAYER_HEARTBEAT_S": "0.5",
         "OMP_NUM_THREADS": "1",
         "HALFLAYER_DEVICE": "cpu",
+        "HALFLAYER_STANDBY": "false",
         **changes,
     }
     process = subprocess.Popen([sys.executable, *program], env=environment)
@@ -145,7 +134,7 @@ def test_a_pipeline_runs_from_submit_to_published_files(
 ) -> None:
     config = PipelineConfig.model_validate(
         {
-            "teacher": TINY | {"corpus": corpus},
+            "teacher": TINY_TEACHER | {"corpus": corpus},
             "distill": {
                 "schedule": {"max_steps": 4, "batch_size": 4},
                 "reporting": {"log_every_steps": 1},
@@ -160,7 +149,7 @@ def test_a_pipeline_runs_from_submit_to_published_files(
     job_queue = JobQueue(settings)
     assert job_queue.enqueue(ids[0])
 
-    with worker_process(settings) as worker:
+    with worker_process(settings, HALFLAYER_STANDBY="true") as worker:
         wait_for(lambda: all(run_row(database, i).state in FINAL for i in ids), 240)
         runs = [run_row(database, run_id) for run_id in ids]
         assert [run.state for run in runs] == ["succeeded"] * 3, [r.error_message for r in runs]
@@ -262,7 +251,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_resumes(
 def test_a_failure_is_typed_and_skips_what_waits(
     settings: Settings, database: Database, corpus: dict[str, str]
 ) -> None:
-    config = PipelineConfig.model_validate({"teacher": TINY | {"corpus": corpus}})
+    config = PipelineConfig.model_validate({"teacher": TINY_TEACHER | {"corpus": corpus}})
     (settings.uploads_dir / "d00000000001").rename(settings.uploads_dir / "gone")
     with database.write() as session:
         ids = [run.id for run in submit_pipeline(session, config)]
@@ -284,7 +273,7 @@ def test_a_failure_is_typed_and_skips_what_waits(
 def test_a_worker_that_lost_its_card_leaves_and_another_takes_the_run(
     settings: Settings, database: Database, corpus: dict[str, str]
 ) -> None:
-    run_id = submit_and_ring(database, settings, TINY | {"corpus": corpus})
+    run_id = submit_and_ring(database, settings, TINY_TEACHER | {"corpus": corpus})
     with worker_process(settings, ("-c", WITH_A_CARD_THAT_FAILS)) as first:
         assert first.wait(120) == EXIT_NO_DEVICE
     run = run_row(database, run_id)

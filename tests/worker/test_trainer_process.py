@@ -6,12 +6,15 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kdcore.config import TeacherConfig
 from kdcore.inputs import NO_INPUTS
 from worker.trainer_process import Standby, Trainer, trainer_command
 from worker.workspace import Workspace
+
+pytestmark = pytest.mark.integration
 
 
 def test_the_trainer_leaves_when_its_supervisor_is_gone(tmp_path: Path) -> None:
@@ -83,14 +86,24 @@ def test_one_who_died_standing_by_is_replaced(tmp_path: Path) -> None:
     assert wait_for_end(trainer) == 2
 
 
-@pytest.mark.parametrize("waited_s", [1.0, 9.0])
-def test_who_stands_by_leaves_with_the_worker(waited_s: float) -> None:
+def has_loaded(pid: int) -> bool:
+    """Whether the process has loaded its libraries, and uses no processor any more."""
+    before_s = psutil.Process(pid).cpu_times().user
+    time.sleep(0.5)
+    return psutil.Process(pid).cpu_times().user == before_s > 1
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_who_stands_by_leaves_with_the_worker(loaded: bool) -> None:
     standby = Standby()
     standby.prepare()
     process = standby._process
     assert process is not None
     assert process.stdin is not None
-    time.sleep(waited_s)
+    time.sleep(1.0)
+    deadline = time.monotonic() + 60
+    while loaded and not has_loaded(process.pid):
+        assert time.monotonic() < deadline, "the libraries were not loaded"
     assert process.poll() is None
     process.stdin.close()
     assert process.wait(5) == 1

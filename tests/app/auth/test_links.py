@@ -69,6 +69,7 @@ def printed_link(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> str:
     return CliRunner().invoke(cli, ["token", "create", "--login"], catch_exceptions=False).stdout
 
 
+@pytest.mark.integration
 def test_every_printed_link_leads_to_the_public_url(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def leftovers(api: Api) -> list[str]:
     return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("filename", "data", "format", "documents", "columns"),
     [
@@ -77,6 +78,7 @@ def test_texts_are_kept_as_they_were_sent(
     assert api.get(f"/datasets/{body['id']}").json() == body
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("filename", "data", "stored"),
     [
@@ -97,6 +99,7 @@ def test_tokenizers_are_kept_under_the_name_that_loads(
     assert (api.context.settings.uploads_dir / body["id"] / stored).read_bytes() == data
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("filename", "data", "fields", "status", "words"),
     [
@@ -209,6 +212,7 @@ def test_column_names_beyond_the_row_are_left_out(api: Api) -> None:
     assert body.json()["columns"] == names[: len(body.json()["columns"])]
 
 
+@pytest.mark.integration
 def test_a_disk_that_fills_up_during_an_upload_is_told_and_nothing_stays(api: Api) -> None:
     def body() -> Iterator[bytes]:
         yield b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'

@@ -12,6 +12,8 @@ from app.datasets.inspection import check_file
 from app.datasets.schemas import DatasetFormat
 from app.errors import AppError, Invalid, TooLarge, Unsupported
 
+pytestmark = pytest.mark.integration
+
 FILES: list[tuple[DatasetFormat, bytes]] = [
     ("txt", b"one\ntwo\n"),
     ("txt", b"la\0la"),

@@ -72,6 +72,7 @@ def beating(db: Database, worker_id: str) -> Iterator[None]:
 # -------------------------------------------------------------------------------- this machine
 
 
+@pytest.mark.integration
 def test_torch_is_looked_at_in_a_process_of_its_own() -> None:
     found = list(machine.torch())
     assert [finding.check for finding in found] == ["torch", "devices"]

@@ -134,6 +134,7 @@ def test_the_published_setting_is_the_published_one() -> None:
     assert config["prune"]["copy_head_transform"] is False
 
 
+@pytest.mark.integration
 def test_presets_load_without_torch() -> None:
     script = "import sys, json, kdcore.presets; print(json.dumps('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

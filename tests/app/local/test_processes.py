@@ -16,6 +16,8 @@ import pytest
 import app.local.processes
 from app.local.processes import Child, ChildFailed, Children, end_leftovers
 
+pytestmark = pytest.mark.integration
+
 SLEEP = "import time; time.sleep(60)"
 # Deaf to SIGTERM, and with a child of its own.
 STUBBORN = """

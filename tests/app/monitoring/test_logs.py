@@ -131,6 +131,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.integration
 def test_the_api_logs_json_only_with_the_id_of_each_request(
     sqlite_settings: Settings, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory, _tether: OrphanGuard) -> I
         yield server
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.integration)])
 def api(
     request: pytest.FixtureRequest,
     make_api: Callable[..., Api],

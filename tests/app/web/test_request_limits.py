@@ -15,12 +15,13 @@ import httpx
 import psutil
 import pytest
 
-from app.migrations import upgrade
 from app.settings import Settings
 from app.web.connections import Connections
 from faults.installation import wait_for
 from kdcore.presets import preset
-from tests.fixtures.served import Served, serving
+from tests.fixtures.served import Served, served_settings, serving
+
+pytestmark = pytest.mark.integration
 
 SESSION_TOKEN = b'{"token": "x"}'
 Serve = Callable[..., Served]
@@ -37,10 +38,7 @@ def serve(sqlite_settings: Settings, tmp_path: Path) -> Iterator[Serve]:
 
 @contextmanager
 def _shared(folder: Path, **changes: str) -> Iterator[Served]:
-    url = f"sqlite:///{folder / 'halflayer.db'}"
-    upgrade(url)
-    settings = Settings(data_dir=folder, database_url=url, broker_url="redis://127.0.0.1:1/0")
-    with serving(settings, folder / "api.log", **changes) as running:
+    with serving(served_settings(folder), folder / "api.log", **changes) as running:
         yield running
 
 

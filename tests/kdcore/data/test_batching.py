@@ -117,6 +117,7 @@ def build_and_count(corpus: FileCorpus, cache_dir: Path, barrier, answers) -> No
     answers.put((int(split.tokens.sum()), len(sink.of_type(Progress)) > 0))
 
 
+@pytest.mark.integration
 def test_two_processes_build_an_entry_once(corpus: FileCorpus, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(2), context.Queue()

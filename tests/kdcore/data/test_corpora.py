@@ -34,6 +34,7 @@ def test_sample_is_five_megabytes_of_prose_and_holds_out_every_20th_article() ->
     assert open_corpus(SampleCorpus()).fingerprint == corpus.fingerprint
 
 
+@pytest.mark.integration
 def test_sample_is_read_without_importing_its_package() -> None:
     code = (
         "import sys; from kdcore.config import SampleCorpus\n"

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 SHA = "0123456789abcdef0123456789abcdef01234567"
 VOCABULARY = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\nking\n"
 README = """---
@@ -37,34 +39,35 @@ FILES = {
     },
     "models/team/words": {"vocab.txt": VOCABULARY, "tokenizer.py": "raise SystemExit('ran')"},
 }
-OPEN_DATASET = """
-import os, sys
-from kdcore.config import HubCorpus
-from kdcore.data.corpora import open_corpus
-from kdcore.errors import KdcoreError
-name, split, column = sys.argv[1:]
-try:
-    corpus = open_corpus(
-        HubCorpus(name=name, config="small", validation_split=split, column=column)
-    )
-    print(list(corpus.documents("train")), list(corpus.documents("validation")))
-    print(corpus.size("train"), corpus.fingerprint)
-except KdcoreError as error:
-    print(type(error).__name__, error)
-"""
-LOAD_TOKENIZER = """
-import sys
+PROGRAM = """
+import json, sys
 from pathlib import Path
-from kdcore.config import HubTokenizer
+from kdcore.config import HubCorpus, HubTokenizer
+from kdcore.data.corpora import open_corpus
+from kdcore.data.tokenizers import load_tokenizer
 from kdcore.errors import KdcoreError
 from kdcore.events import ListSink
-from kdcore.data.tokenizers import load_tokenizer
-try:
-    config = HubTokenizer(name=sys.argv[1])
-    print(load_tokenizer(config, None, Path("unused"), ListSink(), None).vocab_size)
-except KdcoreError as error:
-    print(type(error).__name__, error)
+
+def dataset(name, split, column):
+    config = HubCorpus(name=name, config="small", validation_split=split, column=column)
+    corpus = open_corpus(config)
+    documents = [list(corpus.documents(each)) for each in ("train", "validation")]
+    return f"{documents} {corpus.size('train')} {corpus.fingerprint}"
+
+def tokenizer(name):
+    config = HubTokenizer(name=name)
+    return str(load_tokenizer(config, None, Path("unused"), ListSink(), None).vocab_size)
+
+def answer(what, *arguments):
+    try:
+        return {"dataset": dataset, "tokenizer": tokenizer}[what](*arguments)
+    except KdcoreError as error:
+        return f"{type(error).__name__} {error}"
+
+print(json.dumps([answer(*question) for question in json.loads(sys.argv[1])]))
 """
+PROSE = ("dataset", "team/prose", "validation", "text")
+WORDS = ("tokenizer", "team/words")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -130,12 +133,12 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def ask(code: str, endpoint: str, home: Path, *arguments: str, **environment: str) -> str:
-    """What `code` prints in a process of its own, with its caches in `home`."""
+def ask(endpoint: str, home: Path, *questions: tuple[str, ...], **environment: str) -> list[str]:
+    """The answers of a process of its own, with its caches in `home`, to one after the other."""
     started_s = time.monotonic()
     home.mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", PROGRAM, json.dumps(questions)],
         env={
             "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[3]),
             "HOME": str(home), "HF_HOME": str(home), "HF_ENDPOINT": endpoint,
@@ -146,29 +149,34 @@ def ask(code: str, endpoint: str, home: Path, *arguments: str, **environment: st
     assert done.returncode == 0, done.stderr
     # Imports take most of it; the hub's own clients would retry for minutes.
     assert time.monotonic() - started_s < 60
-    return done.stdout
+    answers: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return answers
 
 
 def test_dataset_is_read_from_the_hub(hub: str, tmp_path: Path) -> None:
-    answer = ask(OPEN_DATASET, hub, tmp_path, "team/prose", "validation", "text")
-    assert answer.startswith("['one', 'two'] ['three']\n3 ")
-    missing = ask(OPEN_DATASET, hub, tmp_path, "team/prose", "test", "text")
-    assert "has no split 'test'; there are: train, validation" in missing
-    missing = ask(OPEN_DATASET, hub, tmp_path, "team/prose", "validation", "body")
-    assert "has no column 'body' of text; there are: text" in missing
+    answer, no_split, no_column = ask(
+        hub,
+        tmp_path,
+        PROSE,
+        ("dataset", "team/prose", "test", "text"),
+        ("dataset", "team/prose", "validation", "body"),
+    )
+    assert answer.startswith("[['one', 'two'], ['three']] 3 ")
+    assert "has no split 'test'; there are: train, validation" in no_split
+    assert "has no column 'body' of text; there are: text" in no_column
 
 
-@pytest.mark.parametrize("name", ["team/nothing", "json"])
-def test_dataset_that_the_hub_lacks_is_refused(hub: str, tmp_path: Path, name: str) -> None:
-    answer = ask(OPEN_DATASET, hub, tmp_path, name, "validation", "text")
-    assert answer.startswith("DataError")
+def test_what_the_hub_lacks_is_refused(hub: str, tmp_path: Path) -> None:
+    names = ("team/nothing", "json")
+    questions = [("dataset", name, "validation", "text") for name in names]
+    answers = ask(hub, tmp_path, *questions, ("tokenizer", "team/nothing"))
+    assert len(answers) == 3
+    assert all(answer.startswith("DataError") for answer in answers)
 
 
 def test_tokenizer_is_read_from_the_hub_and_then_from_the_cache(hub: str, tmp_path: Path) -> None:
-    assert ask(LOAD_TOKENIZER, hub, tmp_path, "team/words").strip() == "7"
-    offline = ask(LOAD_TOKENIZER, hub, tmp_path, "team/words", HF_HUB_OFFLINE="1")
-    assert offline.strip() == "7"
-    assert ask(LOAD_TOKENIZER, hub, tmp_path, "team/nothing").startswith("DataError")
+    assert ask(hub, tmp_path, WORDS) == ["7"]
+    assert ask(hub, tmp_path, WORDS, HF_HUB_OFFLINE="1") == ["7"]
 
 
 @pytest.mark.parametrize("how", ["refused", "silent", "offline"])
@@ -179,10 +187,7 @@ def test_unreachable_hub_is_given_up_on_with_advice(tmp_path: Path, how: str) ->
             listener.listen()
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
         offline = {"HF_HUB_OFFLINE": "1"} if how == "offline" else {}
-        dataset = ask(
-            OPEN_DATASET, endpoint, tmp_path, "team/prose", "validation", "text", **offline
-        )
-        tokenizer = ask(LOAD_TOKENIZER, endpoint, tmp_path, "team/words", **offline)
+        dataset, tokenizer = ask(endpoint, tmp_path, PROSE, WORDS, **offline)
     assert dataset.startswith("HubUnavailable the dataset 'team/prose' is on the HuggingFace hub")
     assert "Choose the offline sample, or upload the text as a file" in dataset
     assert tokenizer.startswith("HubUnavailable 'team/words' is on the HuggingFace hub")

@@ -120,6 +120,7 @@ def test_damaged_cache_is_trained_anew(corpus: FileCorpus, tmp_path: Path) -> No
     assert "damaged" in sink.of_type(Log)[0].message
 
 
+@pytest.mark.integration
 def test_two_processes_train_the_same_tokenizer_once_or_twice(
     corpus: FileCorpus, tmp_path: Path
 ) -> None:

@@ -28,14 +28,11 @@ from kdcore.config import (
     Evaluation,
     FileCorpus,
     FolderCheckpoint,
-    Optimiser,
     PruneConfig,
     Reporting,
     RunConfig,
     Schedule,
-    ScratchModel,
     TeacherConfig,
-    WordPieceTokenizer,
 )
 from kdcore.data.batching import Batch
 from kdcore.distributed.process_group import Ranks
@@ -55,9 +52,10 @@ from kdcore.events import (
 from kdcore.model.layerdrop import layers_active
 from kdcore.run import execute
 from kdcore.train.context import Completed
+from tests.fixtures.configs import tiny_teacher
 from tests.fixtures.events import read_events
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
 UPDATES = 60
@@ -68,22 +66,13 @@ QUICKLY_S = 30.0
 
 def teacher_config(corpus: FileCorpus, **changes: object) -> TeacherConfig:
     """All that could go differently from rank to rank: LayerDrop, dropout, accumulation."""
-    config = TeacherConfig(
-        layer_drop=0.3,
-        model=ScratchModel(
-            layers=4, hidden_size=32, heads=2, intermediate_size=64, max_positions=32, dropout=0.1
-        ),
-        corpus=corpus,
-        tokenizer=WordPieceTokenizer(vocab_size=300),
-        seq_len=32,
-        schedule=Schedule(batch_size=4, accumulation_steps=2, max_steps=UPDATES),
-        optimiser=Optimiser(learning_rate=2e-3, weight_decay=0.01, warmup_fraction=0.2),
-        reporting=SAVE_ALWAYS,
-        evaluation=Evaluation(every_steps=25),
-        precision="fp32",
-        seed=5,
-    )
-    return TeacherConfig.model_validate(config.model_dump() | changes)
+    config = {
+        "schedule": Schedule(batch_size=4, accumulation_steps=2, max_steps=UPDATES),
+        "reporting": SAVE_ALWAYS,
+        "evaluation": Evaluation(every_steps=25),
+        "precision": "fp32",
+    }
+    return tiny_teacher(corpus, **config | changes)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from kdcore.config import (
     FreshStudent,
     PruneOptions,
     Schedule,
-    ScratchModel,
     TeacherConfig,
     WordPieceTokenizer,
 )
@@ -30,10 +29,9 @@ from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import MaskedLM, build_teacher
 from kdcore.model.prune import prune
 from kdcore.rng import rng
+from tests.fixtures.configs import tiny_model
 
-TINY = ScratchModel(
-    layers=4, hidden_size=16, heads=2, intermediate_size=32, max_positions=64, dropout=0.0
-)
+TINY = tiny_model(hidden_size=16, max_positions=64, dropout=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,12 @@ import numpy as np
 import torch
 from transformers import BertForMaskedLM
 
-from kdcore.config import ScratchModel
 from kdcore.model.bert import build_teacher, encoder
 from kdcore.model.encoder import Rows, last_hidden
 from kdcore.model.layerdrop import layers_active
+from tests.fixtures.configs import tiny_model
 
-TINY = ScratchModel(
-    layers=4, hidden_size=16, heads=2, intermediate_size=32, max_positions=16, dropout=0.0
-)
+TINY = tiny_model(hidden_size=16, max_positions=16, dropout=0.0)
 
 
 def test_keeps_the_expected_share_of_every_layer() -> None:

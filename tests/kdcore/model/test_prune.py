@@ -13,17 +13,15 @@ from kdcore.config import (
     FreshStudent,
     LastK,
     PruneOptions,
-    ScratchModel,
     Spread,
 )
 from kdcore.errors import ConfigError
 from kdcore.model.bert import MaskedLM, build_student, build_teacher, load_model, shape_of
 from kdcore.model.prune import prune
 from kdcore.shapes import fresh_student_shape, layers_to_keep
+from tests.fixtures.configs import tiny_model
 
-TINY = ScratchModel(
-    layers=4, hidden_size=16, heads=2, intermediate_size=32, max_positions=16, dropout=0.0
-)
+TINY = tiny_model(hidden_size=16, max_positions=16, dropout=0.0)
 
 
 @pytest.fixture

@@ -104,6 +104,7 @@ def test_nothing_to_load(tmp_path: Path) -> None:
         Checkpointer(tmp_path).load(3)
 
 
+@pytest.mark.integration
 def test_disk_full_keeps_the_last_good_one(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", MIB) as disk:
         checkpointer = Checkpointer(disk.folder)

@@ -14,7 +14,6 @@ from kdcore.config import (
     FileCorpus,
     Reporting,
     Schedule,
-    ScratchModel,
     TeacherConfig,
     WordPieceTokenizer,
 )
@@ -24,6 +23,7 @@ from kdcore.errors import DeviceOutOfMemory
 from kdcore.events import ListSink, Log
 from kdcore.loss.objectives import Losses, MlmObjective
 from kdcore.run import execute
+from tests.fixtures.configs import tiny_model
 
 PARTS = 64
 """Tokens that go through the model at once: two sequences, half a batch."""
@@ -32,9 +32,7 @@ PARTS = 64
 @pytest.fixture
 def config(corpus: FileCorpus) -> TeacherConfig:
     return TeacherConfig(
-        model=ScratchModel(
-            layers=1, hidden_size=16, heads=2, intermediate_size=32, max_positions=32, dropout=0.2
-        ),
+        model=tiny_model(layers=1, hidden_size=16, dropout=0.2),
         corpus=corpus,
         tokenizer=WordPieceTokenizer(vocab_size=300),
         seq_len=32,

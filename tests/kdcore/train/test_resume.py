@@ -27,9 +27,7 @@ from kdcore.config import (
     PruneConfig,
     Reporting,
     Schedule,
-    ScratchModel,
     TeacherConfig,
-    WordPieceTokenizer,
 )
 from kdcore.data.dataset import Text
 from kdcore.data.text_facts import TextFacts
@@ -46,7 +44,10 @@ from kdcore.events import (
 )
 from kdcore.run import execute
 from kdcore.train.context import Completed, Stopped
+from tests.fixtures.configs import tiny_model, tiny_teacher
 from tests.fixtures.events import read_events
+
+pytestmark = pytest.mark.integration
 
 UPDATES = 6
 OWN_TIME = ("tokens_per_s", "elapsed_s")
@@ -78,14 +79,10 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory, corpus: FileCorpus) -
 
 
 def teacher_config(corpus: FileCorpus, precision: str) -> TeacherConfig:
-    return TeacherConfig(
+    return tiny_teacher(
+        corpus,
         layer_drop=0.4,
-        model=ScratchModel(
-            layers=3, hidden_size=32, heads=2, intermediate_size=64, max_positions=32, dropout=0.2
-        ),
-        corpus=corpus,
-        tokenizer=WordPieceTokenizer(vocab_size=300),
-        seq_len=32,
+        model=tiny_model(layers=3, dropout=0.2),
         schedule=Schedule(epochs=99, batch_size=6, accumulation_steps=3, max_steps=UPDATES),
         optimiser=Optimiser(learning_rate=2e-3, weight_decay=0.01, warmup_fraction=0.3),
         evaluation=Evaluation(every_steps=3, max_sequences=5),

@@ -27,7 +27,9 @@ from app.settings import Settings
 from app.storage import Store
 from faults.proxy import Proxy
 from kdcore.config import TeacherConfig
-from tests.fixtures.served import serving
+from tests.fixtures.served import served_settings, serving
+
+pytestmark = pytest.mark.integration
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Live:
     process: subprocess.Popen[bytes]
     client: httpx.Client
     db: Database
+    settings: Settings
 
     def add_run(self, **values: Any) -> str:
         run_id = new_id()
@@ -62,15 +65,30 @@ class Live:
             )
 
 
-@pytest.fixture
-def live(sqlite_settings: Settings, tmp_path: Path) -> Iterator[Live]:
+@contextmanager
+def _live(folder: Path) -> Iterator[Live]:
     """The application as it is really served."""
     limits = {
         "HALFLAYER_MAX_BODY_BYTES": "1000000",
         "HALFLAYER_MAX_UPLOAD_BYTES": "3000000",
     }
-    with serving(sqlite_settings, tmp_path / "api.log", **limits) as served:
-        yield Live(served.process, served.client, served.db)
+    settings = served_settings(folder)
+    with serving(settings, folder / "api.log", **limits) as served:
+        yield Live(served.process, served.client, served.db, settings)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One server for all tests that look at their own runs only."""
+    with _live(tmp_path_factory.mktemp("live")) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Live]:
+    """A server that nobody has asked for anything."""
+    with _live(tmp_path) as running:
+        yield running
 
 
 @contextmanager
@@ -177,12 +195,12 @@ def test_an_unknown_run_has_no_stream(live: Live) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_open_streams_do_not_hold_up_the_end(live: Live, number: signal.Signals) -> None:
-    with events(live, live.add_run()) as stream:
+def test_open_streams_do_not_hold_up_the_end(fresh: Live, number: signal.Signals) -> None:
+    with events(fresh, fresh.add_run()) as stream:
         next(stream)
         started_s = time.monotonic()
-        live.process.send_signal(number)
-        live.process.wait(timeout=15)
+        fresh.process.send_signal(number)
+        fresh.process.wait(timeout=15)
         assert time.monotonic() - started_s < 8
 
 
@@ -234,12 +252,12 @@ WEIGHTS = bytes(range(256)) * 20_000
 ETAG = f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
 
 
-def publish(live: Live, settings: Settings, tmp_path: Path) -> str:
+def publish(live: Live, tmp_path: Path) -> str:
     """A run that succeeded with one file of 5 MB."""
     run_id = live.add_run(state=RunState.SUCCEEDED)
     (tmp_path / "weights").write_bytes(WEIGHTS)
     key = f"{run_id}/1/model.safetensors"
-    Store(settings).put_file(tmp_path / "weights", key)
+    Store(live.settings).put_file(tmp_path / "weights", key)
     with live.db.write() as session:
         session.add(
             Artifact(
@@ -267,10 +285,8 @@ def same_but_for_the_body(live: Live, path: str, headers: dict[str, str]) -> htt
     return head
 
 
-def test_head_is_get_without_the_body_on_every_path(
-    live: Live, sqlite_settings: Settings, tmp_path: Path
-) -> None:
-    run_id = publish(live, sqlite_settings, tmp_path)
+def test_head_is_get_without_the_body_on_every_path(live: Live, tmp_path: Path) -> None:
+    run_id = publish(live, tmp_path)
     asked = 0
     for path, methods in live.client.get("/api/v1/openapi.json").json()["paths"].items():
         assert "head" not in methods
@@ -289,10 +305,8 @@ def test_head_is_get_without_the_body_on_every_path(
     assert live.client.head("/api/v1/runs", headers={"authorization": "x"}).status_code == 401
 
 
-def test_head_tells_what_a_download_would_bring(
-    live: Live, sqlite_settings: Settings, tmp_path: Path
-) -> None:
-    path = f"/api/v1/runs/{publish(live, sqlite_settings, tmp_path)}/artifacts/model.safetensors"
+def test_head_tells_what_a_download_would_bring(live: Live, tmp_path: Path) -> None:
+    path = f"/api/v1/runs/{publish(live, tmp_path)}/artifacts/model.safetensors"
     for headers, status, length in (
         ({}, 200, len(WEIGHTS)),
         ({"range": "bytes=5-9"}, 206, 5),
@@ -307,13 +321,13 @@ def test_head_tells_what_a_download_would_bring(
             assert head.headers["accept-ranges"] == "bytes"
 
 
-def test_head_of_a_live_stream_ends_and_takes_no_place(live: Live) -> None:
-    path = f"/api/v1/runs/{live.add_run()}/events"
+def test_head_of_a_live_stream_ends_and_takes_no_place(fresh: Live) -> None:
+    path = f"/api/v1/runs/{fresh.add_run()}/events"
     for _ in range(20):
-        head = live.client.head(path)
+        head = fresh.client.head(path)
         assert head.status_code == 200
         assert head.headers["content-type"].startswith("text/event-stream")
-    figures = live.client.get("/metrics").text
+    figures = fresh.client.get("/metrics").text
     assert "halflayer_streams 0.0" in figures
     assert 'method="HEAD",route="stream_events"' in figures
 
@@ -355,17 +369,17 @@ def cut_before_the_answer(live: Live, table: type[Run] | type[ApiToken]) -> Iter
 
 
 @pytest.mark.timeout(60)
-def test_a_submit_whose_answer_is_lost_makes_one_run(live: Live) -> None:
-    with cut_before_the_answer(live, Run) as client:
+def test_a_submit_whose_answer_is_lost_makes_one_run(fresh: Live) -> None:
+    with cut_before_the_answer(fresh, Run) as client:
         run = client.submit_run(TEACHER, "cut")
-    assert [each["id"] for each in live.client.get("/api/v1/runs").json()["items"]] == [run["id"]]
+    assert [each["id"] for each in fresh.client.get("/api/v1/runs").json()["items"]] == [run["id"]]
 
 
 @pytest.mark.timeout(60)
-def test_a_pipeline_whose_answer_is_lost_makes_three_runs(live: Live) -> None:
-    with cut_before_the_answer(live, Run) as client:
+def test_a_pipeline_whose_answer_is_lost_makes_three_runs(fresh: Live) -> None:
+    with cut_before_the_answer(fresh, Run) as client:
         runs = client.submit_pipeline({}, "cut")
-    listed = live.client.get("/api/v1/runs").json()["items"]
+    listed = fresh.client.get("/api/v1/runs").json()["items"]
     assert {each["id"] for each in listed} == {run["id"] for run in runs}
     assert len(listed) == 3
 
