@@ -283,7 +283,7 @@ class Installation:
             return session.scalar(query) or 0
 
     def made_again(self, run_id: str) -> list[tuple[int, list[int]]]:
-        """Updates of the run that had to be made once more, and by which attempts."""
+        """Steps of the run that had to be repeated, and by which attempts."""
         made: dict[int, set[int]] = defaultdict(set)
         for point in self.points(run_id):
             if point.name == "loss":
