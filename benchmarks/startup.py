@@ -114,7 +114,7 @@ def tokenising(size_bytes: int, vocab_size: int) -> dict[str, float]:
         start_s = time.perf_counter()
         split = tokenise(corpus, tokens, "train", Path(folder), sink)
         elapsed_s = time.perf_counter() - start_s
-        count = len(split.tokens)
+        count = len(split.token_ids)
         del split
     return {"bytes": float(written), "tokens": float(count), "elapsed_s": elapsed_s}
 

@@ -25,7 +25,7 @@ from benchmarks.work import Goal
 from kdcore.config import DistillSchedule, Schedule, ScratchModel
 from kdcore.data.batching import Lines
 from kdcore.data.prefetch import TrainingPlan
-from kdcore.data.tokenizers import Tokens
+from kdcore.data.tokenizers import TokenizerInfo
 from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import build_teacher
 from kdcore.model.prune import prune
@@ -67,7 +67,7 @@ def update_s(goal: Goal, point: Point, device: torch.device, repeats: int) -> fl
     updates = repeats + 1
     rows = point.tokens // point.seq_len
     flat = random.integers(_SPECIAL, point.vocab, (updates * rows, point.seq_len)).astype(np.int64)
-    tokens = Tokens(
+    tokens = TokenizerInfo(
         None, point.vocab, 2, 3, 0, 4, 1, special_ids=frozenset(range(_SPECIAL)), fingerprint=""
     )
     of = _shape(point, rows)

@@ -22,7 +22,7 @@ from kdcore.config import SampleCorpus
 from kdcore.data.batching import Lines, lines, pack
 from kdcore.data.corpora import open_corpus
 from kdcore.data.token_cache import TokenisedSplit, token_counts, tokenise
-from kdcore.data.tokenizers import Tokens, load_tokenizer
+from kdcore.data.tokenizers import TokenizerInfo, load_tokenizer
 from kdcore.events import ListSink
 from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import MaskedLM, build_teacher
@@ -39,7 +39,7 @@ _LOGIT_SPREAD = 1.5
 class BenchText:
     """The sample, cut into tokens."""
 
-    tokens: Tokens
+    tokenizer: TokenizerInfo
     train: TokenisedSplit
 
 
@@ -72,7 +72,7 @@ def load_model(folder: Path, dropout: float) -> MaskedLM:
 
 
 def mlm_objective(of: Shape, model: MaskedLM, text: BenchText) -> MlmObjective:
-    return MlmObjective(of.teacher, model, text.tokens, pack(text.train, of.teacher.seq_len))
+    return MlmObjective(of.teacher, model, text.tokenizer, pack(text.train, of.teacher.seq_len))
 
 
 def distil_objective(
@@ -84,24 +84,24 @@ def distil_objective(
     read = (
         _equally_long(text, of.largest_line)
         if goal == "largest"
-        else lines(text.train, text.tokens, config.lines, longest)
+        else lines(text.train, text.tokenizer, config.lines, longest)
     )
     counts = token_counts(text.train, of.vocab_size)
-    return DistillObjective(config, student, teacher, text.tokens, read, counts)
+    return DistillObjective(config, student, teacher, text.tokenizer, read, counts)
 
 
 def _equally_long(text: BenchText, length: int) -> Lines:
     """Running text cut into lines of `length` tokens, [CLS] and [SEP] included."""
-    ids = np.asarray(text.train.tokens)
+    ids = np.asarray(text.train.token_ids)
     starts = np.arange(0, len(ids) - length, length - 2, dtype=np.int64)
     lengths = np.full(len(starts), length, np.int64)
-    return Lines(lengths, starts, ids, text.tokens.cls_id, text.tokens.sep_id)
+    return Lines(lengths, starts, ids, text.tokenizer.cls_id, text.tokenizer.sep_id)
 
 
 def write_work(of: Shape, work: Path, updates: int) -> dict[Goal, list[int]]:
     """Fill a work folder; returns the non-padding tokens of every update of each goal."""
     text = read_text(of)
-    teacher = build_teacher(of.model, of.vocab_size, text.tokens.pad_id, of.teacher.seed)
+    teacher = build_teacher(of.model, of.vocab_size, text.tokenizer.pad_id, of.teacher.seed)
     # Fresh weights predict almost uniformly, whatever they read: their divergence would be a
     # difference of nearly equal numbers, and a poor thing to compare.
     noise = _LOGIT_SPREAD / of.model.hidden_size**0.5

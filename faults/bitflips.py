@@ -125,8 +125,8 @@ def _downloads(trial: Trial, stand: Installation) -> Row:
         stored.write_bytes(data)
         undetected += _arrived(stand, url, headers) is not None
         again = stand.http.get(url, headers=headers)
-        words = again.json()["detail"] if again.status_code == 500 else ""
-        unexplained += row.path not in words
+        detail = again.json()["detail"] if again.status_code == 500 else ""
+        unexplained += row.path not in detail
         stored.write_bytes(whole)
         broken_for_good += expected is None or _arrived(stand, url, headers) != expected
     return Row(

@@ -95,12 +95,12 @@ def _let_others_go_first(stand: Installation, run_id: str) -> None:
 
 
 def _bells_lost(trial: Trial, stand: Installation, corpus: Json, trains: str) -> Row:
-    """Every worker is busy, so that doorbells wait in the broker; then they are lost."""
+    """Every worker is busy, so that messages wait in the broker; then they are lost."""
     seen = Seen()
     faults: tuple[Callable[[Installation], None], ...] = (flush, restart)
     rounds = trial.times(1, 4)
     for round_ in range(rounds):
-        trial.say(f"doorbells lost: {round_} of {rounds}")
+        trial.say(f"messages lost: {round_} of {rounds}")
         blocks = stand.client.submit_run(teacher(corpus, ENDLESS))["id"]
         wait_for(lambda i=blocks: stand.run(i).state == RunState.RUNNING, 60, "a busy worker")
         for fault in faults:
@@ -113,7 +113,7 @@ def _bells_lost(trial: Trial, stand: Installation, corpus: Json, trains: str) ->
         seen.pickup_s.append(time.monotonic() - free_s)
         seen.wait_end(stand)
     return Row(
-        "Valkey flushed, then restarted, with doorbells waiting in it",
+        "Valkey flushed, then restarted, with messages waiting in it",
         rounds * len(faults),
         "the run starts some seconds later",
         seen.figures(stand, trains),

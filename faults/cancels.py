@@ -161,7 +161,7 @@ def _running(race: Race) -> list[str]:
 
 
 def _checkpointing(race: Race) -> list[str]:
-    """Saving after each update takes longer than these small updates do."""
+    """Saving after each step takes longer than these small steps do."""
     run_id = race.submit(checkpoint_every_s=0)
     race.sees(run_id, "training")
     time.sleep(race.draw.uniform(0, 1))

@@ -30,7 +30,7 @@ class Deployments:
     in_disorder: int = 0
     updates_lost: int = 0
     why: list[str] = field(default_factory=list)
-    """Of each run that lost updates: which, by what attempts, and what its log says."""
+    """Of each run that lost steps: which, by what attempts, and what its log says."""
 
     def batch(self, wanted: int, pauses_s: Iterator[float]) -> None:
         """Some runs at a time, whose workers are replaced until they have ended."""

@@ -42,7 +42,7 @@ def duplicate_delivery(trial: Trial) -> Iterator[Row]:
             corpus = stand.upload_text()
             stand.undisturbed = stand.client.submit_run(teacher(corpus, UPDATES))["id"]
             stand.wait_final([stand.undisturbed])
-            yield _doorbells(trial, stand, corpus)
+            yield _repeated_messages(trial, stand, corpus)
             yield _frozen(trial, stand, corpus)
 
 
@@ -90,10 +90,10 @@ def _claims(trial: Trial, stand: Installation) -> Row:
     )
 
 
-# ----------------------------------------------------------------------------------- doorbells
+# --------------------------------------------------------------------------- repeated messages
 
 
-def _doorbells(trial: Trial, stand: Installation, corpus: Json) -> Row:
+def _repeated_messages(trial: Trial, stand: Installation, corpus: Json) -> Row:
     """The same message again and again, while the run waits, trains and has ended."""
     damage, most = Damage(), 0
     job_queue = JobQueue(stand.settings)
@@ -108,7 +108,7 @@ def _doorbells(trial: Trial, stand: Installation, corpus: Json) -> Row:
             most = max(most, _executions(stand, run_id))
             time.sleep(0.1)
         job_queue.enqueue(run_id)
-        wait_for(lambda: job_queue.length() == 0, 60, "all doorbells to be answered")
+        wait_for(lambda: job_queue.length() == 0, 60, "all messages to be handled")
         damage.compare(stand, run_id, stand.undisturbed)
         most = max(most, stand.run(run_id).attempt)
     job_queue.close()

@@ -47,7 +47,7 @@ def kernel_kills(trial: Trial) -> Iterator[Row]:
 
 
 def _nan(trial: Trial, stand: Installation, corpus: Json) -> Row:
-    """A weight decay that makes the weights grow without end, at once or over some updates.
+    """A weight decay that makes the weights grow without end, at once or over some steps.
 
     One run looks and saves at every update; the other one, the same but for that, seldom.
     """

@@ -170,7 +170,7 @@ def hosts(trial: Trial) -> Iterator[Row]:
 
 
 def _lost(place: Site, trial: Trial, draw: random.Random) -> Row:
-    stand, damage, again, began_anew = place.stand, Damage(), 0, 0
+    stand, damage, again, started_over = place.stand, Damage(), 0, 0
     times = trial.times(1, 6)
     for number in range(times):
         trial.say(f"hosts: {number} of {times} lost")
@@ -187,13 +187,13 @@ def _lost(place: Site, trial: Trial, draw: random.Random) -> Row:
         stand.wait_final([run_id])
         damage.compare(stand, run_id, stand.undisturbed)
         again += stand.updates_lost(run_id)
-        began_anew += "training starts over" in place.log(run_id)
+        started_over += "training starts over" in place.log(run_id)
     return Row(
         "a host is lost with its disk, the run goes on on another",
         times,
         "`running` for the lease, `queued`, then it goes on from the copy in the store",
         damage.figures(),
-        {"updates_made_again": again, "began_anew": began_anew},
+        {"steps_repeated": again, "started_over": started_over},
     )
 
 

@@ -283,7 +283,7 @@ class Installation:
             return session.scalar(query) or 0
 
     def made_again(self, run_id: str) -> list[tuple[int, list[int]]]:
-        """Updates of the run that had to be made once more, and by which attempts."""
+        """Steps of the run that had to be repeated, and by which attempts."""
         made: dict[int, set[int]] = defaultdict(set)
         for point in self.points(run_id):
             if point.name == "loss":
@@ -291,7 +291,7 @@ class Installation:
         return [(step, sorted(by)) for step, by in sorted(made.items()) if len(by) > 1]
 
     def updates_lost(self, run_id: str) -> int:
-        """How many updates of the run had to be made once more."""
+        """How many steps of the run had to be repeated."""
         return sum(len(by) - 1 for _, by in self.made_again(run_id))
 
     def lost_attempts(self, run_id: str) -> list[str]:

@@ -25,7 +25,7 @@ from kdcore.config import RUN_CONFIG
 from kdcore.events import Metrics
 
 POINTS_A_RUN = 20
-OPEN_ANEW_EVERY = 10
+REOPEN_EVERY = 10
 """Rounds: the first to open a database and the last to close it take locks of their own."""
 
 T = TypeVar("T")
@@ -101,10 +101,10 @@ def main(url: str, seed: str, rounds: str) -> None:
     """Do it, and tell."""
     wrote, draw = Wrote(), random.Random(seed)
     for round_ in range(int(rounds)):
-        if round_ % OPEN_ANEW_EVERY == 0:
+        if round_ % REOPEN_EVERY == 0:
             db = Database(url)
         carry_through(db, wrote, draw)
-        if round_ % OPEN_ANEW_EVERY == OPEN_ANEW_EVERY - 1:
+        if round_ % REOPEN_EVERY == REOPEN_EVERY - 1:
             db.close()
     db.close()
     print(json.dumps(asdict(wrote)))

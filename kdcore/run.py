@@ -24,7 +24,7 @@ from kdcore.data.batching import lines, pack
 from kdcore.data.corpora import CorpusText
 from kdcore.data.dataset import Text, read_text
 from kdcore.data.token_cache import token_counts
-from kdcore.data.tokenizers import Tokens, has_tokenizer, load_tokenizer, tokens_from_folder
+from kdcore.data.tokenizers import TokenizerInfo, has_tokenizer, load_tokenizer, tokens_from_folder
 from kdcore.device import pick_device, prepare_process, use_device, why_no_gpu
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.errors import ConfigError, DataError
@@ -116,12 +116,12 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
         start = _load(start_folder, "model", context, head_seed=config.seed)
         check_teacher(config, shape_of(start.model))
 
-    def load(corpus: CorpusText) -> Tokens:
-        tokenizer = context.inputs.tokenizer_of(config.tokenizer)
-        tokens = load_tokenizer(tokenizer, corpus, context.cache_dir, context.sink, start_folder)
+    def load(corpus: CorpusText) -> TokenizerInfo:
+        wanted = context.inputs.tokenizer_of(config.tokenizer)
+        tokenizer = load_tokenizer(wanted, corpus, context.cache_dir, context.sink, start_folder)
         if start_folder is not None:
-            _check_start(tokens, start_folder, context)
-        return tokens
+            _check_start(tokenizer, start_folder, context)
+        return tokenizer
 
     text = read_text(
         context.inputs.corpus_of(config.corpus),
@@ -134,19 +134,21 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
     )
     if start is not None:
         model = start.model
-        _check_vocabulary(model, text.tokens)
+        _check_vocabulary(model, text.tokenizer)
     else:
         assert isinstance(config.model, ScratchModel)
-        model = build_teacher(config.model, text.tokens.vocab_size, text.tokens.pad_id, config.seed)
+        model = build_teacher(
+            config.model, text.tokenizer.vocab_size, text.tokenizer.pad_id, config.seed
+        )
         if config.model.unigram_bias:
-            counts = token_counts(text.train, text.tokens.vocab_size)
-            counts[sorted(text.tokens.special_ids)] = 0  # never to be predicted
+            counts = token_counts(text.train, text.tokenizer.vocab_size)
+            counts[sorted(text.tokenizer.special_ids)] = 0  # never to be predicted
             start_at_unigram(model, counts)
     if distil_lines := config.distil_lines or context.inputs.distil_lines:
         _check_distil_lines(distil_lines, text, model.config.max_position_embeddings)
     model.to(context.device)
     packed = pack(text.train, config.seq_len)
-    objective = MlmObjective(config, model, text.tokens, packed)
+    objective = MlmObjective(config, model, text.tokenizer, packed)
     trained = train(config, model, objective, text, [start_folder], context)
     if isinstance(trained, Stopped):
         return trained
@@ -158,10 +160,10 @@ def _teacher(config: TeacherConfig, context: RunContext) -> RunOutcome:
     if start is not None and start.fresh:
         summary["fresh_tensors"] = start.fresh
     notes = {"seq_len": config.seq_len, "layer_drop": config.layer_drop}
-    return _finish(config, model, text.tokens, summary, notes, context)
+    return _finish(config, model, text.tokenizer, summary, notes, context)
 
 
-def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
+def _check_start(tokenizer: TokenizerInfo, folder: Path, context: RunContext) -> None:
     """Raise ConfigError if the checkpoint in `folder` was trained with another tokenizer."""
     reason = "it has no tokenizer files"
     if has_tokenizer(folder):
@@ -170,7 +172,7 @@ def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
         except DataError as error:
             reason = str(error)
         else:
-            if own.fingerprint == tokens.fingerprint:
+            if own.fingerprint == tokenizer.fingerprint:
                 return
             raise ConfigError(
                 ("tokenizer",),
@@ -188,15 +190,15 @@ def _check_start(tokens: Tokens, folder: Path, context: RunContext) -> None:
 def _check_distil_lines(options: DistillLines, text: Text, max_positions: int) -> None:
     """Raise DataError if a distillation would find no line in the text."""
     try:
-        lines(text.train, text.tokens, options, max_positions)
+        lines(text.train, text.tokenizer, options, max_positions)
     except DataError as error:
         raise DataError(f"the distillation after this teacher would fail: {error}") from error
 
 
-def _check_vocabulary(model: MaskedLM, tokens: Tokens) -> None:
-    if tokens.vocab_size > model.config.vocab_size:
+def _check_vocabulary(model: MaskedLM, tokenizer: TokenizerInfo) -> None:
+    if tokenizer.vocab_size > model.config.vocab_size:
         raise DataError(
-            f"the tokenizer has {tokens.vocab_size} entries, the checkpoint's embeddings only "
+            f"the tokenizer has {tokenizer.vocab_size} entries, the checkpoint's embeddings only "
             f"{model.config.vocab_size}: use the tokenizer that belongs to the checkpoint"
         )
 
@@ -211,8 +213,8 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
     progress = PhaseProgress(context.sink, "pruning", 1, "models")
     teacher = _load(folder, "teacher", context).model
     student, report = prune(teacher, config)
-    tokens = tokens_from_folder(folder)
-    _check_vocabulary(teacher, tokens)
+    tokenizer = tokens_from_folder(folder)
+    _check_vocabulary(teacher, tokenizer)
     if not config.copy_head_transform:
         message = (
             "the MLM head's transform and layer norm start at random, as in the published "
@@ -233,7 +235,7 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
         "fresh_tensors": report.fresh,
     }
     progress.finish()
-    return _finish(config, student, tokens, summary, notes, context)
+    return _finish(config, student, tokenizer, summary, notes, context)
 
 
 # ------------------------------------------------------------------------------------- distill
@@ -242,16 +244,16 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
 def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     teacher_folder = _checkpoint_folder(config.teacher, "teacher", context)
     teacher = _load(teacher_folder, "teacher", context).model
-    tokens = tokens_from_folder(teacher_folder)
-    _check_vocabulary(teacher, tokens)
-    student, student_folder = _load_student(config, teacher, tokens, context)
+    tokenizer = tokens_from_folder(teacher_folder)
+    _check_vocabulary(teacher, tokenizer)
+    student, student_folder = _load_student(config, teacher, tokenizer, context)
     longest = min(teacher.config.max_position_embeddings, student.config.max_position_embeddings)
     noted = read_notes(teacher_folder).get("seq_len")
     default_seq_len = noted if isinstance(noted, int) else DEFAULT_EVAL_SEQ_LEN
     eval_seq_len = config.evaluation.seq_len or min(default_seq_len, longest)
     text = read_text(
         context.inputs.corpus_of(config.corpus),
-        lambda _: tokens,
+        lambda _: tokenizer,
         config.evaluation,
         eval_seq_len,
         context.sink,
@@ -262,14 +264,19 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     student.to(context.device)
     # Without a gradient the optimiser never sees them, so weight decay cannot move them either.
     position_embeddings(student).weight.requires_grad_(not config.freeze_positions)
-    text_lines = lines(text.train, tokens, config.lines, longest)
+    text_lines = lines(text.train, tokenizer, config.lines, longest)
     message = (
         f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
         f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split"
     )
     context.sink.emit(Log(message=message))
     objective = DistillObjective(
-        config, student, teacher, tokens, text_lines, token_counts(text.train, tokens.vocab_size)
+        config,
+        student,
+        teacher,
+        tokenizer,
+        text_lines,
+        token_counts(text.train, tokenizer.vocab_size),
     )
     inputs = [teacher_folder, student_folder]
     trained = train(config, student, objective, text, inputs, context, evaluate_start=True)
@@ -289,13 +296,13 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
             if name.startswith("loss/")
         },
     }
-    return _finish(config, student, tokens, summary, {"seq_len": eval_seq_len}, context)
+    return _finish(config, student, tokenizer, summary, {"seq_len": eval_seq_len}, context)
 
 
 def _load_student(
-    config: DistillConfig, teacher: MaskedLM, tokens: Tokens, context: RunContext
+    config: DistillConfig, teacher: MaskedLM, tokenizer: TokenizerInfo, context: RunContext
 ) -> tuple[MaskedLM, Path | None]:
-    teacher_shape = shape_of(teacher, tokens.fingerprint)
+    teacher_shape = shape_of(teacher, tokenizer.fingerprint)
     if isinstance(config.student, FreshStudent):
         shape = fresh_student_shape(config.student, teacher_shape)
         check_distill(config, teacher_shape, shape)
@@ -303,7 +310,7 @@ def _load_student(
     folder = _checkpoint_folder(config.student, "student", context)
     student = _load(folder, "student", context).model
     student_tokens = tokens_from_folder(folder)
-    if student_tokens.fingerprint != tokens.fingerprint:
+    if student_tokens.fingerprint != tokenizer.fingerprint:
         raise ConfigError(("student",), "student and teacher were made with different tokenizers")
     check_distill(config, teacher_shape, shape_of(student, student_tokens.fingerprint))
     return student, folder
@@ -347,7 +354,7 @@ def _load(folder: Path, field: Field, context: RunContext, head_seed: int | None
 def _finish(
     config: TeacherConfig | PruneConfig | DistillConfig,
     model: MaskedLM,
-    tokens: Tokens,
+    tokenizer: TokenizerInfo,
     summary: Summary,
     notes: dict[str, Any],
     context: RunContext,
@@ -355,6 +362,6 @@ def _finish(
     if not context.ranks.is_main_process:
         return Completed(summary)
     context.sink.emit(Progress(phase="saving", done=0, total=1, unit="models"))
-    shape = publish_result(context.out_dir, config, model, tokens, summary, notes)
+    shape = publish_result(context.out_dir, config, model, tokenizer, summary, notes)
     context.sink.emit(RunResult(summary=summary, shape=shape))
     return Completed(summary)

@@ -84,11 +84,11 @@ class Supervisor:
             if run is None:
                 return
             with logs.bound(run_id=run.id, attempt=run.attempt):
-                ring = Attempt(tools, self._retry, run).carry_out()
+                queued = Attempt(tools, self._retry, run).carry_out()
         except RetryAborted:
             logger.warning("stopped while a service was unavailable; the sweeper will find the run")
             return
-        for queued_id in ring:
+        for queued_id in queued:
             tools.job_queue.enqueue(queued_id)
 
     def _claim(self, run_id: str) -> Run | None:

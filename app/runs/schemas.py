@@ -50,7 +50,7 @@ class Progress(Schema):
     """Units done."""
     total: float | None = Field(examples=[900])
     """Units in total; null while unknown."""
-    unit: str | None = Field(examples=["updates"])
+    unit: str | None = Field(examples=["steps"])
     """The unit."""
     eta_s: float | None = Field(examples=[94])
     """Seconds left in this phase; null while unknown."""

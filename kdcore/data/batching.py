@@ -14,7 +14,7 @@ import numpy.typing as npt
 from kdcore.config import DistillLines
 from kdcore.data.masking import IGNORED
 from kdcore.data.token_cache import TokenisedSplit
-from kdcore.data.tokenizers import Tokens
+from kdcore.data.tokenizers import TokenizerInfo
 from kdcore.errors import DataError
 from kdcore.rng import rng
 
@@ -43,7 +43,7 @@ class Batch:
         return np.asarray(self.attention_mask.sum(axis=1))
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         return int(self.attention_mask.sum())
 
     @property
@@ -103,13 +103,13 @@ def pack(split: TokenisedSplit, seq_len: int, name: str = "the training text") -
     Lines follow each other with their [CLS] and [SEP], and may be cut at a sequence's edge.
     Raises DataError if the text is shorter than one sequence.
     """
-    n = len(split.tokens) // seq_len
+    n = len(split.token_ids) // seq_len
     if n == 0:
         raise DataError(
-            f"{name} has {len(split.tokens)} tokens, fewer than one sequence of {seq_len}: "
+            f"{name} has {len(split.token_ids)} tokens, fewer than one sequence of {seq_len}: "
             "give more text or shorten the sequences"
         )
-    return np.asarray(split.tokens)[: n * seq_len].reshape(n, seq_len)
+    return np.asarray(split.token_ids)[: n * seq_len].reshape(n, seq_len)
 
 
 # -------------------------------------------------------------------------------------- lines
@@ -154,7 +154,7 @@ class Lines:
 
 
 def lines(
-    split: TokenisedSplit, tokens: Tokens, options: DistillLines, max_positions: int
+    split: TokenisedSplit, tokenizer: TokenizerInfo, options: DistillLines, max_positions: int
 ) -> Lines:
     """The lines that `options` lets through.
 
@@ -168,7 +168,7 @@ def lines(
     keep = inner + 2 >= options.min_tokens
     too_short = int((~keep).sum())
     starts, inner = starts[keep], inner[keep]
-    unknown = _unknown_counts(np.asarray(split.tokens), starts, inner, tokens.unk_id)
+    unknown = _unknown_counts(np.asarray(split.token_ids), starts, inner, tokenizer.unk_id)
     keep = unknown <= options.max_unknown * inner
     too_unknown = int((~keep).sum())
     starts, inner = starts[keep], inner[keep]
@@ -182,9 +182,9 @@ def lines(
     return Lines(
         inner + 2,
         starts,
-        np.asarray(split.tokens),
-        tokens.cls_id,
-        tokens.sep_id,
+        np.asarray(split.token_ids),
+        tokenizer.cls_id,
+        tokenizer.sep_id,
         split=int((np.diff(offsets) > longest).sum()),
         too_short=too_short,
         too_unknown=too_unknown,

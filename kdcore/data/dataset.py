@@ -10,7 +10,7 @@ from kdcore.data.batching import Packed, pack
 from kdcore.data.corpora import CorpusText, open_corpus
 from kdcore.data.text_facts import TextFacts
 from kdcore.data.token_cache import TokenisedSplit, tokenise, unigram_entropy
-from kdcore.data.tokenizers import Tokens
+from kdcore.data.tokenizers import TokenizerInfo
 from kdcore.distributed.process_group import SINGLE_PROCESS, Ranks
 from kdcore.events import Log, Sink
 
@@ -20,7 +20,7 @@ class HeldOut:
     """The held-out sequences and how they are masked."""
 
     packed: Packed
-    tokens: Tokens
+    tokenizer: TokenizerInfo
     mask_rate: float
     max_sequences: int | None
 
@@ -32,7 +32,7 @@ class HeldOut:
 class Text:
     """A tokenised corpus."""
 
-    tokens: Tokens
+    tokenizer: TokenizerInfo
     train: TokenisedSplit
     held_out: HeldOut
     unigram_entropy: float
@@ -45,13 +45,13 @@ class Text:
         facts = self.train.facts
         counts = {"documents": facts.documents, "blank_documents": facts.blank_documents}
         shares = facts.figures() | self.held_out_facts.figures("eval_")
-        notes = {"tokenizer_notes": list(self.tokens.remarks)} if self.tokens.remarks else {}
+        notes = {"tokenizer_notes": list(self.tokenizer.remarks)} if self.tokenizer.remarks else {}
         return counts | shares | notes
 
 
 def read_text(
     corpus_config: Corpus,
-    load: Callable[[CorpusText], Tokens],
+    load: Callable[[CorpusText], TokenizerInfo],
     evaluation: Evaluation,
     eval_seq_len: int,
     sink: Sink,
@@ -60,23 +60,24 @@ def read_text(
 ) -> Text:
     with ranks.main_process_first():  # the other ranks then read it from the cache
         corpus = open_corpus(corpus_config)
-        tokens = load(corpus)
-        train = tokenise(corpus, tokens, "train", cache_dir, sink)
-        validation = tokenise(corpus, tokens, "validation", cache_dir, sink)
+        tokenizer = load(corpus)
+        train = tokenise(corpus, tokenizer, "train", cache_dir, sink)
+        validation = tokenise(corpus, tokenizer, "validation", cache_dir, sink)
     for name, split in (("the training text", train), ("the held-out text", validation)):
         split.facts.say(name, sink)
         split.facts.refuse_unknown(name)
     held_out = HeldOut(
         packed=pack(validation, eval_seq_len, "the held-out text"),
-        tokens=tokens,
+        tokenizer=tokenizer,
         mask_rate=evaluation.mask_rate,
         max_sequences=evaluation.max_sequences,
     )
-    entropy = unigram_entropy(validation, tokens.vocab_size, tokens.special_ids)
+    entropy = unigram_entropy(validation, tokenizer.vocab_size, tokenizer.special_ids)
     sink.emit(
         Log(
-            message=f"{len(train.tokens):,} training tokens, {len(validation.tokens):,} held out; "
-            f"the held-out text's unigram entropy is {entropy:.3f} nats"
+            message=f"{len(train.token_ids):,} training tokens, "
+            f"{len(validation.token_ids):,} held out; the held-out text's unigram entropy is "
+            f"{entropy:.3f} nats"
         )
     )
-    return Text(tokens, train, held_out, entropy, corpus.fingerprint, validation.facts)
+    return Text(tokenizer, train, held_out, entropy, corpus.fingerprint, validation.facts)

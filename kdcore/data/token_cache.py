@@ -17,7 +17,7 @@ import numpy.typing as npt
 from kdcore.data.corpora import CorpusText, Split
 from kdcore.data.disk_cache import cached_folder
 from kdcore.data.text_facts import TextFacts
-from kdcore.data.tokenizers import Tokens
+from kdcore.data.tokenizers import TokenizerInfo
 from kdcore.errors import DataError
 from kdcore.events import PhaseProgress, Sink
 
@@ -32,7 +32,7 @@ _FACTS = "facts.json"
 class TokenisedSplit:
     """One split of a corpus as token ids; both arrays are memory-mapped and read-only."""
 
-    tokens: np.memmap[Any, np.dtype[Any]]
+    token_ids: np.memmap[Any, np.dtype[Any]]
     """uint16 or uint32; every line as [CLS] ids [SEP], lines back to back."""
     offsets: np.memmap[Any, np.dtype[np.int64]]
     """int64, one more than there are lines: line i is tokens[offsets[i]:offsets[i + 1]]."""
@@ -40,20 +40,20 @@ class TokenisedSplit:
 
 
 def tokenise(
-    corpus: CorpusText, tokens: Tokens, split: Split, cache_dir: Path, sink: Sink
+    corpus: CorpusText, tokenizer: TokenizerInfo, split: Split, cache_dir: Path, sink: Sink
 ) -> TokenisedSplit:
     """`split` of the corpus as token ids, from the cache if it is there."""
-    name = f"{corpus.fingerprint}-{tokens.fingerprint}-{split}-v{_FORMAT_VERSION}"
-    dtype = np.dtype(np.uint16 if tokens.vocab_size <= 2**16 else np.uint32)
+    name = f"{corpus.fingerprint}-{tokenizer.fingerprint}-{split}-v{_FORMAT_VERSION}"
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
 
     def build(folder: Path) -> None:
         with open(folder / "tokens.bin", "wb") as ids, open(folder / "offsets.bin", "wb") as ends:
-            facts = _write(corpus, tokens, split, dtype, ids, ends, sink)
+            facts = _write(corpus, tokenizer, split, dtype, ids, ends, sink)
         (folder / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
 
     folder = cached_folder(cache_dir / "tokenised" / name, build, sink)
     return TokenisedSplit(
-        tokens=np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"),
+        token_ids=np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"),
         offsets=np.memmap(folder / "offsets.bin", dtype=np.int64, mode="r"),
         facts=TextFacts(**json.loads((folder / _FACTS).read_text(encoding="utf-8"))),
     )
@@ -74,7 +74,7 @@ def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
 
 def _write(
     corpus: CorpusText,
-    tokens: Tokens,
+    tokenizer: TokenizerInfo,
     split: Split,
     dtype: np.dtype[Any],
     ids_file: BinaryIO,
@@ -83,14 +83,14 @@ def _write(
 ) -> TextFacts:
     # Text that spells a special token becomes that token, as it will where the model is used.
     # Masking never draws one, and padding is known by its place, not by its id.
-    core = tokens.hf.backend_tokenizer
+    core = tokenizer.hf.backend_tokenizer
     core.no_truncation()
     core.no_padding()
     progress = PhaseProgress(sink, "tokenising", corpus.size(split), "documents")
     done, position = 0, 0
     offsets_file.write(np.zeros(1, np.int64).tobytes())
     facts, characters = TextFacts(), Counter[str]()
-    ordinary_specials = sorted(tokens.special_ids - {tokens.unk_id})
+    ordinary_specials = sorted(tokenizer.special_ids - {tokenizer.unk_id})
     for batch in _batches(corpus.documents(split)):
         lines = []
         for text, encoding in zip(
@@ -101,10 +101,10 @@ def _write(
             if not ids:
                 facts.blank_documents += 1
                 continue
-            lines.append([tokens.cls_id, *ids, tokens.sep_id])
-            if tokens.unk_id in ids:
+            lines.append([tokenizer.cls_id, *ids, tokenizer.sep_id])
+            if tokenizer.unk_id in ids:
                 places = zip(ids, encoding.offsets, strict=True)
-                facts.add_unknown(text, (span for i, span in places if i == tokens.unk_id))
+                facts.add_unknown(text, (span for i, span in places if i == tokenizer.unk_id))
         lengths = np.fromiter(map(len, lines), np.int64, len(lines))
         flat = np.fromiter((i for line in lines for i in line), dtype, int(lengths.sum()))
         ids_file.write(flat.tobytes())
@@ -112,7 +112,7 @@ def _write(
         position += len(flat)
         facts.documents += len(lines)
         facts.tokens += len(flat) - 2 * len(lines)
-        facts.unknown_tokens += int((flat == tokens.unk_id).sum())
+        facts.unknown_tokens += int((flat == tokenizer.unk_id).sum())
         facts.special_tokens += int(np.isin(flat, ordinary_specials).sum()) - 2 * len(lines)
         done += len(batch)
         progress.update(done)
@@ -130,8 +130,8 @@ def _write(
 def token_counts(split: TokenisedSplit, vocab_size: int) -> npt.NDArray[np.int64]:
     """How often each id occurs, as (vocab_size,)."""
     counts = np.zeros(vocab_size, np.int64)
-    for start in range(0, len(split.tokens), _CHUNK_TOKENS):
-        chunk = np.asarray(split.tokens[start : start + _CHUNK_TOKENS])
+    for start in range(0, len(split.token_ids), _CHUNK_TOKENS):
+        chunk = np.asarray(split.token_ids[start : start + _CHUNK_TOKENS])
         counts += np.bincount(chunk, minlength=vocab_size)
     return counts
 

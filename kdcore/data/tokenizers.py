@@ -2,7 +2,7 @@
 
 Only tokenizers with [CLS], [SEP], [PAD], [MASK] and [UNK] in some spelling are of use to a masked
 language model; whatever lacks one is refused. What trains is what is delivered: a text has
-the ids that `Tokens.hf` gives it, whatever special tokens it spells.
+the ids that `TokenizerInfo.hf` gives it, whatever special tokens it spells.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ _TRAINING_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenizerInfo:
     """A tokenizer, and what training needs to know of it."""
 
     hf: Any
@@ -94,7 +94,7 @@ class Tokens:
 
 def load_tokenizer(
     config: Tokenizer, corpus: CorpusText, cache_dir: Path, sink: Sink, model_folder: Path | None
-) -> Tokens:
+) -> TokenizerInfo:
     """The tokenizer that `config` names; `model_folder` is the pretrained teacher's, if any."""
     tokens = _load(config, corpus, cache_dir, sink, model_folder)
     for remark in tokens.remarks:
@@ -104,7 +104,7 @@ def load_tokenizer(
 
 def _load(
     config: Tokenizer, corpus: CorpusText, cache_dir: Path, sink: Sink, model_folder: Path | None
-) -> Tokens:
+) -> TokenizerInfo:
     if isinstance(config, WordPieceTokenizer):
         return _trained_tokens(config, corpus, cache_dir, sink)
     if isinstance(config, FolderTokenizer):
@@ -127,7 +127,7 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def tokens_from_folder(folder: Path, name: str | None = None) -> Tokens:
+def tokens_from_folder(folder: Path, name: str | None = None) -> TokenizerInfo:
     """The tokenizer in `folder`: a saved one, or a bare tokenizer.json or vocab.txt.
 
     `name` is what messages call it, if not by its folder.
@@ -195,7 +195,7 @@ def _bert(entries: list[str], cased: bool, strip_accents: bool | None, **roles: 
     )
 
 
-def _hub_tokens(config: HubTokenizer) -> Tokens:
+def _hub_tokens(config: HubTokenizer) -> TokenizerInfo:
     # Imported here: it takes seconds, and most runs do not use the hub.
     from kdcore.data.hub import hub_files  # noqa: PLC0415
 
@@ -204,14 +204,14 @@ def _hub_tokens(config: HubTokenizer) -> Tokens:
     return tokens_from_folder(folder, f"'{config.name}'")
 
 
-def _tokens(hf: Any, where: str, remarks: list[str]) -> Tokens:
+def _tokens(hf: Any, where: str, remarks: list[str]) -> TokenizerInfo:
     if not getattr(hf, "is_fast", False):
         raise DataError(f"the tokenizer of {where} has no fast version (tokenizer.json)")
     roles = {role: getattr(hf, role) for role in _ROLES if getattr(hf, role) is not None}
     require_roles(roles, f"the tokenizer of {where}")
     remarks += prepare(hf.backend_tokenizer, roles)
     ids = {role: getattr(hf, f"{role}_id") for role in _ROLES}
-    return Tokens(
+    return TokenizerInfo(
         hf=hf,
         vocab_size=max(hf.get_vocab().values()) + 1,
         cls_id=ids["cls_token"],
@@ -253,7 +253,7 @@ def _digest(value: object) -> str:
 
 def _trained_tokens(
     config: WordPieceTokenizer, corpus: CorpusText, cache_dir: Path, sink: Sink
-) -> Tokens:
+) -> TokenizerInfo:
     options = f"{'' if config.cased else 'un'}cased-accents-{config.strip_accents}"
     name = f"wordpiece-{corpus.fingerprint}-{config.vocab_size}-{options}-v{_TRAINING_VERSION}"
 

@@ -25,7 +25,7 @@ from kdcore.data.batching import (
     pad_lines,
 )
 from kdcore.data.masking import IGNORED, mask_smoothed, mask_uniform
-from kdcore.data.tokenizers import Tokens
+from kdcore.data.tokenizers import TokenizerInfo
 from kdcore.device import to_device
 from kdcore.loss.fused import LossWeights, cosine_distance, fused_loss
 from kdcore.model.bert import MaskedLM
@@ -72,10 +72,10 @@ class MlmObjective(Objective):
     terms = ("mlm",)
 
     def __init__(
-        self, config: TeacherConfig, model: MaskedLM, tokens: Tokens, packed: Packed
+        self, config: TeacherConfig, model: MaskedLM, tokenizer: TokenizerInfo, packed: Packed
     ) -> None:
         self.batches_per_epoch = -(-len(packed) // config.schedule.batch_size)
-        self._config, self._model, self._tokens, self._packed = config, model, tokens, packed
+        self._config, self._model, self._tokens, self._packed = config, model, tokenizer, packed
         self._order: Callable[[int], Ids] = lru_cache(maxsize=2)(
             lambda epoch: epoch_order(len(packed), config.seed, epoch)
         )
@@ -117,12 +117,12 @@ class DistillObjective(Objective):
         config: DistillConfig,
         student: MaskedLM,
         teacher: MaskedLM,
-        tokens: Tokens,
+        tokenizer: TokenizerInfo,
         lines: Lines,
         counts: npt.NDArray[np.int64],
     ) -> None:
         self._config, self._student, self._teacher = config, student, teacher
-        self._tokens, self._lines, self._counts = tokens, lines, counts
+        self._tokens, self._lines, self._counts = tokenizer, lines, counts
         self._grouped: Callable[[int], list[Ids]] = lru_cache(maxsize=2)(
             lambda epoch: length_grouped_batches(
                 lines.lengths, config.schedule.batch_size, config.seed, epoch
@@ -162,7 +162,7 @@ class DistillObjective(Objective):
         rows = Rows.of(ids, part.lengths, self._student.device)
         soft = bool(loss.alpha_ce or loss.alpha_mse)
         labelled = max(1, whole.labelled)
-        looked_at = labelled if loss.positions == "masked" else whole.tokens
+        looked_at = labelled if loss.positions == "masked" else whole.num_tokens
         only_labelled = loss.positions == "masked" or not (soft or loss.alpha_cos)
         wanted = np.flatnonzero(labels != IGNORED) if only_labelled else None
         teacher_hidden = None

@@ -60,7 +60,7 @@ def heldout_loss(
     """
     was_training = model.training
     model.eval()
-    device, tokens = model.device, held_out.tokens
+    device, tokenizer = model.device, held_out.tokenizer
     total, count = 0.0, 0
     turns = itertools.count()
     try:
@@ -70,9 +70,9 @@ def heldout_loss(
             rows = np.arange(start, min(start + _CHUNK, len(held_out)))
             ids, labels = mask_uniform(
                 held_out.packed[rows].astype(np.int64),
-                special_ids=tokens.special_ids,
-                mask_id=tokens.mask_id,
-                vocab_size=tokens.vocab_size,
+                special_ids=tokenizer.special_ids,
+                mask_id=tokenizer.mask_id,
+                vocab_size=tokenizer.vocab_size,
                 rate=held_out.mask_rate,
                 rng=rng(_MASK_SEED, "heldout", start),
             )

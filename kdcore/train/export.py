@@ -12,7 +12,7 @@ import transformers
 
 import kdcore
 from kdcore.config import RunConfig
-from kdcore.data.tokenizers import Tokens
+from kdcore.data.tokenizers import TokenizerInfo
 from kdcore.errors import disk_full, is_disk_full
 from kdcore.figures import result_rows
 from kdcore.files import (
@@ -44,7 +44,7 @@ def publish_result(
     out_dir: Path,
     config: RunConfig,
     model: MaskedLM,
-    tokens: Tokens,
+    tokenizer: TokenizerInfo,
     summary: Summary,
     notes: dict[str, Any],
 ) -> ModelShape:
@@ -53,11 +53,11 @@ def publish_result(
     Returns the model's shape. `notes` is what later runs need to know about this checkpoint
     (`kdcore.model.bert.read_notes`). Raises DiskFull.
     """
-    shape = shape_of(model, tokens.fingerprint)
+    shape = shape_of(model, tokenizer.fingerprint)
     remove_temporary(out_dir)
     try:
         temporary = out_dir / f".tmp-model-{os.getpid()}"
-        _write_model(temporary, config, model, tokens, summary | {"shape": asdict(shape)}, notes)
+        _write_model(temporary, config, model, tokenizer, summary | {"shape": asdict(shape)}, notes)
         replace_folder(temporary, out_dir / "model")
         with write_atomically(out_dir / MANIFEST) as file:
             file.write(Manifest.of(out_dir / "model").encoded())
@@ -73,15 +73,15 @@ def _write_model(
     folder: Path,
     config: RunConfig,
     model: MaskedLM,
-    tokens: Tokens,
+    tokenizer: TokenizerInfo,
     summary: Summary,
     notes: dict[str, Any],
 ) -> None:
     unite_biases(model)
     model.eval().save_pretrained(folder)
     # So that pipelines truncate texts that are too long for the model.
-    tokens.hf.model_max_length = model.config.max_position_embeddings
-    tokens.hf.save_pretrained(folder)
+    tokenizer.hf.model_max_length = model.config.max_position_embeddings
+    tokenizer.hf.save_pretrained(folder)
     _rewrite_tokenizer_config(folder, model)
     saved_notes = {
         "format": 1,

@@ -206,7 +206,7 @@ def _halved(
         for batch in batches
         for part in batch.microbatches(training.max_tokens_per_microbatch, min_parts)
     )
-    tokens = max(part.tokens for part in parts)
+    tokens = max(part.num_tokens for part in parts)
     message = (
         f"no memory for {tokens:,} tokens at once: from step {step + 1} on {tokens // 2:,}; "
         f"{NOT_REPRODUCIBLE}. {why}"
@@ -263,7 +263,7 @@ def _of_own_parts(
         batches = (PlannedBatch(*place, objective.batch(*place)) for place in plan.batches(step))
     share, min_parts = 1.0 / len(plan.batches(step)), ranks.min_parts(plan.accumulation_steps)
     for epoch, index, batch in batches:
-        tokens += batch.tokens
+        tokens += batch.num_tokens
         for number, part in enumerate(
             batch.microbatches(training.max_tokens_per_microbatch, min_parts)
         ):

@@ -104,7 +104,7 @@ class TrainingTimer:
         eta_s = progress_eta_s(
             done - self._first, self._total - self._first, self._last_progress - self._start
         )
-        return Progress(phase="training", done=done, total=self._total, unit="updates", eta_s=eta_s)
+        return Progress(phase="training", done=done, total=self._total, unit="steps", eta_s=eta_s)
 
     def checkpoint_due(self) -> bool:
         every_s = self._reporting.checkpoint_every_s

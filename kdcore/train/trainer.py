@@ -189,7 +189,7 @@ def _identity(config: TeacherConfig | DistillConfig, text: Text, inputs: list[Pa
         | {"distil_lines"}
         | ({"model"} if inputs[0] is not None else set()),
     )
-    parts = [plain, text.fingerprint, text.tokens.fingerprint]
+    parts = [plain, text.fingerprint, text.tokenizer.fingerprint]
     parts += [_weights_fingerprint(folder) for folder in inputs if folder is not None]
     if text.train.facts.special_tokens:
         # Release 0.1 split them: a run that it began on such text cannot be resumed here.

@@ -28,7 +28,7 @@ from tests.fixtures.claimed_gpu import tensors
 
 
 class Sink(ListSink):
-    """Asks for a stop after so many updates."""
+    """Asks for a stop after so many steps."""
 
     def __init__(self, stop_after: int | None) -> None:
         super().__init__()

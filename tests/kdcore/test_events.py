@@ -72,7 +72,7 @@ def shape() -> ModelShape:
     "event",
     [
         RunStarted(config={"kind": "teacher"}, versions={"torch": "x"}, device="cpu"),
-        Progress(phase="training", done=1, total=None, unit="updates"),
+        Progress(phase="training", done=1, total=None, unit="steps"),
         Metrics(step=3, values={"loss": 1.5, "lr": None}),
         Log(level="error", message="é"),
         CheckpointSaved(step=3, path="checkpoints/step-00000003"),

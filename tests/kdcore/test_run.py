@@ -59,9 +59,9 @@ def teacher_config(text: FileCorpus, **changes: object) -> TeacherConfig:
     return tiny_teacher(text, **{"reporting": Reporting(log_every_steps=2)} | changes)
 
 
-def stop_after(updates: int, sink: ListSink) -> Callable[[], bool]:
-    """Asks to stop once `updates` have been made in this process."""
-    return lambda: len(sink.of_type(CheckpointSaved)) >= updates
+def stop_after(steps: int, sink: ListSink) -> Callable[[], bool]:
+    """Asks to stop after so many steps of this process."""
+    return lambda: len(sink.of_type(CheckpointSaved)) >= steps
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -338,7 +338,7 @@ def test_last_partial_accumulation_is_stepped(
     cache_dir: Path,
     tmp_path: Path,
 ) -> None:
-    # 600 lines in batches of 70 are 9 batches: two updates of 4 and one of 1.
+    # 600 lines in batches of 70 are 9 batches: two steps of 4 and one of 1.
     config = distill_config(teacher[0], pruned, corpus).model_copy(
         update={"schedule": DistillSchedule(batch_size=70, accumulation_steps=4)}
     )

@@ -116,7 +116,7 @@ def test_points_logs_progress_and_files_arrive(
     trainer(
         """
 say("started", config={}, versions={"torch": "x"}, device="cpu")
-say("progress", phase="training", done=1, total=2, unit="updates", eta_s=1.0)
+say("progress", phase="training", done=1, total=2, unit="steps", eta_s=1.0)
 say("metrics", step=1, values={"loss": 2.5, "lr": None})
 print("a library complains", file=sys.stderr)
 events.write(b"torn li")

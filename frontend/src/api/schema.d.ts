@@ -1891,7 +1891,7 @@ export interface components {
             /**
              * Unit
              * @description The unit.
-             * @example updates
+             * @example steps
              */
             unit: string | null;
         };

@@ -161,7 +161,7 @@ def test_the_detail_shows_worker_progress_error_and_recovery(api: Api) -> None:
         phase="training",
         progress_done=3.0,
         progress_total=None,
-        progress_unit="updates",
+        progress_unit="steps",
     )
     body = api.get(f"/runs/{running}").json()
     assert body["worker"] == {"id": "w" * 12, "hostname": "gpu-1", "device_name": "H100"}

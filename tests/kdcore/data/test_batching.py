@@ -14,7 +14,7 @@ from kdcore.data.batching import Lines, epoch_order, length_grouped_batches, lin
 from kdcore.data.corpora import CorpusText, open_corpus
 from kdcore.data.masking import mask_uniform
 from kdcore.data.token_cache import TokenisedSplit, token_counts, tokenise, unigram_entropy
-from kdcore.data.tokenizers import Tokens, load_tokenizer
+from kdcore.data.tokenizers import TokenizerInfo, load_tokenizer
 from kdcore.errors import DataError
 from kdcore.events import ListSink, Log, Progress
 from kdcore.rng import rng
@@ -26,17 +26,17 @@ def text(corpus: FileCorpus) -> CorpusText:
 
 
 @pytest.fixture(scope="module")
-def tokens(text: CorpusText, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+def tokens(text: CorpusText, tmp_path_factory: pytest.TempPathFactory) -> TokenizerInfo:
     cache = tmp_path_factory.mktemp("tokenizer")
     return load_tokenizer(WordPieceTokenizer(vocab_size=220), text, cache, ListSink(), None)
 
 
 @pytest.fixture(scope="module")
-def split(text: CorpusText, tokens: Tokens, tmp_path_factory) -> TokenisedSplit:
+def split(text: CorpusText, tokens: TokenizerInfo, tmp_path_factory) -> TokenisedSplit:
     return tokenise(text, tokens, "train", tmp_path_factory.mktemp("split"), ListSink())
 
 
-def by_hand(*inner: list[int], tokens: Tokens) -> TokenisedSplit:
+def by_hand(*inner: list[int], tokens: TokenizerInfo) -> TokenisedSplit:
     """A split in memory whose lines hold `inner`."""
     wrapped = [[tokens.cls_id, *ids, tokens.sep_id] for ids in inner]
     offsets = np.cumsum([0, *map(len, wrapped)])
@@ -50,10 +50,10 @@ def by_hand(*inner: list[int], tokens: Tokens) -> TokenisedSplit:
 def test_every_document_is_one_line_of_its_ids(text, tokens, split) -> None:
     documents = list(text.documents("train"))
     assert len(split.offsets) == len(documents) + 1
-    assert split.offsets[-1] == len(split.tokens)
-    assert split.tokens.dtype == np.uint16
+    assert split.offsets[-1] == len(split.token_ids)
+    assert split.token_ids.dtype == np.uint16
     for i in (0, 1, len(documents) - 1):
-        line = split.tokens[split.offsets[i] : split.offsets[i + 1]]
+        line = split.token_ids[split.offsets[i] : split.offsets[i + 1]]
         assert line.tolist() == tokens.hf(documents[i])["input_ids"]
 
 
@@ -61,11 +61,11 @@ def test_cache_is_reused_and_read_only(text, tokens, tmp_path: Path) -> None:
     first, second = ListSink(), ListSink()
     one = tokenise(text, tokens, "train", tmp_path, first)
     again = tokenise(text, tokens, "train", tmp_path, second)
-    assert (one.tokens == again.tokens).all()
+    assert (one.token_ids == again.token_ids).all()
     assert first.of_type(Progress)
     assert not second.events
     with pytest.raises(ValueError, match="read-only"):
-        one.tokens[0] = 1
+        one.token_ids[0] = 1
 
 
 def test_progress_says_how_far(text, tokens, tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ def flip_a_byte(path: Path) -> None:
 @pytest.mark.parametrize("name", ["tokens.bin", "offsets.bin", "manifest.json"])
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte, Path.unlink])
 def test_torn_or_damaged_entry_is_built_anew(text, tokens, tmp_path: Path, name, damage) -> None:
-    whole = np.array(tokenise(text, tokens, "validation", tmp_path, ListSink()).tokens)
+    whole = np.array(tokenise(text, tokens, "validation", tmp_path, ListSink()).token_ids)
     [path] = tmp_path.glob(f"tokenised/*/{name}")
     damage(path)
     sink = ListSink()
-    assert (tokenise(text, tokens, "validation", tmp_path, sink).tokens == whole).all()
+    assert (tokenise(text, tokens, "validation", tmp_path, sink).token_ids == whole).all()
     assert "damaged" in sink.of_type(Log)[0].message
 
 
@@ -114,7 +114,7 @@ def build_and_count(corpus: FileCorpus, cache_dir: Path, barrier, answers) -> No
     tokens = load_tokenizer(config, text, cache_dir, ListSink(), None)
     barrier.wait()
     split = tokenise(text, tokens, "train", cache_dir, sink)
-    answers.put((int(split.tokens.sum()), len(sink.of_type(Progress)) > 0))
+    answers.put((int(split.token_ids.sum()), len(sink.of_type(Progress)) > 0))
 
 
 @pytest.mark.integration
@@ -135,12 +135,12 @@ def test_two_processes_build_an_entry_once(corpus: FileCorpus, tmp_path: Path) -
 
 
 def test_text_that_spells_special_tokens_is_cut_as_where_the_model_is_used(
-    tokens: Tokens, tmp_path: Path
+    tokens: TokenizerInfo, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.txt"
     path.write_text("the [MASK] king [SEP] [PAD] queen\n" * 40)
     split = tokenise(open_corpus(FileCorpus(path=str(path))), tokens, "train", tmp_path, ListSink())
-    line = np.asarray(split.tokens[: split.offsets[1]], np.int64)
+    line = np.asarray(split.token_ids[: split.offsets[1]], np.int64)
     assert line.tolist() == tokens.hf("the [MASK] king [SEP] [PAD] queen")["input_ids"]
     assert {tokens.mask_id, tokens.pad_id} < set(line.tolist())
     # Of what is to be predicted, none is a special token.
@@ -150,7 +150,7 @@ def test_text_that_spells_special_tokens_is_cut_as_where_the_model_is_used(
     assert not set(labels.ravel().tolist()) & tokens.special_ids
 
 
-def test_text_of_control_characters_only_is_refused(tokens: Tokens, tmp_path: Path) -> None:
+def test_text_of_control_characters_only_is_refused(tokens: TokenizerInfo, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\x01\x02\n" * 40)
     text = open_corpus(FileCorpus(path=str(path)))
@@ -159,7 +159,7 @@ def test_text_of_control_characters_only_is_refused(tokens: Tokens, tmp_path: Pa
 
 
 def test_counts_and_entropy_are_those_of_the_ordinary_tokens(tokens, split) -> None:
-    counts = Counter(split.tokens.tolist())
+    counts = Counter(split.token_ids.tolist())
     assert token_counts(split, tokens.vocab_size).tolist() == [
         counts[i] for i in range(tokens.vocab_size)
     ]
@@ -175,10 +175,10 @@ def test_counts_and_entropy_are_those_of_the_ordinary_tokens(tokens, split) -> N
 @pytest.mark.parametrize("seq_len", [8, 100, 128])
 def test_packing_loses_only_the_remainder(split: TokenisedSplit, seq_len: int) -> None:
     packed = pack(split, seq_len)
-    assert packed.shape == (len(split.tokens) // seq_len, seq_len)
-    assert (packed.ravel() == split.tokens[: packed.size]).all()
-    assert len(split.tokens) - packed.size < seq_len
-    assert np.shares_memory(packed, split.tokens)
+    assert packed.shape == (len(split.token_ids) // seq_len, seq_len)
+    assert (packed.ravel() == split.token_ids[: packed.size]).all()
+    assert len(split.token_ids) - packed.size < seq_len
+    assert np.shares_memory(packed, split.token_ids)
 
 
 def test_text_shorter_than_a_sequence_is_refused(split: TokenisedSplit) -> None:
@@ -186,7 +186,7 @@ def test_text_shorter_than_a_sequence_is_refused(split: TokenisedSplit) -> None:
         pack(split, 10_000_000)
 
 
-def test_lines_are_filtered_split_and_wrapped_anew(tokens: Tokens) -> None:
+def test_lines_are_filtered_split_and_wrapped_anew(tokens: TokenizerInfo) -> None:
     unk = tokens.unk_id
     split = by_hand(
         [10, 11], [*range(20, 43)], [unk, unk, 12, 13], [unk, unk, unk, 12], [7] * 4, tokens=tokens
@@ -203,11 +203,13 @@ def test_lines_are_filtered_split_and_wrapped_anew(tokens: Tokens) -> None:
     assert kept.lengths.tolist() == [12, 12, 6, 6]
 
 
-def test_lines_hold_every_token_of_a_real_text(split: TokenisedSplit, tokens: Tokens) -> None:
+def test_lines_hold_every_token_of_a_real_text(
+    split: TokenisedSplit, tokens: TokenizerInfo
+) -> None:
     kept = lines(split, tokens, DistillLines(min_tokens=3, max_unknown=1.0), max_positions=9)
     inner = np.concatenate([kept.get(i)[1:-1] for i in range(len(kept))])
-    ordinary = np.isin(split.tokens, [tokens.cls_id, tokens.sep_id], invert=True)
-    assert (inner == split.tokens[ordinary]).all()
+    ordinary = np.isin(split.token_ids, [tokens.cls_id, tokens.sep_id], invert=True)
+    assert (inner == split.token_ids[ordinary]).all()
     assert kept.lengths.max() == 9
 
 
@@ -217,7 +219,7 @@ def test_unknown_shares_do_not_depend_on_the_stretch(split, tokens, monkeypatch)
     assert (lines(split, tokens, DistillLines(max_unknown=0.1), 20).lengths == whole.lengths).all()
 
 
-def test_no_line_left_is_refused(split: TokenisedSplit, tokens: Tokens) -> None:
+def test_no_line_left_is_refused(split: TokenisedSplit, tokens: TokenizerInfo) -> None:
     with pytest.raises(DataError, match="no line of the text has 400 to 512 tokens"):
         lines(split, tokens, DistillLines(min_tokens=400), 512)
 
@@ -280,7 +282,7 @@ def test_random_numbers_are_the_same_on_every_machine() -> None:
     assert rng(0, "order", 1).integers(1_000_000, size=3).tolist() == [402846, 622, 642932]
 
 
-def test_lines_type_knows_its_length(split: TokenisedSplit, tokens: Tokens) -> None:
+def test_lines_type_knows_its_length(split: TokenisedSplit, tokens: TokenizerInfo) -> None:
     kept = lines(split, tokens, DistillLines(), 64)
     assert isinstance(kept, Lines)
     assert len(kept) == len(kept.lengths)

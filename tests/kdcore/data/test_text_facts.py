@@ -13,7 +13,7 @@ from kdcore.data.batching import lines
 from kdcore.data.corpora import open_corpus
 from kdcore.data.text_facts import TextFacts
 from kdcore.data.token_cache import TokenisedSplit, tokenise
-from kdcore.data.tokenizers import Tokens, tokens_from_folder
+from kdcore.data.tokenizers import TokenizerInfo, tokens_from_folder
 from kdcore.data.vocabulary import SPECIAL_TOKENS
 from kdcore.errors import DataError
 from kdcore.events import ListSink, Log
@@ -24,13 +24,13 @@ ENTRIES = [*SPECIAL_TOKENS, "the", "ki", "##ng", "cafe", "म"]
 
 
 @pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenizerInfo:
     folder = tmp_path_factory.mktemp("vocabulary")
     (folder / "vocab.txt").write_text("\n".join(ENTRIES), encoding="utf-8")
     return tokens_from_folder(folder)
 
 
-def split_of(text: str, folder: Path, tokens: Tokens, suffix: str = "txt") -> TokenisedSplit:
+def split_of(text: str, folder: Path, tokens: TokenizerInfo, suffix: str = "txt") -> TokenisedSplit:
     """The training split of a file, of which another file is held out."""
     folder.mkdir(exist_ok=True)
     path, other = folder / f"a.{suffix}", folder / "b.txt"
@@ -42,7 +42,7 @@ def split_of(text: str, folder: Path, tokens: Tokens, suffix: str = "txt") -> To
     return tokenise(corpus, tokens, "train", folder / "cache", ListSink())
 
 
-def test_every_loss_is_counted(tokens: Tokens, tmp_path: Path) -> None:
+def test_every_loss_is_counted(tokens: TokenizerInfo, tmp_path: Path) -> None:
     text = "the king, the café\n\x01\nthe 漢字 king [MASK]\n"
     split = split_of(text, tmp_path, tokens)
     assert split.facts == TextFacts(
@@ -64,7 +64,7 @@ def test_every_loss_is_counted(tokens: Tokens, tmp_path: Path) -> None:
 
 
 def test_counts_come_with_the_cached_ids_and_never_without(
-    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenizerInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = split_of("the king\nthe 漢\n", tmp_path, tokens)
     [entry] = (tmp_path / "cache" / "tokenised").glob("*-train-v2")
@@ -76,7 +76,7 @@ def test_counts_come_with_the_cached_ids_and_never_without(
     assert split_of("the king\nthe 漢\n", tmp_path, tokens).facts == first.facts
 
 
-def test_rows_without_text_are_counted(tokens: Tokens, tmp_path: Path) -> None:
+def test_rows_without_text_are_counted(tokens: TokenizerInfo, tmp_path: Path) -> None:
     rows = '{"text": "the king"}\n{"text": null}\n{"text": " "}\n{"text": "\\u0001"}\n'
     facts = split_of(rows, tmp_path, tokens, "jsonl").facts
     assert (facts.documents, facts.blank_documents) == (1, 3)
@@ -95,7 +95,7 @@ def test_rows_without_text_are_counted(tokens: Tokens, tmp_path: Path) -> None:
     ],
 )
 def test_losses_above_one_percent_are_warned_of(
-    tokens: Tokens, tmp_path: Path, text: str, levels: list[str]
+    tokens: TokenizerInfo, tmp_path: Path, text: str, levels: list[str]
 ) -> None:
     sink = ListSink()
     split_of(text, tmp_path, tokens).facts.say("the training text", sink)
@@ -160,7 +160,7 @@ def test_whatever_removes_characters_is_counted(
     assert (facts.characters, facts.removed_characters) == (10, removed)
 
 
-def test_lines_are_counted_by_what_became_of_them(tokens: Tokens, tmp_path: Path) -> None:
+def test_lines_are_counted_by_what_became_of_them(tokens: TokenizerInfo, tmp_path: Path) -> None:
     text = "the king\n" * 3 + "the\n" * 5 + "漢字漢 the\n" * 7 + "the king the king the king the\n"
     split = split_of(text, tmp_path, tokens)
     kept = lines(split, tokens, DistillLines(min_tokens=5, max_unknown=0.5), max_positions=8)

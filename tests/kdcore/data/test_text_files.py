@@ -104,7 +104,7 @@ def test_wrong_byte_is_named_by_its_offset(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name, start * 3 + b'"\xff"')
     line = start.count(b"\n") * 3 + 1
     where = f"at byte {len(start) * 3 + 1}, line {line}"
-    with pytest.raises(DataError, match=f"not UTF-8: a wrong byte {where}"):
+    with pytest.raises(DataError, match=f"not UTF-8: an invalid byte {where}"):
         documents(path)
 
 

@@ -25,7 +25,7 @@ from kdcore.config import (
 )
 from kdcore.data.corpora import CorpusText, open_corpus
 from kdcore.data.token_cache import tokenise
-from kdcore.data.tokenizers import Tokens, load_tokenizer, tokens_from_folder
+from kdcore.data.tokenizers import TokenizerInfo, load_tokenizer, tokens_from_folder
 from kdcore.data.vocabulary import SPECIAL_TOKENS
 from kdcore.errors import DataError
 from kdcore.events import ListSink, Log, Progress
@@ -48,7 +48,7 @@ print(tokens.fingerprint, len(sink.of_type(Progress)))
 """
 
 
-def trained(corpus: FileCorpus, cache_dir: Path, vocab_size: int, sink: ListSink) -> Tokens:
+def trained(corpus: FileCorpus, cache_dir: Path, vocab_size: int, sink: ListSink) -> TokenizerInfo:
     config = WordPieceTokenizer(vocab_size=vocab_size)
     return load_tokenizer(config, open_corpus(corpus), cache_dir, sink, None)
 
@@ -230,7 +230,7 @@ def test_double_entries_are_named_with_their_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "text", "pieces", "remark"),
     [
-        (["The", "the", "River"], "The River the", ["The", "River", "the"], "capital letters"),
+        (["The", "the", "River"], "The River the", ["The", "River", "the"], "is cased"),
         (["the", "é", "über"], "The É über", ["the", "é", "über"], "lower-cased only"),
         (["में", "मैं"], "में मैं", ["में", "मैं"], "lower-cased only"),
         (["the", "e", "[unused1]"], "The É", ["the", "e"], "accents are stripped"),
@@ -263,7 +263,7 @@ def written_corpus(folder: Path, words: list[str], join: str = " ") -> FileCorpu
     return FileCorpus(path=str(path))
 
 
-def unknown_share(tokens: Tokens, corpus: FileCorpus) -> float:
+def unknown_share(tokens: TokenizerInfo, corpus: FileCorpus) -> float:
     ids = [i for line in open_corpus(corpus).documents("train") for i in tokens.hf(line).input_ids]
     return ids.count(tokens.unk_id) / len(ids)
 
@@ -358,7 +358,7 @@ def wordpiece(added: list[tokenizers.AddedToken], **model: object) -> tokenizers
     return core
 
 
-def saved(core: tokenizers.Tokenizer, folder: Path) -> Tokens:
+def saved(core: tokenizers.Tokenizer, folder: Path) -> TokenizerInfo:
     folder.mkdir()
     core.save(str(folder / "tokenizer.json"))
     return tokens_from_folder(folder)
@@ -390,7 +390,7 @@ SPELLED = st.sampled_from(
 
 
 @pytest.fixture(scope="module")
-def delivered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, Any]:
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenizerInfo, Any]:
     """What trains, and what its user loads."""
     folder = tmp_path_factory.mktemp("delivered")
     added = [
@@ -406,13 +406,13 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokens, Any]:
 @given(text=st.lists(SPELLED | st.text(max_size=8), min_size=1).map("".join))
 @settings(max_examples=60, deadline=None)
 def test_what_trains_and_what_is_delivered_give_every_text_the_same_ids(
-    delivered: tuple[Tokens, Any], text: str
+    delivered: tuple[TokenizerInfo, Any], text: str
 ) -> None:
     tokens, user = delivered
     corpus = CorpusText("", lambda split: iter([text, "old"]), {"train": 2, "validation": 0})
     with tempfile.TemporaryDirectory() as folder:
         split = tokenise(corpus, tokens, "train", Path(folder), ListSink())
-        ids = split.tokens.tolist()
+        ids = split.token_ids.tolist()
     lines = [user(each)["input_ids"] for each in (text, "old")]
     assert ids == [i for line in lines if len(line) > 2 for i in line]
 

@@ -420,7 +420,7 @@ def test_equal_microbatches(max_tokens_per_microbatch: int, multiple_of: int, ro
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) > 0
     assert len(parts) % multiple_of == 0 or len(parts) == rows
-    assert all(part.tokens <= max_tokens_per_microbatch or len(part.ids) == 1 for part in parts)
+    assert all(part.num_tokens <= max_tokens_per_microbatch or len(part.ids) == 1 for part in parts)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 8])

@@ -23,7 +23,7 @@ from kdcore.data.batching import length_grouped_batches, lines, pack, pad_lines
 from kdcore.data.corpora import open_corpus
 from kdcore.data.masking import mask_smoothed, mask_uniform
 from kdcore.data.token_cache import token_counts, tokenise
-from kdcore.data.tokenizers import Tokens, load_tokenizer
+from kdcore.data.tokenizers import TokenizerInfo, load_tokenizer
 from kdcore.events import ListSink
 from kdcore.loss.objectives import DistillObjective, MlmObjective
 from kdcore.model.bert import MaskedLM, build_teacher
@@ -41,7 +41,7 @@ def text(corpus: FileCorpus, cache_dir):  # type: ignore[no-untyped-def]
     return tokens, tokenise(opened, tokens, "train", cache_dir, sink)
 
 
-def teacher_of(tokens: Tokens) -> MaskedLM:
+def teacher_of(tokens: TokenizerInfo) -> MaskedLM:
     model = build_teacher(TINY, tokens.vocab_size, tokens.pad_id, generator_seed=0)
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
@@ -68,7 +68,7 @@ def test_mlm_terms_are_the_loss_of_the_whole_model(text) -> None:  # type: ignor
     whole = model(input_ids=torch.from_numpy(ids), labels=torch.from_numpy(labels)).loss
     torch.testing.assert_close(losses.total, whole)
     torch.testing.assert_close(losses.terms["mlm"].float(), whole.detach())
-    assert batch.tokens == 3 * 32
+    assert batch.num_tokens == 3 * 32
 
 
 def reference_terms(config, student, teacher, tokens, text_lines, counts):  # type: ignore[no-untyped-def]

@@ -53,8 +53,8 @@ def memory_for(tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     plain = MlmObjective.losses
 
     def losses(self: MlmObjective, part: Batch, *more: Any) -> Losses:
-        tried.append(part.tokens)
-        if part.tokens > tokens:
+        tried.append(part.num_tokens)
+        if part.num_tokens > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return plain(self, part, *more)
 

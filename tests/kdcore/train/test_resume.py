@@ -71,7 +71,7 @@ class Keeper(ListSink):
 
 @pytest.fixture(scope="module")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory, corpus: FileCorpus) -> FileCorpus:
-    """So little text that a few updates are several passes over it."""
+    """So little text that a few steps are several passes over it."""
     path = tmp_path_factory.mktemp("corpus") / "train.txt"
     lines = Path(corpus.path).read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:40]), encoding="utf-8")

@@ -22,9 +22,9 @@ describe("labels of runs", () => {
     ]);
   });
   it("shows the progress with and without a total", () => {
-    const progress = { phase: "training", done: 30, total: 120, unit: "updates", eta_s: 9 };
+    const progress = { phase: "training", done: 30, total: 120, unit: "steps", eta_s: 9 };
     expect(percent(progress)).toBe(25);
-    expect(progressText(progress)).toBe("training · 30 / 120 updates");
+    expect(progressText(progress)).toBe("training · 30 / 120 steps");
     expect(percent({ ...progress, total: null })).toBeNull();
     expect(progressText({ ...progress, total: null, unit: null })).toBe("training · 30");
   });

@@ -25,7 +25,7 @@ export function percent(progress: Progress | null): number | null {
   return Math.min(100, Math.max(0, (100 * progress.done) / progress.total));
 }
 
-/** `training · 120 / 290 updates`; the total and the unit may be missing. */
+/** `training · 120 / 290 steps`; the total and the unit may be missing. */
 export function progressText(progress: Progress): string {
   const phase = progress.phase.replaceAll("_", " ");
   const total = progress.total === null ? "" : ` / ${formatCount(progress.total)}`;
