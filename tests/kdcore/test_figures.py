@@ -80,6 +80,7 @@ def test_rows_are_in_order_and_unknown_figures_come_last_by_their_key() -> None:
     assert curve_label("odd/name") == "odd/name"
 
 
+@pytest.mark.integration
 def test_figures_load_without_torch() -> None:
     script = "import sys, kdcore.figures; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
