@@ -68,7 +68,7 @@ def training_of(
         identity="benchmark",
         sink=ListSink(),
         should_stop=lambda: False,
-        evaluate=lambda _step: EvalResult(0.0, 0),
+        evaluate=lambda _step: EvalResult(0.0),
         max_tokens_per_microbatch=machine.pick_max_tokens_per_microbatch(
             shape_of(model), model.device
         ),

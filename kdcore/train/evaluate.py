@@ -33,7 +33,6 @@ class EvalResult:
     """Mean loss in nats per masked token."""
 
     loss: float
-    masked_tokens: int
 
     @property
     def perplexity(self) -> float:
@@ -92,4 +91,4 @@ def heldout_loss(
     finally:
         model.train(was_training)
     total = ranks.sum(torch.tensor(total, dtype=torch.float64)).item()
-    return EvalResult(total / max(1, count), count)
+    return EvalResult(total / max(1, count))

@@ -11,8 +11,6 @@ from tests.e2e.conftest import Installation
 from tests.e2e.fill_mask import guesses
 from tests.fixtures.configs import tiny_pipeline
 
-CONFIG_TIMEOUT_S = 280
-
 
 @pytest.fixture(scope="module")
 def pipeline(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> list[str]:

@@ -1,6 +1,6 @@
 /** A run's metrics and log as they arrive; a pure reducer, so that events may be repeated. */
 
-export interface Point {
+interface Point {
   value: number | null;
   attempt: number;
 }
@@ -25,7 +25,7 @@ export interface LiveState {
   logTruncated: boolean;
 }
 
-export interface MetricsSnapshot {
+interface MetricsSnapshot {
   series: { name: string; steps: number[]; values: (number | null)[] }[];
   last_seq: number;
 }

@@ -1,7 +1,7 @@
 /** The report of a prune run as rows; pure. */
 import { isRecord } from "@/lib/pointer";
 
-export interface ReportRow {
+interface ReportRow {
   tensor: string;
   status: "copied" | "fresh" | "dropped";
   from: string | null;

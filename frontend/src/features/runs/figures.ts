@@ -34,7 +34,7 @@ export function figureText(figure: Figure, value: unknown): string {
   }
 }
 
-export interface ResultRow {
+interface ResultRow {
   key: string;
   label: string;
   description: string;

@@ -16,7 +16,7 @@ export type Node = RJSFSchema & {
   tag?: string;
 };
 
-export interface FormSchema {
+interface FormSchema {
   schema: Node;
   uiSchema: UiSchema;
 }
@@ -100,7 +100,7 @@ function uiOf(node: Node, name: string): UiSchema {
   return { "ui:widget": "line" };
 }
 
-export function isNumeric(node: Node): boolean {
+function isNumeric(node: Node): boolean {
   const types = Array.isArray(node.type) ? node.type : [node.type];
   return types.includes("number") || types.includes("integer");
 }

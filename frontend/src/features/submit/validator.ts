@@ -34,7 +34,7 @@ function schemaAt(schema: Node, path: string[]): Node | undefined {
 }
 
 /** The message for a keyword that failed. */
-export function messageFor(keyword: string, node: Node | undefined, value: unknown): string {
+function messageFor(keyword: string, node: Node | undefined, value: unknown): string {
   switch (keyword) {
     case "type":
       if (value === undefined || value === null) return "is required";
