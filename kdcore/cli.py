@@ -79,7 +79,7 @@ from kdcore.process import (
     EXIT_USAGE,
     StoppedEarly,
     StopRequest,
-    die_with_parent,
+    exit_with_parent,
 )
 
 _LIBRARIES_BARS = (
@@ -106,9 +106,10 @@ def _variant_with(name: str, field: FieldInfo, given: Set[str]) -> str:
         return fitting[0]
     flags = " and ".join(_flag(name, each) for each in sorted(given))
     if not fitting:
-        raise field_error((name,), f"{flags} do not go together: see --help")
+        raise field_error((name,), f"{flags} cannot be combined: see --help")
     raise field_error(
-        (name,), f"{flags} may mean {' or '.join(fitting)}: say which with {_flag(name, tag)}"
+        (name,),
+        f"{flags} is ambiguous ({' or '.join(fitting)}): select one with {_flag(name, tag)}",
     )
 
 
@@ -136,11 +137,9 @@ class _Where(BaseModel):
     )
     device: str = Field(
         default="auto",
-        description="cpu, cuda:0, ... or auto; several, with commas, train together.",
+        description="cpu, cuda:0, ... or auto; comma-separated: one run on several devices.",
     )
-    devices: int | None = Field(
-        default=None, ge=1, description="Devices of this kind that train together."
-    )
+    devices: int | None = Field(default=None, ge=1, description="Number of devices for this run.")
 
 
 class _Teacher(TeacherConfig, _Where):
@@ -148,7 +147,7 @@ class _Teacher(TeacherConfig, _Where):
 
 
 class _Prune(PruneConfig, _Where):
-    """Cut a student out of a teacher."""
+    """Create a student from a teacher."""
 
 
 class _Distill(DistillConfig, _Where):
@@ -156,17 +155,17 @@ class _Distill(DistillConfig, _Where):
 
 
 class _Run(_Where):
-    """Carry out a run whose config is in a file, as the worker does."""
+    """Execute a run whose config is in a file, as the worker does."""
 
     config: Path = Field(description="JSON file with the config, `kind` included.")
     inputs: Path | None = Field(
         default=None,
-        description="JSON file with the local paths of what CONFIG names by an id, by field.",
+        description="JSON file that maps fields of CONFIG to local paths.",
     )
     events: Path | None = Field(
         default=None, description="File for the events; empty means OUT/events.jsonl."
     )
-    die_with_parent: bool = Field(
+    exit_with_parent: bool = Field(
         default=False, description="Exit at once when standard input is closed."
     )
     quiet: bool = Field(default=False, description="Draw no progress bar.")
@@ -181,7 +180,7 @@ _COMMANDS: dict[str, type[BaseModel]] = {
 
 
 class _Cli(BaseSettings):
-    """Distil BERT-like encoders: LayerDrop teachers, pruned students, distillation."""
+    """Distill BERT-like encoders: LayerDrop teachers, pruned students, distillation."""
 
     model_config = SettingsConfigDict(
         cli_prog_name="python -m kdcore",
@@ -210,7 +209,7 @@ class _Help(RawDescriptionHelpFormatter):
         if key and field is not None and isinstance(field.discriminator, str):
             if key == field.discriminator:
                 default = getattr(field.default, key, None)
-                action.help = "Follows from the other flags."
+                action.help = "Inferred from the other flags."
                 action.help += f" (default: {default})" if default else ""
             else:
                 having = [tag for tag, v in _variants(field).items() if key in v.model_fields]
@@ -221,7 +220,7 @@ class _Help(RawDescriptionHelpFormatter):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse `arguments` (without the program's name) and carry out the run."""
+    """Parse `arguments` (without the program's name) and execute the run."""
     faulthandler.enable()
     for name in _LIBRARIES_BARS:  # read when the libraries are imported, so before that
         os.environ.setdefault(name, "1")
@@ -245,8 +244,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
-    if isinstance(command, _Run) and command.die_with_parent:
-        die_with_parent()
+    if isinstance(command, _Run) and command.exit_with_parent:
+        exit_with_parent()
     try:
         command.out.mkdir(parents=True, exist_ok=True)
         if torchrun is None and processes > 1 and not isinstance(config, PruneConfig):
@@ -275,7 +274,7 @@ def _error_line(problem: ErrorDetails, *, of_flags: bool) -> str:
     field = command.model_fields.get(path[0])
     if field is not None and isinstance(field.discriminator, str):
         tag = _flag(path[0], field.discriminator)
-        if len(path) > 1:  # pydantic names the chosen variant, which is no part of the flag
+        if len(path) > 1:  # pydantic names the chosen variant, which is not part of the flag
             chosen = path.pop(1)
             if kind == "extra_forbidden":
                 message = f"not a flag of {tag} {chosen}"
@@ -312,7 +311,7 @@ def _carry_out(
 
 def _stand_by() -> list[str]:
     """Wait for the arguments to continue with; exits when this process is no longer needed."""
-    die_with_parent()
+    exit_with_parent()
     _load_libraries()
     request = json.loads(sys.stdin.buffer.readline())
     output = os.open(request["output"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -78,7 +78,7 @@ HubId = Annotated[
     ),
     AfterValidator(_no_parent_folder),
 ]
-"""A HuggingFace hub id: `name` or `organisation/name`; never a path or an URL."""
+"""A HuggingFace hub id: `name` or `organisation/name`; never a path or a URL."""
 
 HubLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-\[\]:%]{0,95}$")]
 """A hub config, split or revision name."""
@@ -114,7 +114,7 @@ class HubCorpus(Settings):
     validation_split: HubLabel = "validation"
     """Split to evaluate on."""
     column: ColumnName = "text"
-    """Column that holds the text."""
+    """Column that contains the text."""
 
 
 class UploadCorpus(Settings):
@@ -128,7 +128,7 @@ class UploadCorpus(Settings):
     validation_dataset_id: UploadId | None = Field(default=None, title="Validation dataset")
     """Uploaded dataset to evaluate on; empty holds out every 20th document of the other one."""
     column: ColumnName = "text"
-    """Column or JSON key that holds the text; ignored for plain text."""
+    """Column or JSON key that contains the text; ignored for plain text."""
 
 
 class FileCorpus(Settings):
@@ -142,7 +142,7 @@ class FileCorpus(Settings):
     validation_path: str | None = None
     """File to evaluate on; empty holds out every 20th document."""
     column: ColumnName = "text"
-    """Column or JSON key that holds the text; ignored for plain text."""
+    """Column or JSON key that contains the text; ignored for plain text."""
     label: str | None = None
     """Name of the file in messages; empty uses its own name."""
     validation_label: str | None = None
@@ -176,7 +176,7 @@ class FolderTokenizer(Settings):
 
     source: Literal["folder"] = "folder"
     path: str = Field(min_length=1)
-    """Folder that holds tokenizer.json or vocab.txt."""
+    """Folder that contains tokenizer.json or vocab.txt."""
 
 
 class UploadTokenizer(Settings):
@@ -256,7 +256,7 @@ class FolderCheckpoint(Settings):
 
     source: Literal["folder"] = "folder"
     path: str = Field(min_length=1)
-    """Folder that holds config.json and model.safetensors."""
+    """Folder that contains config.json and model.safetensors."""
 
 
 Checkpoint = Annotated[
@@ -334,7 +334,7 @@ class Schedule(Settings):
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     """Passes over the training text; fractions are allowed."""
     max_steps: PositiveInt | None = Field(default=None, json_schema_extra=_unit("steps"))
-    """Stop after this many optimiser steps; empty trains for all epochs."""
+    """Stop after this many optimizer steps; empty trains for all epochs."""
     batch_size: Annotated[int, Field(ge=1, le=65_536, json_schema_extra=_unit("sequences"))] = 16
     """Sequences per batch."""
     accumulation_steps: int = Field(
@@ -344,7 +344,8 @@ class Schedule(Settings):
         title="Gradient accumulation",
         json_schema_extra=_unit("batches"),
     )
-    """Batches per optimiser step; their gradients are added up."""
+    """Batches per optimizer step; their gradients are added up (gradient_accumulation_steps in
+    transformers)."""
 
 
 class Optimiser(Settings):
@@ -353,7 +354,8 @@ class Optimiser(Settings):
     learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 5e-5
     """Peak learning rate."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of all steps in which the learning rate rises to its peak; it then falls to 0."""
+    """Share of all steps in which the learning rate rises to its peak; it then falls to 0
+    (warmup_ratio in transformers 4, a warmup_steps below 1 in 5)."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay; biases and layer norms are exempt."""
     beta1: Probability = Field(default=0.9, title="Adam β₁")
@@ -363,7 +365,8 @@ class Optimiser(Settings):
     epsilon: PositiveFloat = Field(default=1e-8, title="Adam ε")
     """Added to the denominator for numerical stability."""
     clip_norm: PositiveFloat | None = Field(default=1.0, title="Max gradient norm")
-    """Clip the gradient norm to this value; empty disables clipping."""
+    """Clip the gradient norm to this value; empty disables clipping (max_grad_norm in
+    transformers)."""
 
 
 class DistillOptimiser(Optimiser):
@@ -372,13 +375,15 @@ class DistillOptimiser(Optimiser):
     learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 5e-4
     """Peak learning rate."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of all steps in which the learning rate rises to its peak; it then falls to 0."""
+    """Share of all steps in which the learning rate rises to its peak; it then falls to 0
+    (warmup_ratio in transformers 4, a warmup_steps below 1 in 5)."""
     beta2: Probability = Field(default=0.98, title="Adam β₂")
     """Decay rate of the second-moment estimate."""
     epsilon: PositiveFloat = Field(default=1e-6, title="Adam ε")
     """Added to the denominator for numerical stability."""
     clip_norm: PositiveFloat | None = Field(default=5.0, title="Max gradient norm")
-    """Clip the gradient norm to this value; empty disables clipping."""
+    """Clip the gradient norm to this value; empty disables clipping (max_grad_norm in
+    transformers)."""
 
 
 class DistillSchedule(Schedule):
@@ -443,7 +448,7 @@ class TeacherConfig(Settings):
     mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of tokens to predict; of these, 80 % are masked, 10 % replaced at random, 10 % kept."""
     schedule: Schedule = Schedule()
-    optimiser: Optimiser = Optimiser()
+    optimiser: Optimiser = Field(default=Optimiser(), title="Optimizer")
     evaluation: Evaluation = Evaluation()
     reporting: Reporting = Reporting()
     precision: Precision = "auto"
@@ -451,10 +456,10 @@ class TeacherConfig(Settings):
     seed: Seed = 0
     """Random seed of the initial weights, data order, masks, dropout and LayerDrop."""
     distil_lines: "DistillLines | None" = Field(
-        default=None, exclude_if=lambda lines: lines is None
+        default=None, title="Distillation lines", exclude_if=lambda lines: lines is None
     )
-    """Lines of the same text that a later distillation uses: if there are none, the run fails
-    before it trains. Set by pipelines."""
+    """Line filter of the later distillation. The run fails before training if no line passes. Set
+    by pipelines."""
 
     @model_validator(mode="after")
     def _tokenizer_fits_start(self) -> Self:
@@ -626,7 +631,7 @@ class DistillLines(Settings):
         None
     )
     """Longer lines are split; empty uses the longest that the models accept."""
-    max_unknown: Annotated[float, Field(ge=0, le=1, title="Max unknown tokens")] = 0.5
+    max_unknown: Annotated[float, Field(ge=0, le=1, title="Max share of unknown tokens")] = 0.5
     """Lines with a larger share of unknown tokens are dropped."""
 
     @model_validator(mode="after")
@@ -647,7 +652,7 @@ class DistillOptions(Settings):
     freeze_positions: bool = Field(default=True, title="Freeze position embeddings")
     """Do not train the student's position embeddings."""
     schedule: DistillSchedule = DistillSchedule()
-    optimiser: DistillOptimiser = DistillOptimiser()
+    optimiser: DistillOptimiser = Field(default=DistillOptimiser(), title="Optimizer")
     evaluation: Evaluation = Evaluation()
     reporting: Reporting = Reporting()
     precision: Precision = "auto"
@@ -665,7 +670,7 @@ class DistillConfig(DistillOptions):
     student: Student
     """Initial weights of the student, usually from a prune run of the same teacher."""
     corpus: Corpus = SampleCorpus()
-    """Text to distil and evaluate on."""
+    """Text to distill and evaluate on."""
 
 
 TeacherConfig.model_rebuild()
@@ -675,12 +680,12 @@ Kind = Literal["teacher", "prune", "distill"]
 
 
 class PipelineConfig(Settings):
-    """Teacher, prune and distil runs, linked: the student is pruned from this teacher and distilled
-    on its corpus."""
+    """Teacher, prune and distill runs, linked: the student is pruned from this teacher and
+    distilled on its corpus."""
 
     teacher: TeacherConfig = TeacherConfig()
     prune: PruneOptions = PruneOptions()
-    distill: DistillOptions = Field(default=DistillOptions(), title="Distil")
+    distill: DistillOptions = Field(default=DistillOptions(), title="Distillation")
 
     def prune_config(self, teacher: RunCheckpoint | FolderCheckpoint) -> PruneConfig:
         """The prune run of this pipeline, from a reference to its teacher."""

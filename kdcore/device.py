@@ -50,7 +50,7 @@ def prepare_process() -> None:
 def pick_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes the first GPU (`auto:1` the second), else the CPU.
 
-    Raises ConfigError if that is no name of a device, DeviceLost if this machine lacks it.
+    Raises ConfigError if that is not the name of a device, DeviceLost if this machine lacks it.
     """
     kind, _, index = name.partition(":")
     if kind == "auto":
@@ -58,7 +58,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(("device",), f"'{name}' is no device: use cpu, cuda:0, ...") from None
+        raise ConfigError(("device",), f"'{name}' is not a device: use cpu, cuda:0, ...") from None
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         if device.index >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""What a run reports while it runs, and the sinks that take it; imports no torch.
+"""Events that a run reports, and the sinks that write them; imports no torch.
 
 One event is one JSON object on one line of `events.jsonl`. Its `type` names one of the classes
 below; `parse_event` is the only reader. `time_s` is set when the line is written. A number that is
@@ -154,7 +154,7 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="t
 
 
 class BadEvent(ValueError):
-    """A line that is no event; the message says what is wrong with it."""
+    """A line that is not an event; the message says what is wrong with it."""
 
 
 def parse_event(line: bytes) -> Event | None:

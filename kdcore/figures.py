@@ -136,7 +136,7 @@ RESULTS: tuple[Figure, ...] = (
     Figure(
         name="role",
         label="Role",
-        description="What the model is in the method: teacher, pruned or student.",
+        description="Role of the model: teacher, pruned or student.",
         format="plain",
         kinds=ALL_KINDS,
     ),
@@ -183,8 +183,8 @@ RESULTS: tuple[Figure, ...] = (
     Figure(
         name="last_loss",
         label="Last loss",
-        description="Weighted distillation loss of the last step. Comparable only between "
-        "students of the same teacher with the same loss weights.",
+        description="Weighted distillation loss of the last logged step. Comparable only between "
+        "students of the same teacher with the same temperature and loss weights.",
         better="lower",
         kinds=DISTILL,
     ),
@@ -192,7 +192,7 @@ RESULTS: tuple[Figure, ...] = (
         name="mean_loss",
         label="Mean loss",
         description="Weighted distillation loss, averaged over the run. Comparable only between "
-        "students of the same teacher with the same loss weights.",
+        "students of the same teacher with the same temperature and loss weights.",
         better="lower",
         kinds=DISTILL,
     ),
@@ -243,7 +243,7 @@ RESULTS: tuple[Figure, ...] = (
     Figure(
         name="steps",
         label="Steps",
-        description="Optimiser steps.",
+        description="Optimizer steps.",
         format="integer",
     ),
     Figure(
@@ -311,7 +311,7 @@ RESULTS: tuple[Figure, ...] = (
     ),
     Figure(
         name="lines_too_unknown",
-        label="Lines too unknown",
+        label="Lines with too many unknown tokens",
         description="Lines dropped because too many of their tokens were unknown.",
         format="integer",
         kinds=DISTILL,
@@ -319,14 +319,14 @@ RESULTS: tuple[Figure, ...] = (
     Figure(
         name="fresh_tensors",
         label="Randomly initialised",
-        description="Tensors that the checkpoint lacked.",
+        description="Tensors missing from the checkpoint, initialised randomly.",
         format="plain",
         kinds=TEACHER,
     ),
     Figure(
         name="tokenizer_notes",
         label="Tokenizer",
-        description="What the tokenizer does to text that its users should know.",
+        description="Changes that the tokenizer makes to text, such as lower-casing.",
         format="plain",
     ),
 )
@@ -414,7 +414,7 @@ def curve_label(name: str) -> str:
 def result_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Label and text of each figure of a result: known ones in order, then all others.
 
-    Nested objects, such as the report on pruned tensors, are no figures.
+    Nested objects, such as the report on pruned tensors, are not figures.
     """
     names = [name for name in _RESULTS if name in result]
     names += [name for name in result if name not in _RESULTS]

@@ -33,7 +33,7 @@ def size_and_sha256(
     copy: IO[bytes] | None = None,
     limit_bytes: int | None = None,
 ) -> tuple[int, str]:
-    """Size and SHA-256 of what is left to read, or of its first bytes; written to `copy` if given.
+    """Size and SHA-256 of the rest of `source`, or of its first `limit_bytes`; copied to `copy`.
 
     `advance` is told the size of each piece.
     """
@@ -94,7 +94,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """Raises OSError, or ValueError for what is no manifest."""
+        """Raises OSError, or ValueError if it is not a manifest."""
         return cls.model_validate_json(path.read_bytes())
 
     def write(self, path: Path) -> None:
@@ -104,7 +104,7 @@ class Manifest(BaseModel):
         return json_bytes(self.model_dump(mode="json"))
 
     def problems(self, folder: Path, advance: Callable[[int], None] = noop) -> Iterator[str]:
-        """Reads every file, and says of each one that is not as it was written what is wrong."""
+        """Reads every file; yields a message for each one that is missing or damaged."""
         for file in self.files:
             try:
                 with open(folder / file.path, "rb") as source:
@@ -188,5 +188,5 @@ def remove_temporary(folder: Path) -> None:
 
 
 def json_bytes(value: object) -> bytes:
-    """`value` as the JSON of our files."""
+    """`value` as indented UTF-8 JSON with a final newline."""
     return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()

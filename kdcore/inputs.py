@@ -1,4 +1,4 @@
-"""Where this machine keeps what a config names by an id of a server; imports no torch."""
+"""Local paths of the runs and uploads that a config names by id; imports no torch."""
 
 from pathlib import Path
 

@@ -46,7 +46,7 @@ class StopRequest:
         return self._asked.is_set()
 
 
-def die_with_parent() -> None:
+def exit_with_parent() -> None:
     """Exit at once when standard input is closed: the process at the other end has ended."""
 
     def watch() -> None:

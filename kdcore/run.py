@@ -217,7 +217,7 @@ def _prune(config: PruneConfig, context: RunContext) -> RunOutcome:
     _check_vocabulary(teacher, tokenizer)
     if not config.copy_head_transform:
         message = (
-            "the MLM head's transform and layer norm start at random, as in the published "
+            "the MLM head's transform and layer norm are randomly initialised, as in the published "
             "setting; copy_head_transform copies them"
         )
         context.sink.emit(Log(level="warning", message=message))
@@ -266,8 +266,9 @@ def _distill(config: DistillConfig, context: RunContext) -> RunOutcome:
     position_embeddings(student).weight.requires_grad_(not config.freeze_positions)
     text_lines = lines(text.train, tokenizer, config.lines, longest)
     message = (
-        f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} are left out "
-        f"as too short, {text_lines.too_unknown:,} as too unknown, {text_lines.split:,} were split"
+        f"distilling on {len(text_lines):,} lines; {text_lines.too_short:,} were "
+        f"dropped as too short, {text_lines.too_unknown:,} for too many unknown tokens; "
+        f"{text_lines.split:,} were split"
     )
     context.sink.emit(Log(message=message))
     objective = DistillObjective(
@@ -337,12 +338,12 @@ def _load(folder: Path, field: Field, context: RunContext, head_seed: int | None
     if field == "teacher" and isinstance(untrained, list) and untrained:
         raise DataError(
             f"teacher: {folder} was pruned with a random MLM head and never trained since, so its "
-            f"predictions are random ({', '.join(map(str, untrained))}): distil it first, and use "
+            f"predictions are random ({', '.join(map(str, untrained))}): distill it first, and use "
             "the result of that run here"
         )
     notices: list[tuple[Level, list[str], str]] = [
-        ("warning", loaded.fresh, "has no MLM head, which starts at random"),
-        ("info", loaded.unused, "holds tensors that are not used"),
+        ("warning", loaded.fresh, "has no MLM head, so it is randomly initialised"),
+        ("info", loaded.unused, "contains tensors that are not used"),
     ]
     for level, names, what in notices:
         if names:

@@ -57,13 +57,13 @@ def _start(device: Device) -> subprocess.Popen[bytes]:
     # In a session of its own, because Ctrl-C would otherwise signal it twice.
     name = device.uuid or device.id
     return subprocess.Popen(
-        python_module("worker.main", "--device", name, "--leave-with-parent"),
+        python_module("worker.main", "--device", name, "--exit-with-parent"),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
 
 
-def leave_with_parent() -> None:
+def exit_with_parent() -> None:
     """Have the kernel send SIGTERM when the parent exits (Linux)."""
     if sys.platform != "linux":
         return

@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.storage import Store
 from worker.cleanup import Cleanup
 from worker.devices import Device, cpu, devices, problem_of
-from worker.fleet import EXIT_NO_DEVICE, leave_with_parent, run_fleet
+from worker.fleet import EXIT_NO_DEVICE, exit_with_parent, run_fleet
 from worker.heartbeat import Heartbeat
 from worker.registration import deregister, register
 from worker.resource_usage import Meter
@@ -39,12 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         "HALFLAYER_DEVICE, or auto: GPUs, else the CPU",
     )
     parser.add_argument(
-        "--devices-per-run", type=int, default=1, metavar="N", help="devices that train one run"
+        "--devices-per-run", type=int, default=1, metavar="N", help="devices per run"
     )
-    parser.add_argument("--leave-with-parent", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--exit-with-parent", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.leave_with_parent:
-        leave_with_parent()
+    if options.exit_with_parent:
+        exit_with_parent()
     settings = Settings()
     logs.configure(settings.log_format, "worker")
     make_files_private()

@@ -138,7 +138,7 @@ def outcome_of(
     if asked_to_stop:
         return Stopped()
     if status == EXIT_STOPPED:
-        return Lost("the trainer was stopped from outside")
+        return Lost("the trainer received SIGTERM or SIGINT from another process")
     if status == EXIT_RANK_LOST:
         return Lost("one of the run's processes stopped responding" + _last_output(stderr_tail))
     what = f"the trainer exited with status {status}"

@@ -93,7 +93,7 @@ class Tail:
         if self.position.stderr >= MAX_STDERR_BYTES:
             return []
         if stderr.offset >= MAX_STDERR_BYTES:
-            found.append(_warning("the trainer writes very much to stderr: the rest is omitted"))
+            found.append(_warning("too much output on stderr: the rest is omitted"))
         return found
 
 

@@ -35,7 +35,7 @@ def trainer_command(workspace: Workspace, cache_dir: Path, device: str) -> list[
         *("--cache", str(cache_dir.resolve())),
         *("--device", device),
         "--quiet",
-        "--die-with-parent",
+        "--exit-with-parent",
     ]
 
 

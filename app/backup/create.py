@@ -54,7 +54,7 @@ class _Snapshot:
 def create_backup(settings: Settings, destination: Path, progress: Progress) -> BackupManifest:
     """Make the folder `destination`; it appears complete or not at all. Raises BackupError."""
     if destination.exists():
-        raise BackupError(f"{destination} is there already: name a folder that is not")
+        raise BackupError(f"{destination} already exists: choose a new folder")
     revision = revision_of(settings)
     if revision is None:
         raise BackupError(f"there is nothing to save: {where(settings)} has no tables")

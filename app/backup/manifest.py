@@ -6,7 +6,7 @@
     uploads/<dataset id>/...  artifacts/<key in the store>
     work/<run id>/attempt-<n>/...  copies/<run id>/<n>/<checkpoint>/...  (where hosts share a store)
 
-`manifest.json` is written last, before the folder is renamed: a folder without it is no backup.
+`manifest.json` is written last, before the folder is renamed: a folder without it is not a backup.
 """
 
 import hashlib
@@ -108,7 +108,7 @@ def read_manifest(folder: Path) -> BackupManifest:
         checksum = (folder / CHECKSUM).read_bytes().split()[0].decode("ascii")
     except (OSError, IndexError, UnicodeDecodeError):
         raise BackupError(
-            f"{folder} is no finished backup: it has no {MANIFEST} with its checksum"
+            f"{folder} is not a finished backup: it has no {MANIFEST} with its checksum"
         ) from None
     if hashlib.sha256(data).hexdigest() != checksum:
         raise BackupError(f"{MANIFEST} of {folder} is damaged: it differs from {CHECKSUM}")

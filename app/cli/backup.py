@@ -82,12 +82,12 @@ def _confirm(settings: Settings, found: "Contents", force: bool, yes: bool) -> N
     place = f"{settings.data_dir.resolve()} with {where(settings)}"
     if not force:
         raise BackupError(
-            f"{place} is not empty: it holds {holds}"
+            f"{place} is not empty: it contains {holds}"
             + (" and files" if found.files else "")
             + ". Restore into a new data folder, or delete the current content with --force"
         )
     if not yes:
-        console.print(f"{place} holds {holds}. They will be deleted permanently.", markup=False)
+        console.print(f"{place} contains {holds}. They will be deleted permanently.", markup=False)
         console.print("The API and all workers must be stopped.")
         typer.confirm("Delete them?", abort=True)
 

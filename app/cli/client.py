@@ -160,7 +160,7 @@ class Client:
         return run
 
     def submit_pipeline(self, config: Json, name: str | None = None) -> list[Json]:
-        """Submit a pipeline; returns teacher, prune and distil."""
+        """Submit a pipeline; returns teacher, prune and distill."""
         runs: list[Json] = self._create("/pipelines", {"name": name, "config": config})["runs"]
         return runs
 

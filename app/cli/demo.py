@@ -1,6 +1,6 @@
 """The published experiment at small scale, run over REST.
 
-For each LayerDrop rate: teacher, prune, distil. Then prints a table, checks the claims, and fills
+For each LayerDrop rate: teacher, prune, distill. Then prints a table, checks the claims, and fills
 masks with a student in a process without Halflayer code.
 """
 

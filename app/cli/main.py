@@ -32,7 +32,7 @@ Exit codes: 0 success; 1 error, or the run did not succeed; 2 invalid usage; 3 s
 """
 
 app = typer.Typer(
-    help="Distil BERT-like encoders: teachers with LayerDrop, pruned students, live curves.",
+    help="Distill BERT-like encoders: teachers with LayerDrop, pruned students, live curves.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

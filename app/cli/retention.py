@@ -13,7 +13,8 @@ def cleanup(
         int | None, typer.Option(min=1, help="Keep the newest N results of each kind.")
     ] = None,
     older_than: Annotated[
-        float | None, typer.Option(min=0, metavar="DAYS", help="Only runs that ended N days ago.")
+        float | None,
+        typer.Option(min=0, metavar="DAYS", help="Only runs that ended at least N days ago."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

@@ -31,9 +31,9 @@ def examine(make_settings: Callable[[], Settings]) -> Iterator[Finding]:
     yield from _guarded("torch", machine.torch)
     yield from _guarded("data folder", lambda: machine.data_folder(settings))
     yield from _guarded("page", lambda: machine.page(settings))
-    about_api, says = services.api(settings)
+    about_api, status = services.api(settings)
     yield from about_api
-    yield from _guarded("broker", lambda: services.broker(settings, says))
+    yield from _guarded("broker", lambda: services.broker(settings, status))
     yield from _guarded("store", lambda: services.store(settings))
     about_database = list(_guarded("database", lambda: services.database(settings)))
     yield from about_database

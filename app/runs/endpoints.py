@@ -84,7 +84,7 @@ def submit_run(body: SubmitRun, ctx: Ctx, once: Once) -> RunDetail:
 
 @pipelines.post("", status_code=201, dependencies=SUBMIT)
 def submit_pipeline(body: SubmitPipeline, ctx: Ctx, once: Once) -> PipelineRuns:
-    """Submit teacher, prune and distil as three linked runs."""
+    """Submit teacher, prune and distill as three linked runs."""
     with ctx.db.write() as session:
         once.begin(session, body.model_dump_json())
         try:

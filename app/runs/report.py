@@ -66,14 +66,14 @@ def _times(detail: RunDetail) -> dict[str, Any]:
 
 
 def _environment(run: Run, worker: RunWorker | None) -> dict[str, Any]:
-    """What the last attempt ran on and with, as it told itself; "-" for what it has not told."""
-    told = run.environment or {}
+    """Worker, device and library versions of the last attempt; "-" if unknown."""
+    known = run.environment or {}
     return {
         "Worker": worker and f"{worker.hostname} ({worker.device_name})",
-        "Device": told.get("device"),
+        "Device": known.get("device"),
         "Precision": (run.result or {}).get("precision") or run.config.get("precision"),
         "Seed": run.config.get("seed"),
-        **{f"{name} version": version for name, version in (told.get("versions") or {}).items()},
+        **{f"{name} version": version for name, version in (known.get("versions") or {}).items()},
     }
 
 

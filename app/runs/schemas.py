@@ -24,7 +24,7 @@ class SubmitRun(Schema):
 
 
 class SubmitPipeline(Schema):
-    """A pipeline of teacher, prune and distil."""
+    """A pipeline of teacher, prune and distill."""
 
     name: Name | None = None
     """Common name of the three runs; generated from the settings if empty."""
@@ -153,7 +153,7 @@ class RunList(Schema):
 
 
 class PipelineRuns(Schema):
-    """The three runs of a pipeline: teacher, prune, distil."""
+    """The three runs of a pipeline: teacher, prune, distill."""
 
     pipeline_id: Id
     runs: list[RunDetail]

@@ -39,7 +39,7 @@ def submit(
 
 
 def submit_pipeline(session: Session, config: PipelineConfig, name: str | None = None) -> list[Run]:
-    """Accept teacher, prune and distil, each waiting for the one before.
+    """Accept teacher, prune and distill, each waiting for the one before.
 
     Raises Invalid, with pointers relative to the pipeline's config, before anything is stored.
     """
@@ -59,14 +59,14 @@ def submit_pipeline(session: Session, config: PipelineConfig, name: str | None =
     distilled = submit(
         session,
         config.distill_config(teacher_ref, RunCheckpoint(run_id=pruned.id)),
-        name and f"{name}: distil",
+        name and f"{name}: distill",
         pipeline_id,
     )
     return [teacher, pruned, distilled]
 
 
 def _pipeline_problems(config: PipelineConfig, teacher: Findings) -> list[FieldProblem]:
-    """Problems of the prune and distil parts, as far as the teacher's shape is known."""
+    """Problems of the prune and distill parts, as far as the teacher's shape is known."""
     if teacher.problems:
         return []
     placeholder = RunCheckpoint(run_id="0" * 12)
@@ -112,13 +112,13 @@ def default_name(config: AnyConfig) -> str:
     """A name made of the main settings."""
     match config:
         case TeacherConfig(model=ScratchModel() as model):
-            return f"Teacher {model.layers} x {model.hidden_size}, layer drop {config.layer_drop:g}"
+            return f"Teacher {model.layers} x {model.hidden_size}, LayerDrop {config.layer_drop:g}"
         case TeacherConfig():
-            return f"Teacher, layer drop {config.layer_drop:g}"
+            return f"Teacher, LayerDrop {config.layer_drop:g}"
         case PruneConfig():
             return f"Prune, {config.layers.strategy.replace('_', ' ')}"
         case DistillConfig():
-            return f"Distil, temperature {config.loss.temperature:g}"
+            return f"Distillation, temperature {config.loss.temperature:g}"
 
 
 def get_run(session: Session, run_id: str) -> Run:

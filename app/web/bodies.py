@@ -148,7 +148,7 @@ class Body:
             whose = "This server" if own else "This client"
             raise HTTPException(
                 503,
-                f"{whose} has too many bytes in unanswered requests; try again in a moment.",
+                f"{whose} has too many request bytes pending; try again in a moment.",
                 headers={"Retry-After": "5"},
             )
         self._held_bytes += size_bytes

@@ -99,8 +99,8 @@ async def _database_error(_request: Request, error: Exception) -> Response:
     full = "disk is full" in str(error) or "No space left" in str(error)
     if full:
         return error_response(DiskFull("The disk of the database is full."))
-    away = isinstance(error, OperationalError | InterfaceError | PoolTimeout)
-    if not away and not getattr(error, "connection_invalidated", False):
+    unreachable = isinstance(error, OperationalError | InterfaceError | PoolTimeout)
+    if not unreachable and not getattr(error, "connection_invalidated", False):
         raise error  # a bug, not an outage
     logger.warning("database unavailable: %s", error)
     return error_response(Unavailable("The database cannot be reached; try again in a moment."))

@@ -117,7 +117,7 @@ def pack(split: TokenisedSplit, seq_len: int, name: str = "the training text") -
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of text to distil on, each with its own [CLS] and [SEP]."""
+    """Lines of text to distill on, each with its own [CLS] and [SEP]."""
 
     lengths: Ids
     """Tokens of every line, [CLS] and [SEP] included."""
@@ -176,7 +176,7 @@ def lines(
         raise DataError(
             f"no line of the text has {options.min_tokens} to {longest} tokens and at most "
             f"{options.max_unknown:.0%} unknown ones ({too_short:,} are too short, {too_unknown:,} "
-            "hold too many unknown tokens): lower lines.min_tokens or raise lines.max_unknown, or "
+            "have too many unknown tokens): lower lines.min_tokens or raise lines.max_unknown, or "
             "give other text"
         )
     return Lines(

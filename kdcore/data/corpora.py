@@ -75,7 +75,7 @@ def open_corpus(config: Corpus) -> CorpusText:
         return CorpusText(_fingerprint("hub", fingerprint), read, sizes, blank)
     if isinstance(config, FileCorpus):
         return _open_file(config)
-    raise DataError("uploads exist on a server only: use --corpus.source file")
+    raise DataError("uploads exist on a server only: use --corpus.path FILE")
 
 
 def _fingerprint(*parts: object) -> str:
@@ -107,7 +107,7 @@ class FileFacts:
 
 
 def inspect_file(path: Path, format: str) -> FileFacts:
-    """Reads the file once, in bounded memory; DataError if it is no usable corpus.
+    """Reads the file once, in bounded memory; DataError if it is not a usable corpus.
 
     `format` is txt, jsonl, csv or parquet, whatever the file's name ends in.
     """
@@ -117,7 +117,7 @@ def inspect_file(path: Path, format: str) -> FileFacts:
     else:
         facts = FileFacts(*text_columns(path, known))
     if not facts.documents:
-        raise DataError(f"{path.name} is empty: it holds no text")
+        raise DataError(f"{path.name} is empty: it contains no text")
     return facts
 
 
@@ -183,7 +183,7 @@ def _open_file(config: FileCorpus) -> CorpusText:
         return _open_pair(config, documents, blank)
     if documents < 2:
         raise DataError(
-            f"{name} holds a single document (a line or row), so none can be held out for "
+            f"{name} contains a single document (a line or row), so none can be held out for "
             "evaluation: give more text, or a validation file"
         )
     block = LINES_PER_BLOCK if format == "txt" else 1
@@ -228,7 +228,7 @@ def _scan(path: Path, column: str, name: str) -> tuple[FileFormat, int, int]:
     try:
         found = Counter(bool(pieces) for pieces in read_rows(path, format, column))
         if not found[True]:
-            raise DataError(f"{path.name} is empty: it holds no text")
+            raise DataError(f"{path.name} is empty: it contains no text")
     except DataError as error:
         # On disk an upload has a generated name; messages give the name it was uploaded under.
         raise DataError(str(error).replace(path.name, name)) from error

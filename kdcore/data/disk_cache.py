@@ -62,7 +62,7 @@ def _locked(place: Path, sink: Sink) -> Iterator[None]:
 
 
 def _wait(lock: BaseFileLock, sink: Sink) -> None:
-    """Take the lock; reports now and then that it waits, which is no hang."""
+    """Take the lock; reports now and then that it waits, so that it does not look like a hang."""
     start_s = time.monotonic()
     while True:
         try:

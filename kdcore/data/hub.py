@@ -125,7 +125,7 @@ def _load(config: HubCorpus) -> tuple[str, Any]:
             f"hf://datasets/{found.id}", config.config, revision=found.sha
         )
     except RepositoryNotFoundError as error:
-        raise DataError(f"the hub has no {wanted[4:]} that this machine may read") from error
+        raise DataError(f"{wanted} does not exist on the hub or is private") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{wanted} cannot be loaded: {error}") from error
     return str(found.sha), loaded

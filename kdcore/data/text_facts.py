@@ -103,15 +103,15 @@ class TextFacts:
             level = "warning" if self.removed_character_share > WARN_ABOVE else "info"
             removed = (
                 f"{name}: the tokenizer removes {self.removed_character_share:.2%} of the "
-                "characters (accents, vowel signs, control characters, or what else it is made to "
-                "drop); of those, a WordPiece tokenizer trained with strip_accents 'never' keeps "
-                "accents and vowel signs"
+                "characters, such as accents, vowel signs and control characters; a WordPiece "
+                "tokenizer trained with strip_accents 'never' keeps accents and vowel signs"
             )
             sink.emit(Log(level=level, message=removed))
         if self.blank_documents or self.special_tokens:
             rest = (
-                f"{name}: {self.documents:,} documents used, {self.blank_documents:,} without text "
-                f"left out; special tokens that the text itself spells: {self.special_tokens:,}"
+                f"{name}: {self.documents:,} documents used, {self.blank_documents:,} empty "
+                "documents skipped; special tokens that the text itself spells: "
+                f"{self.special_tokens:,}"
             )
             sink.emit(Log(message=rest))
 

@@ -191,7 +191,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
                 f"{path.name}, line {number}: not a JSON object: {reason}. "
-                "A .jsonl file holds one JSON object a line"
+                "A .jsonl file contains one JSON object per line"
             ) from None
         if not isinstance(row, dict):
             raise DataError(
@@ -294,7 +294,7 @@ def _parquet_columns(path: Path) -> list[str]:
     columns = [field.name for field in schema if _holds_text(field.type)]
     if not columns:
         there = [f"{field.name} ({field.type})" for field in schema]
-        raise DataError(f"{path.name}: no column holds text; there are: {_listed(there)}")
+        raise DataError(f"{path.name}: no column contains text; there are: {_listed(there)}")
     if double := next((name for name in columns if schema.names.count(name) > 1), None):
         raise DataError(f"{path.name}: two columns have the same name '{double}'")
     return columns
@@ -394,13 +394,13 @@ def _json_values(path: Path, column: str) -> Iterator[str | None]:
             raise _no_column(path, column, [*_json_texts(row)], f", line {number}") from None
         if value is not None and not isinstance(value, str):
             raise DataError(
-                f"{path.name}, line {number}: '{column}' holds a JSON {type(value).__name__}, "
+                f"{path.name}, line {number}: '{column}' contains a JSON {type(value).__name__}, "
                 f"not text; there are: {_listed([*_json_texts(row)])}"
             )
         if value is not None and _HALF_A_PAIR.search(value):
             raise DataError(
-                f"{path.name}, line {number}: '{column}' holds half of a character that takes two "
-                "\\u escapes, such as \\ud83d without its second half"
+                f"{path.name}, line {number}: '{column}' contains half of a character that takes "
+                "two \\u escapes, such as \\ud83d without its second half"
             )
         yield value
 
@@ -478,7 +478,7 @@ def text_columns(path: Path, format: FileFormat) -> tuple[int, list[str]]:
 def read_rows(path: Path, format: FileFormat, column: str) -> Iterator[list[str]]:
     """Every row of the file as the pieces of its text, none for a row without text.
 
-    Blank lines of plain text separate; they are no rows.
+    Blank lines of plain text separate; they are not rows.
     """
     try:
         if format == "txt":

@@ -117,7 +117,7 @@ def _write(
         done += len(batch)
         progress.update(done)
     if not position:
-        raise DataError(f"the {split} split of the corpus holds no text")
+        raise DataError(f"the {split} split of the corpus contains no text")
     facts.blank_documents += corpus.blank_rows(split)
     facts.add_characters(characters, core)
     progress.finish()

@@ -115,7 +115,7 @@ def _load(
         if model_folder is None:
             raise DataError("there is no pretrained checkpoint whose tokenizer could be used")
         return tokens_from_folder(model_folder)
-    raise DataError("uploads exist on a server only: use --tokenizer.source file")
+    raise DataError("uploads exist on a server only: use --tokenizer.path FOLDER")
 
 
 # ------------------------------------------------------------------------------------- loaded
@@ -147,7 +147,7 @@ def tokens_from_folder(folder: Path, name: str | None = None) -> TokenizerInfo:
         elif (folder / "vocab.txt").is_file():
             hf = _from_vocab_txt(folder / "vocab.txt", remarks)
         else:
-            raise DataError(f"{name} holds no tokenizer: neither tokenizer.json nor vocab.txt")
+            raise DataError(f"{name} contains no tokenizer: neither tokenizer.json nor vocab.txt")
         return _tokens(hf, name, remarks)
     except DataError:
         raise
@@ -378,4 +378,4 @@ def _why_no_letters(corpus: CorpusText) -> str:
             "unknown, so there is nothing to train a vocabulary on: put spaces between the words, "
             "or use a tokenizer of another kind"
         )
-    return "the corpus holds no letters to train a tokenizer on"
+    return "the corpus contains no letters to train a tokenizer on"

@@ -53,7 +53,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         if lines.setdefault(entry, number) != number:
             raise DataError(
                 f"{path.name} has the entry {entry!r} twice, on line {lines[entry]} and line "
-                f"{number}; each line must hold another entry"
+                f"{number}; each line must be a different entry"
             )
     roles = _spelled(entries)
     require_roles(roles, path.name)
@@ -78,7 +78,7 @@ def read_tokenizer_json(path: Path) -> tuple[tokenizers.Tokenizer, Roles]:
         raise
     except Exception as error:  # the Rust library raises bare Exception
         raise DataError(
-            f"{path.name} holds no tokenizer as the tokenizers library saves it: {error}"
+            f"{path.name} is not a tokenizer file of the tokenizers library: {error}"
         ) from error
     roles = roles_of(core)
     require_roles(roles, path.name)

@@ -59,7 +59,7 @@ class TorchrunEnv:
         if self.local_rank >= len(names):
             raise ConfigError(
                 ("device",),
-                f"torchrun started process {self.local_rank} of {device}: start one each",
+                f"torchrun started more processes than {device} has devices: start one per device",
             )
         return names[self.local_rank]
 
@@ -69,12 +69,14 @@ def process_count(device: str, devices: int | None) -> int:
     names = [name.strip() for name in device.split(",")]
     if len(names) > 1:
         if devices not in (None, len(names)):
-            raise ConfigError(("devices",), f"{device} are {len(names)} devices, not {devices}")
+            raise ConfigError(
+                ("devices",), f"{device} lists {len(names)} devices, but --devices is {devices}"
+            )
         if any(name != "cpu" and names.count(name) > 1 for name in names):
-            raise ConfigError(("device",), f"{device} names a device twice")
+            raise ConfigError(("device",), f"{device} lists a device twice")
         return len(names)
     if devices is not None and devices > 1 and ":" in device:
-        raise ConfigError(("devices",), f"{device} is one device: name all {devices}, or cuda")
+        raise ConfigError(("devices",), f"{device} is one device: list all {devices}, or use cuda")
     return devices or 1
 
 

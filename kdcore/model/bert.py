@@ -235,7 +235,7 @@ def checkpoint_folder(
         )
     if local is not None:
         if not (local / "config.json").is_file():
-            raise DataError(f"{local} holds no config.json: it is not a model folder")
+            raise DataError(f"{local} contains no config.json: it is not a model folder")
         return local
     assert isinstance(checkpoint, HubCheckpoint)
     # Imported here: it takes a second, and most runs do not use the hub.
@@ -254,7 +254,7 @@ class Loaded:
 
     model: MaskedLM
     fresh: list[str]
-    """Tensors of the model that the checkpoint lacks: they start at random."""
+    """Tensors of the model that the checkpoint lacks: they are randomly initialised."""
     unused: list[str]
     """Tensors of the checkpoint that a masked language model does not use."""
 
@@ -263,8 +263,8 @@ def load_model(folder: Path, head_seed: int | None = None) -> Loaded:
     """The masked language model of a HuggingFace-format folder; only safetensors are read.
 
     With a `head_seed`, a checkpoint that is an encoder without an MLM head gets a random one, a
-    function of that seed. Raises DataError, naming fields and tensors, if the folder is no BERT or
-    DistilBERT, if its weights cannot be read, do not fit its config, or are not finite.
+    function of that seed. Raises DataError, naming fields and tensors, if the folder is not a BERT
+    or DistilBERT, if its weights cannot be read, do not fit its config, or are not finite.
     """
     family, config = _family_and_config(folder)
     _require_safetensors(folder)
@@ -307,7 +307,7 @@ def load_model(folder: Path, head_seed: int | None = None) -> Loaded:
                 "of that run here"
             )
         raise DataError(
-            f"{folder} holds an encoder without its masked-language-model head: {_some(head)} "
+            f"{folder} contains an encoder without its masked-language-model head: {_some(head)} "
             f"missing, so its predictions would be random. {remedy}"
         )
     if integers := _integers(folder):
@@ -318,7 +318,7 @@ def load_model(folder: Path, head_seed: int | None = None) -> Loaded:
     broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     if broken:
         raise DataError(
-            f"the weights in {folder} hold NaN or infinite values in {_some(broken)}: the "
+            f"the weights in {folder} contain NaN or infinite values in {_some(broken)}: the "
             "checkpoint is damaged, or the training that made it had diverged"
         )
     _require_ties(folder, model)
@@ -402,10 +402,10 @@ def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
     try:
         raw = json.loads(path.read_bytes())  # with or without a byte order mark
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no readable model config: {error}") from error
+        raise DataError(f"{folder} contains no readable model config: {error}") from error
     model_type = _model_type(path, raw)
     if model_type not in _FAMILIES:
-        raise DataError(f"{folder} holds a {model_type}; only BERT and DistilBERT can be used")
+        raise DataError(f"{folder} contains a {model_type}; only BERT and DistilBERT can be used")
     for name, known in _ONLY.items():
         if raw.get(name) not in (known, None):
             raise DataError(
@@ -416,17 +416,17 @@ def _family_and_config(folder: Path) -> tuple[type[MaskedLM], PretrainedConfig]:
     try:
         config = family.config_class(**{key: raw[key] for key in fields if key in raw})
     except Exception as error:  # whatever its checks raise: they differ between versions
-        raise DataError(f"{folder} holds no readable model config: {error}") from error
+        raise DataError(f"{folder} contains no readable model config: {error}") from error
     name = "hidden_act" if model_type == "bert" else "activation"
     if getattr(config, name) not in ACT2FN:
-        raise DataError(f"{path}: {name} {getattr(config, name)!r} is no activation function")
+        raise DataError(f"{path}: {name} {getattr(config, name)!r} is not an activation function")
     return family, config
 
 
 def _model_type(path: Path, raw: Any) -> str:
     """`model_type` of a config, or what its `architectures` say; raises DataError."""
     if not isinstance(raw, dict):
-        raise DataError(f"{path.parent} holds no readable model config: it is no JSON object")
+        raise DataError(f"{path.parent} contains no readable model config: it is not a JSON object")
     if raw.get("model_type") is not None:
         return str(raw["model_type"])
     named = raw.get("architectures")
@@ -450,14 +450,14 @@ def _require_safetensors(folder: Path) -> None:
     fetching the base model of an adapter.
     """
     if (folder / "adapter_config.json").exists():
-        raise DataError(f"{folder} holds an adapter; merge it into its model first")
+        raise DataError(f"{folder} contains an adapter; merge it into its model first")
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{index} is no index of weights: {error}") from error
+        raise DataError(f"{index} is not an index of weights: {error}") from error
     for name in named:
         if not str(name).endswith(".safetensors") or Path(str(name)).name != name:
             raise DataError(

@@ -208,7 +208,8 @@ def _halved(
     )
     tokens = max(part.num_tokens for part in parts)
     message = (
-        f"no memory for {tokens:,} tokens at once: from step {step + 1} on {tokens // 2:,}; "
+        f"out of memory with microbatches of {tokens:,} tokens: using {tokens // 2:,} from step "
+        f"{step + 1}; "
         f"{NOT_REPRODUCIBLE}. {why}"
     )
     training.sink.emit(Log(level="warning", message=message))
@@ -309,7 +310,7 @@ def _start(
     if resume.state.get("identity") != training.identity:
         raise CheckpointError(
             f"the checkpoint of step {resume.step} belongs to a run with other settings or "
-            "other text: give this run a folder of its own"
+            "other text: use another --out"
         )
     with torch.no_grad():
         for name, parameter in training.model.named_parameters():

@@ -74,7 +74,7 @@ def train(
             start_eval_loss = _start_eval(context, evaluation)
     context.sink.emit(Log(message=f"training on {context.describe()} in {precision}"))
     if precision == "bf16" and any(ranks.all_gather_json(emulates_bf16(context.device))):
-        message = "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
+        message = "this GPU does not support bf16 and emulates it: fp32 is faster here"
         context.sink.emit(Log(level="warning", message=message))
 
     fitted = fit(
@@ -121,8 +121,8 @@ def _max_tokens_per_microbatch(
     )
     if fitting < before:
         message = (
-            f"{before:,} tokens went through the model at once so far, now {fitting:,}, since the "
-            f"device has less free memory: {NOT_REPRODUCIBLE}"
+            f"microbatch size reduced from {before:,} to {fitting:,} tokens, since the device "
+            f"has less free memory: {NOT_REPRODUCIBLE}"
         )
         context.sink.emit(Log(message=message))
     return min(before, fitting)
@@ -174,7 +174,7 @@ def _resume(checkpointer: Checkpointer, context: RunContext) -> Checkpoint | Non
         world = resume.state.get("world", 1)
         if world != context.ranks.world:
             message = (
-                f"{world} devices trained so far, now {context.ranks.world}: {NOT_REPRODUCIBLE}"
+                f"resuming on {context.ranks.world} devices instead of {world}: {NOT_REPRODUCIBLE}"
             )
             context.sink.emit(Log(message=message))
     return resume

@@ -19,7 +19,7 @@ TURING, AMPERE = torch.device("cuda:0"), torch.device("cuda:1")
 
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.device]]:
-    """The first has no arithmetic for bf16, the second has; yields which one is current."""
+    """The first does not support bf16, the second does; yields which one is current."""
     current = [TURING]
 
     @contextmanager
@@ -110,5 +110,5 @@ def test_bf16_that_is_emulated_is_said(
 ) -> None:
     monkeypatch.setattr("kdcore.train.trainer.emulates_bf16", lambda _: True)
     assert [message for level, message in said("cpu", "bf16") if level == "warning"] == [
-        "this GPU has no arithmetic for bf16 and emulates it: fp32 is faster here"
+        "this GPU does not support bf16 and emulates it: fp32 is faster here"
     ]

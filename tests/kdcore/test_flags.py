@@ -140,7 +140,7 @@ def test_flags_of_one_variant_select_it(
     elif values:
         said = refusal(capfd, *arguments)
         assert kebab(name, *values) in said
-        assert f"say which with {kebab(name, tag_of(command, name))}" in said
+        assert f"select one with {kebab(name, tag_of(command, name))}" in said
 
 
 def test_a_hub_id_alone_names_the_hub() -> None:
@@ -173,7 +173,7 @@ def test_a_flag_of_another_variant_is_named(
         ("prune --out o --teacher.source folder", "--teacher.path: required"),
         (
             "prune --out o --teacher.path t --teacher.run-id k3v9x2m4q8zt",
-            "--teacher: --teacher.path and --teacher.run-id do not go together",
+            "--teacher: --teacher.path and --teacher.run-id cannot be combined",
         ),
         ("distill --out o --teacher.path t", "--student.source: required"),
         ("teacher --out o --corpus.source nope", "--corpus: Input tag 'nope'"),
@@ -203,9 +203,9 @@ def test_help_says_which_flags_go_together(capfd: pytest.CaptureFixture[str]) ->
         cli.main(["prune", "--help"])
     assert ended.value.code == 0
     said = " ".join(capfd.readouterr().out.split())
-    assert "--teacher.path str [folder] Folder that holds" in said
+    assert "--teacher.path str [folder] Folder that contains" in said
     assert "--layers.k int [first_k or last_k or spread] Number of layers" in said
-    assert "Follows from the other flags. (default: every_other)" in said
+    assert "Inferred from the other flags. (default: every_other)" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -110,7 +110,7 @@ def test_ids_of_a_server_are_resolved_by_inputs_and_stay_in_the_notes(
 
 def test_a_folder_that_is_no_model_is_named_with_its_field(tmp_path: Path) -> None:
     config = PruneConfig(teacher=FolderCheckpoint(path=str(tmp_path / "nowhere")))
-    with pytest.raises(DataError, match=r"^teacher: .*nowhere holds no config\.json"):
+    with pytest.raises(DataError, match=r"^teacher: .*nowhere contains no config\.json"):
         execute(config, tmp_path / "out", ListSink(), device="cpu")
 
 
@@ -269,7 +269,7 @@ def test_another_run_in_the_same_folder_is_refused(
     config, sink = teacher_config(corpus, reporting=EVERY_STEP), ListSink()
     execute(config, tmp_path, sink, stop_after(1, sink), cache_dir=cache_dir, device="cpu")
     other = config.model_copy(update={"seed": 99})
-    with pytest.raises(CheckpointError, match="folder of its own"):
+    with pytest.raises(CheckpointError, match="use another --out"):
         execute(other, tmp_path, ListSink(), cache_dir=cache_dir, device="cpu")
 
 
@@ -421,7 +421,7 @@ def test_a_teacher_starts_from_an_encoder_without_a_head(
     fresh = sink.of_type(RunResult)[0].summary["fresh_tensors"]
     assert len(fresh) == 5
     (warning,) = [event for event in sink.of_type(Log) if event.level == "warning"]
-    assert "no MLM head, which starts at random" in warning.message
+    assert "no MLM head, so it is randomly initialised" in warning.message
     card = (folders[1] / "model" / "README.md").read_text()
     for name in fresh:
         assert name.startswith("cls.predictions.")
@@ -563,7 +563,7 @@ def test_text_without_lines_to_distil_is_refused_before_the_teacher_trains(
     text = FileCorpus(path=str(path), label="my short lines.txt")
     config = teacher_config(text, distil_lines={"min_tokens": 12})
     sink = ListSink()
-    with pytest.raises(DataError, match=r"the distillation after .*\(570 are too short, 0 hold"):
+    with pytest.raises(DataError, match=r"the distillation after .*\(570 are too short, 0 have"):
         execute(config, tmp_path / "out", sink, cache_dir=cache_dir, device="cpu")
     assert not [event for event in sink.of_type(Metrics) if "loss" in event.values]
     fine = teacher_config(text, distil_lines={"min_tokens": 4})
@@ -575,7 +575,7 @@ def test_a_file_is_called_by_the_name_that_its_user_knows(tmp_path: Path) -> Non
     path = tmp_path / "data.txt"
     path.write_text("one line")
     text = FileCorpus(path=str(path), label="my letters.txt")
-    with pytest.raises(DataError, match=r"^my letters\.txt holds a single document"):
+    with pytest.raises(DataError, match=r"^my letters\.txt contains a single document"):
         execute(teacher_config(text), tmp_path / "out", ListSink(), device="cpu")
     path.write_bytes(b"one\ntw\xff\n")
     with pytest.raises(DataError, match=r"^my letters\.txt is not UTF-8"):

@@ -63,7 +63,7 @@ export interface paths {
         put?: never;
         /**
          * Submit Pipeline
-         * @description Submit teacher, prune and distil as three linked runs.
+         * @description Submit teacher, prune and distill as three linked runs.
          */
         post: operations["submit_pipeline"];
         delete?: never;
@@ -722,7 +722,7 @@ export interface components {
         DistillConfig: {
             /**
              * Corpus
-             * @description Text to distil and evaluate on.
+             * @description Text to distill and evaluate on.
              * @default {
              *       "source": "sample"
              *     }
@@ -774,7 +774,7 @@ export interface components {
              */
             masking: components["schemas"]["DistillMasking"];
             /**
-             * Optimiser
+             * Optimizer
              * @default {
              *       "beta1": 0.9,
              *       "beta2": 0.98,
@@ -837,7 +837,7 @@ export interface components {
              */
             max_tokens?: number | null;
             /**
-             * Max unknown tokens
+             * Max share of unknown tokens
              * @description Lines with a larger share of unknown tokens are dropped.
              * @default 0.5
              */
@@ -930,7 +930,8 @@ export interface components {
             beta2: number;
             /**
              * Max gradient norm
-             * @description Clip the gradient norm to this value; empty disables clipping.
+             * @description Clip the gradient norm to this value; empty disables clipping (max_grad_norm in
+             *     transformers).
              * @default 5
              */
             clip_norm: number | null;
@@ -948,7 +949,8 @@ export interface components {
             learning_rate: number;
             /**
              * Warmup fraction
-             * @description Share of all steps in which the learning rate rises to its peak; it then falls to 0.
+             * @description Share of all steps in which the learning rate rises to its peak; it then falls to 0
+             *     (warmup_ratio in transformers 4, a warmup_steps below 1 in 5).
              * @default 0.05
              */
             warmup_fraction: number;
@@ -1005,7 +1007,7 @@ export interface components {
              */
             masking: components["schemas"]["DistillMasking"];
             /**
-             * Optimiser
+             * Optimizer
              * @default {
              *       "beta1": 0.9,
              *       "beta2": 0.98,
@@ -1054,7 +1056,8 @@ export interface components {
         DistillSchedule: {
             /**
              * Gradient accumulation
-             * @description Batches per optimiser step; their gradients are added up.
+             * @description Batches per optimizer step; their gradients are added up (gradient_accumulation_steps in
+             *     transformers).
              * @default 1
              */
             accumulation_steps: number;
@@ -1072,7 +1075,7 @@ export interface components {
             epochs: number;
             /**
              * Max steps
-             * @description Stop after this many optimiser steps; empty trains for all epochs.
+             * @description Stop after this many optimizer steps; empty trains for all epochs.
              */
             max_steps?: number | null;
         };
@@ -1196,7 +1199,7 @@ export interface components {
         FileCorpus: {
             /**
              * Text column
-             * @description Column or JSON key that holds the text; ignored for plain text.
+             * @description Column or JSON key that contains the text; ignored for plain text.
              * @default text
              */
             column: string;
@@ -1250,7 +1253,7 @@ export interface components {
         FolderCheckpoint: {
             /**
              * Path
-             * @description Folder that holds config.json and model.safetensors.
+             * @description Folder that contains config.json and model.safetensors.
              */
             path: string;
             /**
@@ -1266,7 +1269,7 @@ export interface components {
         FolderTokenizer: {
             /**
              * Path
-             * @description Folder that holds tokenizer.json or vocab.txt.
+             * @description Folder that contains tokenizer.json or vocab.txt.
              */
             path: string;
             /**
@@ -1346,7 +1349,7 @@ export interface components {
         HubCorpus: {
             /**
              * Text column
-             * @description Column that holds the text.
+             * @description Column that contains the text.
              * @default text
              */
             column: string;
@@ -1554,7 +1557,8 @@ export interface components {
             beta2: number;
             /**
              * Max gradient norm
-             * @description Clip the gradient norm to this value; empty disables clipping.
+             * @description Clip the gradient norm to this value; empty disables clipping (max_grad_norm in
+             *     transformers).
              * @default 1
              */
             clip_norm: number | null;
@@ -1572,7 +1576,8 @@ export interface components {
             learning_rate: number;
             /**
              * Warmup fraction
-             * @description Share of all steps in which the learning rate rises to its peak; it then falls to 0.
+             * @description Share of all steps in which the learning rate rises to its peak; it then falls to 0
+             *     (warmup_ratio in transformers 4, a warmup_steps below 1 in 5).
              * @default 0
              */
             warmup_fraction: number;
@@ -1585,12 +1590,12 @@ export interface components {
         };
         /**
          * PipelineConfig
-         * @description Teacher, prune and distil runs, linked: the student is pruned from this teacher and distilled
-         *     on its corpus.
+         * @description Teacher, prune and distill runs, linked: the student is pruned from this teacher and
+         *     distilled on its corpus.
          */
         PipelineConfig: {
             /**
-             * Distil
+             * Distillation
              * @default {
              *       "evaluation": {
              *         "mask_rate": 0.15
@@ -1702,7 +1707,7 @@ export interface components {
         };
         /**
          * PipelineRuns
-         * @description The three runs of a pipeline: teacher, prune, distil.
+         * @description The three runs of a pipeline: teacher, prune, distill.
          */
         PipelineRuns: {
             /**
@@ -2093,7 +2098,7 @@ export interface components {
              * @description Keys of a run's `result`, in the order of display.
              * @example [
              *       {
-             *         "description": "What the model is in the method: teacher, pruned or student.",
+             *         "description": "Role of the model: teacher, pruned or student.",
              *         "digits": 4,
              *         "format": "plain",
              *         "kinds": [
@@ -2474,7 +2479,8 @@ export interface components {
         Schedule: {
             /**
              * Gradient accumulation
-             * @description Batches per optimiser step; their gradients are added up.
+             * @description Batches per optimizer step; their gradients are added up (gradient_accumulation_steps in
+             *     transformers).
              * @default 1
              */
             accumulation_steps: number;
@@ -2492,7 +2498,7 @@ export interface components {
             epochs: number;
             /**
              * Max steps
-             * @description Stop after this many optimiser steps; empty trains for all epochs.
+             * @description Stop after this many optimizer steps; empty trains for all epochs.
              */
             max_steps?: number | null;
         };
@@ -2642,7 +2648,7 @@ export interface components {
         };
         /**
          * SubmitPipeline
-         * @description A pipeline of teacher, prune and distil.
+         * @description A pipeline of teacher, prune and distill.
          */
         SubmitPipeline: {
             /**
@@ -2839,9 +2845,9 @@ export interface components {
              */
             corpus: components["schemas"]["SampleCorpus"] | components["schemas"]["HubCorpus"] | components["schemas"]["UploadCorpus"] | components["schemas"]["FileCorpus"];
             /**
-             * Distil lines
-             * @description Lines of the same text that a later distillation uses: if there are none, the run fails
-             *     before it trains. Set by pipelines.
+             * Distillation lines
+             * @description Line filter of the later distillation. The run fails before training if no line passes. Set
+             *     by pipelines.
              */
             distil_lines?: components["schemas"]["DistillLines"] | null;
             /**
@@ -2883,6 +2889,7 @@ export interface components {
              */
             model: components["schemas"]["ScratchModel"] | components["schemas"]["RunCheckpoint"] | components["schemas"]["HubCheckpoint"] | components["schemas"]["FolderCheckpoint"];
             /**
+             * Optimizer
              * @default {
              *       "beta1": 0.9,
              *       "beta2": 0.999,
@@ -2995,7 +3002,7 @@ export interface components {
         UploadCorpus: {
             /**
              * Text column
-             * @description Column or JSON key that holds the text; ignored for plain text.
+             * @description Column or JSON key that contains the text; ignored for plain text.
              * @default text
              */
             column: string;
@@ -8783,7 +8790,7 @@ export interface operations {
                      *       ],
                      *       "results": [
                      *         {
-                     *           "description": "What the model is in the method: teacher, pruned or student.",
+                     *           "description": "Role of the model: teacher, pruned or student.",
                      *           "digits": 4,
                      *           "format": "plain",
                      *           "kinds": [

@@ -317,7 +317,7 @@ def test_half_a_backup_is_refused(small: Settings, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match=f"{biggest.path} cannot be read"):
         check_backup(folder, NullProgress())
     (folder / "manifest.json").unlink()
-    with pytest.raises(BackupError, match="no finished backup"):
+    with pytest.raises(BackupError, match="not a finished backup"):
         check_backup(folder, NullProgress())
 
 
@@ -359,7 +359,7 @@ def test_nothing_is_left_of_a_backup_that_failed(small: Settings, tmp_path: Path
 
 def test_a_backup_never_replaces_anything(small: Settings, tmp_path: Path) -> None:
     folder, _ = back_up(small, tmp_path)
-    with pytest.raises(BackupError, match="is there already"):
+    with pytest.raises(BackupError, match="already exists"):
         create_backup(small, folder, NullProgress())
 
 

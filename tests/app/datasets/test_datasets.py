@@ -113,7 +113,7 @@ def test_tokenizers_are_kept_under_the_name_that_loads(
         ("a.jsonl", b'{"n": 1}\n', {}, 422, "line 1: no text"),
         ("a.parquet", b"PAR1 not really", {}, 422, "Parquet"),
         ("a.csv", b'text\n"never closed\n', {}, 422, "CSV"),
-        ("tokenizer.json", b"{}", {"kind": "tokenizer"}, 422, "holds no tokenizer"),
+        ("tokenizer.json", b"{}", {"kind": "tokenizer"}, 422, "is not a tokenizer file"),
         ("tokenizer.json", b"\xff", {"kind": "tokenizer"}, 422, "UTF-8"),
         (
             "tokenizer.json",

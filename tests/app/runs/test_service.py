@@ -227,7 +227,7 @@ def test_a_pipeline_is_three_linked_runs(database: Database) -> None:
     with database.write() as session:
         runs = service.submit_pipeline(session, PipelineConfig(), "mine")
     assert [run.kind for run in runs] == ["teacher", "prune", "distill"]
-    assert [run.name for run in runs] == ["mine: teacher", "mine: prune", "mine: distil"]
+    assert [run.name for run in runs] == ["mine: teacher", "mine: prune", "mine: distill"]
     assert len({run.pipeline_id for run in runs}) == 1
     assert [run.state for run in runs] == ["queued", "waiting", "waiting"]
     distil = RUN_CONFIG.validate_python(runs[2].config)

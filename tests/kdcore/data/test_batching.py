@@ -154,7 +154,7 @@ def test_text_of_control_characters_only_is_refused(tokens: TokenizerInfo, tmp_p
     path = tmp_path / "a.txt"
     path.write_text("\x01\x02\n" * 40)
     text = open_corpus(FileCorpus(path=str(path)))
-    with pytest.raises(DataError, match="train split of the corpus holds no text"):
+    with pytest.raises(DataError, match="train split of the corpus contains no text"):
         tokenise(text, tokens, "train", tmp_path / "cache", ListSink())
 
 

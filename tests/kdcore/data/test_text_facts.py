@@ -171,7 +171,7 @@ def test_lines_are_counted_by_what_became_of_them(tokens: TokenizerInfo, tmp_pat
         "lines_too_unknown": 7,
     }
     hopeless = split_of("the\n" * 8 + "漢字漢 the\n" * 7, tmp_path / "b", tokens)
-    with pytest.raises(DataError, match=r"\(8 are too short, 7 hold too many unknown tokens\)"):
+    with pytest.raises(DataError, match=r"\(8 are too short, 7 have too many unknown tokens\)"):
         lines(hopeless, tokens, DistillLines(min_tokens=5), 512)
 
 

@@ -278,7 +278,7 @@ def test_rows_of_every_format_give_the_same_documents(tmp_path: Path) -> None:
         ("[1]", "line 2: a JSON list"),
         ("[" * 100_000, "line 2: not a JSON object"),
         ('{"text": ' + "9" * 10_000 + "}", "line 2: not a JSON object"),
-        ('{"text": 3, "body": "x"}', "line 2: 'text' holds a JSON int, not text; .*: 'body'"),
+        ('{"text": 3, "body": "x"}', "line 2: 'text' contains a JSON int, not text; .*: 'body'"),
         ('{"body": "x"}', "line 2: no column 'text'"),
     ],
 )
@@ -290,7 +290,7 @@ def test_malformed_json_is_refused_by_line(tmp_path: Path, line: str, message: s
 
 def test_half_a_surrogate_pair_is_no_character(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '{"text": "one"}\n' + r'{"text": "a\ud800b"}')
-    with pytest.raises(DataError, match=r"a\.jsonl, line 2: 'text' holds half of a character"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: 'text' contains half of a character"):
         documents(path)
     whole = written(tmp_path, "b.jsonl", r'{"text": "a\ud83d\ude00b"}')
     assert documents(whole) == ["a\U0001f600b"]

@@ -199,7 +199,7 @@ def test_unreadable_tokenizers_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not UTF-8: an invalid byte at byte 6"):
         tokens_from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match=r"tokenizer\.json holds no tokenizer"):
+    with pytest.raises(DataError, match=r"tokenizer\.json is not a tokenizer file"):
         tokens_from_folder(tmp_path)
 
 

@@ -447,5 +447,5 @@ def test_devices_are_named_or_counted() -> None:
     assert TorchrunEnv(1, 2, 1).own("cuda") == "cuda:1"
     assert TorchrunEnv(5, 8, 1).own("auto") == "auto:1"
     assert TorchrunEnv(1, 2, 1).own("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="start one each"):
+    with pytest.raises(ConfigError, match="start one per device"):
         TorchrunEnv(2, 3, 2).own("cpu,cpu")

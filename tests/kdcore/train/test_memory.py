@@ -83,7 +83,7 @@ def test_without_memory_an_update_is_repeated_in_halves(
     tried, sink = memory_for(PARTS // 2, monkeypatch), ListSink()
     execute(config, tmp_path / "halved", sink, cache_dir=cache_dir, device="cpu")
     assert tried == [PARTS, *[PARTS // 2] * 4 * config.schedule.max_steps]
-    assert "no memory for 64 tokens at once: from step 1 on 32" in messages(sink)
+    assert "out of memory with microbatches of 64 tokens: using 32 from step 1" in messages(sink)
     assert "no longer bit-for-bit reproducible" in messages(sink)
     # Nothing of the update that failed is left: it is as if the parts had been small before.
     ours, theirs = weights(tmp_path / "halved"), weights(tmp_path / "small")
@@ -143,7 +143,7 @@ def test_a_resumed_training_takes_what_still_fits(
     execute(config, tmp_path, sink, lambda: next(stop), cache_dir, "cpu")
     first = False
     execute(config, tmp_path, sink, cache_dir=cache_dir, device="cpu")
-    said = "64 tokens went through the model at once so far, now 32"
+    said = "microbatch size reduced from 64 to 32 tokens"
     assert (said in messages(sink)) == (fitting < PARTS)
     saved = sorted((tmp_path / "checkpoints").glob("step-*/state.json"))
     assert f'"tokens_at_once": {fitting}' in saved[-1].read_text()

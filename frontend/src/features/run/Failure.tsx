@@ -36,7 +36,7 @@ const ADVICE: Record<string, { title: string; advice: string }> = {
       "Several attempts found the GPU missing, busy or broken. Check the Workers page and the GPU driver of the host, then duplicate the run.",
   },
   worker_lost: {
-    title: "Connection to the workers was lost",
+    title: "The run was lost repeatedly",
     advice: "Several attempts ended without progress. Check the worker's host and its log.",
   },
   internal: {

@@ -162,7 +162,7 @@ function NextStep({ run }: { run: RunDetail }) {
       size="xs"
       variant="light"
     >
-      Distil
+      Distill
     </LinkButton>
   );
 }

@@ -85,7 +85,7 @@ function ReportTable({ report }: { report: PruneReport }) {
         data={[
           { value: "all", label: `All ${report.length}` },
           { value: "copied", label: `Copied ${count("copied")}` },
-          { value: "fresh", label: `Random ${count("fresh")}` },
+          { value: "fresh", label: `Randomly initialised ${count("fresh")}` },
           { value: "dropped", label: `Dropped ${count("dropped")}` },
         ]}
       />

@@ -101,8 +101,8 @@ function Presets() {
           No runs yet
         </Title>
         <Text c="dimmed" maw={640}>
-          Train a teacher with LayerDrop, prune it to a student, then distil the student. Start from
-          a preset; every setting can be changed before you submit.
+          Train a teacher with LayerDrop, prune it to a student, then distill the student. Start
+          from a preset; every setting can be changed before you submit.
         </Text>
       </div>
       <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }}>

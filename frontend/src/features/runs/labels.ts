@@ -5,10 +5,10 @@ import { formatCount, formatEta } from "@/lib/format";
 export const KIND_LABELS: Record<RunKind, string> = {
   teacher: "Teacher",
   prune: "Prune",
-  distill: "Distil",
+  distill: "Distill",
 };
 
-export const FINAL_STATES: ReadonlySet<RunState> = new Set([
+const FINAL_STATES: ReadonlySet<RunState> = new Set([
   "succeeded",
   "failed",
   "cancelled",

@@ -30,8 +30,8 @@ import type { Node } from "./schema";
 const TABS: { kind: FormKind; label: string; hint: string; submit: string }[] = [
   {
     kind: "pipeline",
-    label: "Whole pipeline",
-    hint: "Trains a teacher, prunes it to a student and distils the student: three linked runs.",
+    label: "Full pipeline (3 runs)",
+    hint: "Trains a teacher, prunes it to a student and distills the student: three linked runs.",
     submit: "Submit three runs",
   },
   {
@@ -48,7 +48,7 @@ const TABS: { kind: FormKind; label: string; hint: string; submit: string }[] = 
   },
   {
     kind: "distill",
-    label: "Distil",
+    label: "Distill",
     hint: "Trains a student on a teacher's soft targets.",
     submit: "Submit run",
   },

@@ -68,9 +68,9 @@ export function WorkersPage() {
           Workers
         </Title>
         <Text size="sm" c="dimmed">
-          Each worker uses one device and trains one run at a time. Start one with{" "}
-          <Code>halflayer worker</Code> on any machine that can reach the database, the broker and
-          the file store.
+          Each worker uses one device or one group of devices and trains one run at a time. Start
+          one with <Code>halflayer worker</Code> on any machine that can reach the database, the
+          broker and the file store.
         </Text>
       </div>
       <DataTable
