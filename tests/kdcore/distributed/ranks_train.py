@@ -20,6 +20,7 @@ import kdcore.cli
 import kdcore.loss.objectives
 import kdcore.process
 import kdcore.run
+from kdcore.distributed.torchrun import end_at_once
 
 RANK = int(os.environ["RANK"])
 
@@ -74,4 +75,4 @@ def main(notes: Path, fault: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    end_at_once(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
