@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 ranks_train.py NOTES FAULT run --config ...
 
-NOTES is a folder for what each process had in the end; FAULT is what befalls process 1: `none`,
+NOTES is a folder for what each process had in the end; FAULT is what happens to process 1: `none`,
 `layers` (it drops others), `weights` (one bit of its own flips), `memory` (it has none left),
 `device` (its GPU breaks) or `device memory` (its GPU has none).
 """
