@@ -288,7 +288,7 @@ def test_distil_result(
     # Of 600 lines; the model reads 32 tokens, so that the longest are split in two.
     pieces = summary["lines"] + summary["lines_too_short"] + summary["lines_too_unknown"]
     assert pieces == 600 + summary["lines_split"] > 600
-    words = f"distilling on {summary['lines']:,} lines; {summary['lines_too_short']:,} are left out"
+    words = f"distilling on {summary['lines']:,} lines; {summary['lines_too_short']:,} were dropped"
     assert any(words in event.message for event in sink.of_type(Log))
     assert summary["layers"] == 2
     assert summary["layer_drop"] == 0.3

@@ -361,7 +361,7 @@ def test_a_failure_of_one_process_ends_all_with_its_code(
     assert failed.code == code, failed
     assert re.search(words, failed.message)
     # All halve the parts together, and once.
-    halved = [e for e in read_events(out) if isinstance(e, Log) and "at once: from" in e.message]
+    halved = [e for e in read_events(out) if isinstance(e, Log) and "microbatches of" in e.message]
     assert len(halved) == (fault == "device memory")
     assert not (out / "model").exists()
 
