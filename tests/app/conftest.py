@@ -25,7 +25,7 @@ NOBODY_LISTENS = "redis://127.0.0.1:1/0"
 
 @dataclass
 class Api:
-    """One application, and ways to talk to it as somebody."""
+    """One application, and clients with different credentials."""
 
     app: FastAPI
     client: TestClient

@@ -136,7 +136,7 @@ def _use(connection: Connection, table: Table, columns: list[str]) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_its_checkpoint_is_gone_on_from(release: Path, broker_url: str, tmp_path: Path) -> None:
+def test_it_resumes_from_its_checkpoint(release: Path, broker_url: str, tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data", broker_url=broker_url)
     in_place(release, settings)
     upgrade(settings.resolved_database_url)

@@ -119,7 +119,7 @@ def test_what_another_process_puts_or_removes_is_seen_at_once(
     assert ours.keys("work") == ours.names("work") == []
 
 
-def test_a_store_that_is_away_is_503_in_words(
+def test_an_unavailable_store_is_503_with_a_message(
     make_api: Callable[..., Api],
     s3: S3Server,
     monkeypatch: pytest.MonkeyPatch,

@@ -109,7 +109,7 @@ def launch(
 
 
 def stop(installation: Installation, timeout_s: float = 20) -> None:
-    """Ctrl-C, and proof that nobody is left."""
+    """Ctrl-C, and proof that no process is left."""
     everybody = installation.processes() if installation.process.poll() is None else []
     installation.process.send_signal(signal.SIGINT)
     installation.process.wait(timeout=timeout_s)

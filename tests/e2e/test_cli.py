@@ -64,7 +64,7 @@ def test_a_download_resumes_and_repairs(
     whole = weights.read_bytes()
     assert guesses(folder)
 
-    # Half a file under the temporary name is continued; a damaged one is fetched anew.
+    # Half a file under the temporary name is continued; a damaged one is fetched again.
     weights.unlink()
     (folder / "model.safetensors.part").write_bytes(whole[: len(whole) // 2])
     (folder / "config.json").write_text("{}")
@@ -138,9 +138,9 @@ def test_tokens_open_what_their_scope_says(installation: Installation) -> None:
 
 def test_no_server_is_said_in_one_line(installation: Installation, tmp_path: Path) -> None:
     elsewhere = ("--data-dir", str(tmp_path))
-    nobody = installation.halflayer("runs", "list", *elsewhere)
-    assert nobody.returncode == 3
-    assert "halflayer up" in nobody.stderr
+    answer = installation.halflayer("runs", "list", *elsewhere)
+    assert answer.returncode == 3
+    assert "halflayer up" in answer.stderr
     closed = installation.halflayer(
         "runs", "list", "--server", "http://127.0.0.1:9", "--token", "x"
     )

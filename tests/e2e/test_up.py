@@ -1,4 +1,4 @@
-"""`halflayer up` starts whole, moves aside for a taken port, and leaves nobody behind."""
+"""`halflayer up` starts, avoids a taken port, and leaves no process behind."""
 
 import socket
 import subprocess
@@ -24,7 +24,7 @@ def started(tmp_path: Path) -> Iterator[Installation]:
             holder.bind(("127.0.0.1", 8000))
             holder.listen()
         except OSError:
-            pass  # somebody else holds it already
+            pass  # another process has it already
         running = start(tmp_path / "data")
         try:
             running.link()
@@ -49,7 +49,7 @@ def test_a_taken_port_is_avoided_and_ctrl_c_ends_all(started: Installation) -> N
     assert not (started.data_dir / "server.json").exists()
 
 
-def test_nobody_outlives_an_up_that_was_killed(started: Installation) -> None:
+def test_no_process_outlives_a_killed_up(started: Installation) -> None:
     everybody = started.processes()
     started.process.kill()
     started.process.wait()
@@ -95,7 +95,7 @@ def test_the_next_up_ends_what_one_killed_with_its_reaper_left(started: Installa
         stop(again)
 
 
-def test_an_up_whose_reader_is_gone_serves_on_and_ends_in_good_order(started: Installation) -> None:
+def test_an_up_with_a_closed_pipe_keeps_serving_and_stops_cleanly(started: Installation) -> None:
     """`halflayer up | head -1`, and a terminal that is closed."""
     stop(started)
     up = subprocess.Popen(

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.local.embedded_broker import free_port
 from app.local.state import read_token
 from kdcore import __version__
 from tests.e2e.conftest import Installation, launch, stop
@@ -83,13 +84,14 @@ def parts(name: str) -> set[Path]:
 
 @pytest.fixture(scope="module")
 def alone(bin_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """`halflayer up` with an empty home, in an empty folder, with no settings at all."""
+    """`halflayer up` with an empty home, in an empty folder, with no setting but a free port."""
     folder = tmp_path_factory.mktemp("alone")
     cwd, home = folder / "current", folder / "home"
     cwd.mkdir()
     home.mkdir()
     running = launch(
         (str(bin_dir / "halflayer"),),
+        *("--port", str(free_port())),
         environment={
             "PATH": f"{bin_dir}:/usr/bin:/bin",
             "HOME": str(home),

@@ -45,7 +45,7 @@ def carry_out(
     stop_after: int | None = None,
     max_tokens_per_microbatch: int | None = None,
 ) -> dict[str, Any]:
-    """One run; `waits` are those of its last update."""
+    """One run; `waits` are those of its last step."""
     tensors.operations.clear()
     kdcore.device._TOKENS_AT_ONCE["cuda"] = max_tokens_per_microbatch or 1 << 15
     sink = Sink(stop_after)

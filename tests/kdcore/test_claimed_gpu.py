@@ -1,7 +1,7 @@
 """The GPU path on tensors that hold CPU data and claim to be on a GPU, against the CPU's own.
 
 An operation that mixes devices raises, and what would make the host wait for the GPU within an
-update is counted: nothing may. What the kernels of a real GPU do cannot be seen here.
+step is counted: nothing may. What the kernels of a real GPU do cannot be seen here.
 """
 
 import json
@@ -189,7 +189,7 @@ def test_the_gpu_path_trains_in_bf16(both: Both) -> None:
 
 
 @pytest.mark.parametrize("name", [*RUNS, "bf16"])
-def test_within_an_update_the_host_never_waits(both: Both, name: str) -> None:
+def test_within_a_step_the_host_never_waits(both: Both, name: str) -> None:
     """Or it would not have the next work ready when the GPU has done this."""
     assert both.found[name]["waits"] == {}
     assert "aten::_local_scalar_dense" in both.found[name]["operations"], "to log, it must"

@@ -358,7 +358,7 @@ def test_fresh_student(
     assert ended.summary["layers"] == 1
 
 
-def test_loss_that_explodes_names_update_and_batch(
+def test_loss_that_explodes_names_step_and_batch(
     corpus: FileCorpus, cache_dir: Path, tmp_path: Path
 ) -> None:
     config = teacher_config(
@@ -611,7 +611,7 @@ def test_the_hub_fails_fast_and_says_what_to_do(
     changes: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A port of this machine on which nobody listens: the same everywhere, with or without network.
+    # A closed port of this machine: the same everywhere, with or without network.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubUnavailable, match="cannot be reached"):
         execute(teacher_config(corpus, **changes), tmp_path, ListSink(), device="cpu")

@@ -231,11 +231,11 @@ time.sleep(600)
     assert not (here.work_dir / run_id).exists()
 
 
-def test_checkpoints_whose_points_can_no_longer_be_recorded_are_not_gone_on_from(
+def test_checkpoints_whose_points_can_no_longer_be_recorded_are_not_resumed_from(
     here: Settings, store: Store, make_tools: MakeTools, database: Database, trainer: Script
 ) -> None:
     """Attempt 1 was cut off here at update 30, attempt 2 elsewhere went on from its copy of 20 and
-    was lost: the points up to 30 are in a file that nobody reads any more."""
+    was lost: the points up to 30 are in a file that is not read any more."""
     run_id = add_run(
         database, attempt=2, tail_attempt=2, checkpoint_step=24, claimed_checkpoint_step=20
     )
@@ -250,7 +250,7 @@ def test_checkpoints_whose_points_can_no_longer_be_recorded_are_not_gone_on_from
     assert (run.checkpoint_step, run.claimed_checkpoint_step) == (20, 20)
 
 
-def test_with_no_copy_the_run_begins_anew_and_says_so(
+def test_without_a_copy_the_run_restarts_and_says_so(
     there: Settings, make_tools: MakeTools, database: Database, trainer: Script
 ) -> None:
     run_id = add_run(
@@ -278,7 +278,7 @@ def test_a_result_waits_for_a_store_that_is_away(
     def put_file(self: Store, local: Path, key: str) -> None:
         if len(refused) < 2:
             refused.append(key)
-            raise StoreUnavailable("nobody answers")
+            raise StoreUnavailable("no answer")
         real(self, local, key)
 
     monkeypatch.setattr(Store, "put_file", put_file)
@@ -328,7 +328,7 @@ def test_an_upload_is_fetched_once_for_each_host_and_verified(
         fetch(3)
 
 
-def test_tidying_spares_what_runs_still_need(
+def test_cleanup_keeps_what_runs_still_need(
     here: Settings, store: Store, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_text("x")
@@ -347,7 +347,7 @@ def test_tidying_spares_what_runs_still_need(
     )
 
 
-def test_tidying_a_host_by_itself_spares_what_it_does_not_know(
+def test_cleanup_of_a_single_host_keeps_unknown_files(
     settings: Settings, database: Database
 ) -> None:
     """A run that was taken back, and then cancelled while it was queued, leaves its folder."""

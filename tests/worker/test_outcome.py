@@ -113,7 +113,7 @@ def test_a_stop_is_a_stop_if_we_asked_and_a_loss_if_not(status: int) -> None:
     assert isinstance(judge(status), Lost)
 
 
-def test_the_oom_killer_is_told_from_a_kill() -> None:
+def test_the_oom_killer_is_distinguished_from_a_kill() -> None:
     outcome = judge(-signal.SIGKILL, oom_killed=True)
     assert isinstance(outcome, Failed)
     assert outcome.code == "oom_host"

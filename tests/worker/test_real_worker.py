@@ -242,7 +242,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_resumes(
             cancel(session, run_id)
         wait_for(lambda: run_row(database, run_id).state == RunState.CANCELLED, 40)
     assert len({(s, a) for s, a, _ in found}) == len(found), "no point twice"
-    assert {s for s, a, _ in found if a == 1} == steps_said, "what nobody had read is read later"
+    assert {s for s, a, _ in found if a == 1} == steps_said, "what was not read yet is read later"
     steps = {s for s, _, _ in found}
     assert steps == set(range(1, max(steps) + 1)), "no gap"
 

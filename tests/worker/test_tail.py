@@ -48,7 +48,7 @@ def test_half_a_line_waits_for_its_other_half(tail: Tail) -> None:
     assert steps(read_all(tail)) == [2]
 
 
-def test_half_a_line_at_the_end_is_told_of(tail: Tail) -> None:
+def test_half_a_line_at_the_end_is_reported(tail: Tail) -> None:
     tail.workspace.events.write_bytes(metrics(1) + metrics(2)[:10])
     first, second = read_all(tail, final=True)
     assert first == Metrics(step=1, values={"loss": 1.0})

@@ -17,7 +17,7 @@ from worker.workspace import Workspace
 pytestmark = pytest.mark.integration
 
 
-def test_the_trainer_leaves_when_its_supervisor_is_gone(tmp_path: Path) -> None:
+def test_the_trainer_exits_when_its_supervisor_has_died(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, 1)
     workspace.create()
     config = TeacherConfig()
@@ -65,13 +65,13 @@ def test_the_process_that_stood_by_becomes_the_trainer(tmp_path: Path) -> None:
     assert trainer.pid == waiting
     assert wait_for_end(trainer) == 2
     assert "layer_drop: Input should be less than 1" in workspace.stderr.read_text()
-    # Nobody stands by now: the next one is started anew, and does the same.
+    # There is no standby process now: the next one is started, and does the same.
     again = Trainer(command, workspace, 1.0, standby)
     assert again.pid != waiting
     assert wait_for_end(again) == 2
 
 
-def test_one_who_died_standing_by_is_replaced(tmp_path: Path) -> None:
+def test_a_dead_standby_process_is_replaced(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, 1)
     workspace.create()
     workspace.config.write_text("{}")

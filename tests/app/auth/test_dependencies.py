@@ -103,7 +103,7 @@ def sign_in(api: Api, scope: Scope = "admin", **headers: str) -> Any:
     return api.client.post("/api/v1/session", json=body, headers=headers)
 
 
-def test_a_sign_in_link_works_once_and_becomes_a_careful_cookie(api: Api) -> None:
+def test_a_sign_in_link_works_once_and_sets_a_hardened_cookie(api: Api) -> None:
     body = {"token": api.token("submit", "login")}
     response = api.client.post("/api/v1/session", json=body)
     assert response.json() == {"scope": "submit"}
@@ -120,7 +120,7 @@ def test_an_api_token_is_no_sign_in_link(api: Api) -> None:
     assert api.client.post("/api/v1/session", json=body).status_code == 401
 
 
-def test_cookies_are_sent_over_https_only_when_told(make_api: Callable[..., Api]) -> None:
+def test_cookies_are_https_only_where_configured(make_api: Callable[..., Api]) -> None:
     assert "secure" in sign_in(make_api(secure_cookies=True)).headers["set-cookie"].lower()
 
 

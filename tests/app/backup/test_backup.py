@@ -233,7 +233,7 @@ def test_what_is_restored_is_what_was_saved(
         assert file.read() == WEIGHTS
 
 
-def test_runs_in_hand_go_on_from_their_checkpoint(
+def test_unfinished_runs_resume_from_their_checkpoint(
     source: Settings, target: Settings, tmp_path: Path
 ) -> None:
     folder, _ = back_up(source, tmp_path)
@@ -321,7 +321,7 @@ def test_half_a_backup_is_refused(small: Settings, tmp_path: Path) -> None:
         check_backup(folder, NullProgress())
 
 
-def test_what_is_gone_or_damaged_is_said(small: Settings, tmp_path: Path) -> None:
+def test_missing_or_damaged_files_are_reported(small: Settings, tmp_path: Path) -> None:
     Path(small.data_dir / "artifacts/done00000000/1/model.safetensors").unlink()
     (small.uploads_dir / "dataset00000" / "data.txt").write_bytes(TEXT[:-1] + b"?")
     folder, manifest = back_up(small, tmp_path)
@@ -376,7 +376,7 @@ def test_what_is_there_counts(small: Settings, tmp_path: Path) -> None:
     assert (len(found.runs), found.datasets, found.files) == (4, ["dataset00000"], True)
 
 
-def test_with_force_the_old_gives_way(source: Settings, tmp_path: Path) -> None:
+def test_force_replaces_the_installation(source: Settings, tmp_path: Path) -> None:
     folder, manifest = back_up(source, tmp_path)
     database = Database(source.resolved_database_url)
     with database.write() as session:

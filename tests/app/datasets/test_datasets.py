@@ -130,7 +130,7 @@ def test_tokenizers_are_kept_under_the_name_that_loads(
         ("a.txt", b"x", {"name": "x" * 5000}, 422, "too long"),
     ],
 )
-def test_what_no_run_could_use_is_refused_in_words_and_leaves_nothing(
+def test_an_unusable_upload_is_refused_with_a_message_and_leaves_nothing(
     api: Api, filename: str, data: bytes, fields: dict[str, str], status: int, words: str
 ) -> None:
     response = upload(api, filename, data, **fields)
@@ -213,7 +213,7 @@ def test_column_names_beyond_the_row_are_left_out(api: Api) -> None:
 
 
 @pytest.mark.integration
-def test_a_disk_that_fills_up_during_an_upload_is_told_and_nothing_stays(api: Api) -> None:
+def test_a_disk_that_fills_up_during_an_upload_is_reported_and_nothing_stays(api: Api) -> None:
     def body() -> Iterator[bytes]:
         yield b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
         for _ in range(70):

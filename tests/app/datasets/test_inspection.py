@@ -32,7 +32,7 @@ def answer(path: Path, format: DatasetFormat) -> object:
 
 
 @pytest.mark.parametrize(("format", "data"), FILES)
-def test_here_and_apart_say_the_same(
+def test_checks_in_process_and_apart_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: DatasetFormat, data: bytes
 ) -> None:
     path = tmp_path / "upload"

@@ -79,7 +79,7 @@ def test_torch_is_looked_at_in_a_process_of_its_own() -> None:
     assert "PyTorch 2" in found[0].detail
 
 
-def test_a_data_folder_in_order_has_nothing_to_mend(tmp_path: Path) -> None:
+def test_a_data_folder_in_order_has_no_problems(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     found = statuses(machine.data_folder(Settings(data_dir=tmp_path)))
     assert found["data folder"] == "ok"
@@ -170,7 +170,7 @@ def test_a_database_of_a_newer_version(sqlite_url: str) -> None:
     assert "newer" in newer.detail
 
 
-def test_a_database_that_is_away_or_missing(tmp_path: Path) -> None:
+def test_an_unreachable_or_missing_database_is_reported(tmp_path: Path) -> None:
     away = Settings(database_url="postgresql://me:secret@127.0.0.1:1/x")
     found = the_one(services.database(away), "failed")
     assert "secret" not in found.detail
@@ -238,7 +238,7 @@ def test_no_worker_at_all(impatient: Settings, db: Database) -> None:
     assert the_one(services.workers(impatient, db), "failed").remedy == "halflayer worker"
 
 
-def test_a_worker_that_beats_beside_one_that_does_not(impatient: Settings, db: Database) -> None:
+def test_a_live_worker_beside_a_lost_one(impatient: Settings, db: Database) -> None:
     add_worker(db, "alive")
     add_worker(db, "silent", hostname="gone")
     add_worker(db, "left", stopped_at=utc_now())
@@ -248,7 +248,7 @@ def test_a_worker_that_beats_beside_one_that_does_not(impatient: Settings, db: D
     assert "gone" in found[1].detail
 
 
-def test_a_clock_that_is_off_makes_no_worker_dead(impatient: Settings, db: Database) -> None:
+def test_clock_skew_does_not_mark_workers_lost(impatient: Settings, db: Database) -> None:
     add_worker(db, "alive", seen_at=utc_now() - timedelta(hours=1))
     with beating(db, "alive"):
         assert statuses(services.workers(impatient, db)) == {"workers": "ok"}
@@ -293,7 +293,7 @@ def test_one_broken_check_does_not_hide_the_others(
     monkeypatch.setattr(machine, "torch", breaks)
     found = statuses(examine(lambda: impatient))
     assert found["torch"] == "failed"
-    # Nothing has migrated it, and nobody serves it.
+    # It is neither migrated nor served.
     assert (found["database"], found["api"], found["workers"]) == ("failed", "failed", "skipped")
     assert set(found) == {
         *("python", "settings", "torch", "data folder", "permissions", "free space", "page"),

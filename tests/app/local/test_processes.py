@@ -84,7 +84,7 @@ def python_child(code: str, log_file: Path) -> Child:
     return Child("child", [sys.executable, "-c", code], dict(os.environ), log_file)
 
 
-def test_a_child_that_fell_over_is_started_anew(tmp_path: Path) -> None:
+def test_a_crashed_child_is_restarted(tmp_path: Path) -> None:
     children = Children(tmp_path / "children.json", print)
     child = python_child(SLEEP, tmp_path / "child.log")
     try:
@@ -259,7 +259,7 @@ def test_a_log_is_cut_while_its_child_writes_on(
     assert "\0" not in log.read_text()
 
 
-def test_stop_ends_the_deaf_and_their_children(tmp_path: Path) -> None:
+def test_stop_kills_children_that_ignore_sigterm(tmp_path: Path) -> None:
     children = Children(tmp_path / "children.json", print)
     child = python_child(STUBBORN, tmp_path / "child.log")
     children.start(child)

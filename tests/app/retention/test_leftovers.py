@@ -157,7 +157,7 @@ def test_a_large_upload_is_given_the_time_that_its_check_may_take(api: Api) -> N
 
 
 @pytest.mark.usefixtures("later")
-def test_what_this_database_does_not_know_is_told_and_left(api: Api) -> None:
+def test_files_unknown_to_this_database_are_reported_and_kept(api: Api) -> None:
     """It may be the wrong database: a setting forgotten in this shell."""
     key = put(api, "strangerrun0/1/model.safetensors")
     upload = api.context.settings.uploads_dir / "strangerdata"

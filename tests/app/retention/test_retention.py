@@ -1,4 +1,4 @@
-"""Tidying removes what the policy lets go, and never what somebody still needs."""
+"""Cleanup removes what the policy allows, and never what is still needed."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_the_newest_of_each_kind_stay(api_everywhere: Api) -> None:
     assert clean_up(api, *teachers) == []
 
 
-def test_a_failed_run_is_no_good_one(api: Api) -> None:
+def test_failed_runs_do_not_count_as_results(api: Api) -> None:
     good, bad = ended(api, 5), ended(api, 1, RunState.FAILED)
     assert listed(api) == []
     assert clean_up(api, good, bad) == []
@@ -125,13 +125,13 @@ def test_work_goes_only_when_its_run_has_ended(api: Api, state: RunState) -> Non
     assert stranger.exists()
 
 
-def test_only_what_is_named_goes(api: Api) -> None:
+def test_only_the_given_runs_are_removed(api: Api) -> None:
     first, second, _newest = (ended(api, days) for days in (3, 2, 1))
     assert clean_up(api, second) == [second]
     assert has_file(api, first)
 
 
-def test_nobody_starts_from_files_that_are_gone(api: Api) -> None:
+def test_a_run_without_files_is_refused_as_input(api: Api) -> None:
     gone, _newest = ended(api, 3), ended(api, 1)
     assert clean_up(api, gone) == [gone]
     start = {"source": "run", "run_id": gone}

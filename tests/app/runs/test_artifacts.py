@@ -114,7 +114,7 @@ def test_who_has_the_file_gets_304(api: Api, run_id: str) -> None:
     assert api.get(url, headers={"if-none-match": '"other"'}).status_code == 200
 
 
-def test_a_resumed_download_of_another_file_starts_anew(api: Api, run_id: str) -> None:
+def test_a_resumed_download_of_another_file_starts_over(api: Api, run_id: str) -> None:
     url = f"/runs/{run_id}/artifacts/config.json"
     headers = {"range": "bytes=1-", "if-range": '"other"'}
     assert api.get(url, headers=headers).status_code == 200
@@ -180,7 +180,7 @@ def test_a_damaged_store_is_noticed_before_anything_is_sent(
 
 @pytest.mark.parametrize("position", [0, BLOCK_BYTES, len(WEIGHTS) - 1])
 @pytest.mark.parametrize("what", ["artifacts/model.safetensors", "checkpoint"])
-def test_damage_after_the_first_download_breaks_the_second_and_is_told_to_the_third(
+def test_damage_after_the_first_download_breaks_the_second_and_is_explained_to_the_third(
     api: Api, run_id: str, position: int, what: str
 ) -> None:
     url = f"/runs/{run_id}/{what}"

@@ -264,7 +264,7 @@ def test_lists_filter_search_and_page_newest_first(database: Database) -> None:
         assert service.list_runs(session, kind="teacher", offset=4, limit=9)[1] == 5
 
 
-def test_only_what_nobody_needs_can_be_deleted(database: Database) -> None:
+def test_only_unused_datasets_can_be_deleted(database: Database) -> None:
     teacher = succeeded(database)
     pruned = submit(database, "prune", teacher=ref(teacher))
     with pytest.raises(Conflict, match="cancel it first"), database.write() as session:

@@ -132,7 +132,7 @@ def test_a_run_is_queued_when_its_last_input_succeeds(database: Database, order:
 
 
 @pytest.mark.parametrize("end", ["fails", "is cancelled"])
-def test_what_waits_for_a_hopeless_run_is_skipped_all_the_way_down(
+def test_dependants_of_a_failed_run_are_skipped_all_the_way_down(
     database: Database, end: str
 ) -> None:
     teacher = add_run(database)
@@ -174,7 +174,7 @@ def test_a_stale_attempt_can_write_nothing(database: Database) -> None:
         assert session.get(Artifact, (run_id, "config.json")) is None
 
 
-def test_a_beat_in_the_last_moment_prevents_the_recovery(database: Database) -> None:
+def test_a_late_heartbeat_prevents_the_recovery(database: Database) -> None:
     run_id = add_run(database)
     attempt = claim(database, run_id)
     with database.write() as session:
@@ -194,7 +194,7 @@ def test_three_attempts_without_a_newer_checkpoint_are_enough(database: Database
     assert row(database, run_id).error_code == "worker_lost"
 
 
-def test_a_newer_checkpoint_makes_the_count_begin_anew(database: Database) -> None:
+def test_a_newer_checkpoint_resets_the_count(database: Database) -> None:
     run_id = add_run(database)
     for step in (10, 20, 30, 40, 50):
         attempt = claim(database, run_id)

@@ -42,7 +42,7 @@ def watch(sweeper: Sweeper, clock: Clock, seconds: float) -> None:
         sweeper.sweep()
 
 
-def test_a_silent_run_is_taken_back_after_the_lease_and_rung(
+def test_an_expired_lease_requeues_the_run(
     sweeper: Sweeper, clock: Clock, database: Database, job_queue: JobQueue
 ) -> None:
     run_id = add_run(database)
@@ -54,7 +54,9 @@ def test_a_silent_run_is_taken_back_after_the_lease_and_rung(
     assert job_queue.length() == 1
 
 
-def test_a_run_that_beats_is_left_alone(sweeper: Sweeper, clock: Clock, database: Database) -> None:
+def test_a_run_with_heartbeats_is_not_requeued(
+    sweeper: Sweeper, clock: Clock, database: Database
+) -> None:
     run_id = add_run(database)
     attempt = claim(database, run_id)
     for _ in range(6):
@@ -64,7 +66,7 @@ def test_a_run_that_beats_is_left_alone(sweeper: Sweeper, clock: Clock, database
     assert row(database, run_id).state == RunState.RUNNING
 
 
-def test_time_in_which_nobody_could_look_does_not_count(
+def test_time_without_sweeps_does_not_count(
     sweeper: Sweeper, clock: Clock, database: Database
 ) -> None:
     """The database was away, or this process was frozen, for an hour."""
@@ -76,7 +78,7 @@ def test_time_in_which_nobody_could_look_does_not_count(
     assert row(database, run_id).state == RunState.RUNNING
 
 
-def test_a_queued_run_is_rung_again_and_the_queue_never_floods(
+def test_a_queued_run_is_sent_again_and_the_queue_never_floods(
     sweeper: Sweeper, clock: Clock, database: Database, job_queue: JobQueue
 ) -> None:
     for _ in range(3):

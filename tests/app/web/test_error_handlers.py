@@ -93,7 +93,7 @@ def first(response: Any) -> tuple[str, str]:
         ({"kind": "teacher", "optimiser": 3}, "/config/optimiser", "must be an object"),
     ],
 )
-def test_a_wrong_config_is_named_by_pointer_and_in_words(
+def test_an_invalid_config_is_named_by_pointer_and_message(
     api: Api, config: dict[str, Any], where: str, words: str
 ) -> None:
     found, detail = first(api.post("/runs", {"config": config}))
@@ -130,7 +130,7 @@ def test_lines_that_the_models_cannot_read_are_refused_at_submit(
     assert first(api.post("/pipelines", body))[0] == where
 
 
-def test_the_pointer_leaves_out_the_variants_that_nobody_wrote() -> None:
+def test_the_pointer_leaves_out_variants_that_were_not_sent() -> None:
     body = {"config": {"kind": "distill", "teacher": {"source": "run", "run_id": 5}}}
     location = ("body", "config", "distill", "teacher", "run", "run_id")
     assert pointer(location, body) == "/config/teacher/run_id"
@@ -152,7 +152,7 @@ def test_a_name_is_one_line_of_text(api: Api, name: object) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000, b'{"a":}'])
-def test_malformed_json_is_refused_in_words(api: Api, body: bytes) -> None:
+def test_malformed_json_is_refused_with_a_message(api: Api, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     response = api.request("POST", "/runs", content=body, headers=headers)
     assert response.status_code in (400, 422)

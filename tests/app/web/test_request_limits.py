@@ -136,7 +136,7 @@ def test_headers_are_judged_before_the_body_arrives(
         assert got["allow"] == "GET, HEAD, POST"
 
 
-def test_a_refused_client_is_hung_up_on(served: Served) -> None:
+def test_a_refused_client_is_disconnected(served: Served) -> None:
     with sent(served, head("POST", "/api/v1/runs", Content_Length="1500000")) as link:
         assert until_closed(link).startswith(b"HTTP/1.1 401 ")
 
@@ -228,7 +228,7 @@ def test_a_connection_without_a_whole_request_is_closed(impatient: Served, begun
         assert until_closed(link).startswith(b"HTTP/1.1 408 " if begun else b"")
 
 
-def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(serve: Serve, tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_is_disconnected(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "assets").mkdir()
     with open(tmp_path / "assets" / "large.js", "wb") as file:
         file.truncate(100_000_000)
@@ -358,7 +358,7 @@ def test_a_body_of_two_lengths_is_refused(served: Served, lines: bytes) -> None:
         "http://127.0.0.1",
     ],
 )
-def test_a_host_that_is_none_is_400(served: Served, host: str) -> None:
+def test_an_invalid_host_is_400(served: Served, host: str) -> None:
     for path in ("/healthz", "/", "/api/v1/runs"):
         with sent(served, head("GET", path, Host=host, Connection="close")) as link:
             assert answer(link)[0] == 400
@@ -383,7 +383,7 @@ def test_a_host_that_is_none_is_400(served: Served, host: str) -> None:
         ("https://127.0.0.1", 401),
     ],
 )
-def test_an_origin_that_is_none_is_400_and_a_foreign_one_403(
+def test_an_invalid_origin_is_400_and_a_foreign_one_403(
     served: Served, origin: str, status: int
 ) -> None:
     request = head(

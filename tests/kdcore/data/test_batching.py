@@ -88,7 +88,7 @@ def flip_a_byte(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tokens.bin", "offsets.bin", "manifest.json"])
 @pytest.mark.parametrize("damage", [truncate, flip_a_byte, Path.unlink])
-def test_torn_or_damaged_entry_is_built_anew(text, tokens, tmp_path: Path, name, damage) -> None:
+def test_a_torn_or_damaged_entry_is_rebuilt(text, tokens, tmp_path: Path, name, damage) -> None:
     whole = np.array(tokenise(text, tokens, "validation", tmp_path, ListSink()).token_ids)
     [path] = tmp_path.glob(f"tokenised/*/{name}")
     damage(path)
@@ -186,7 +186,7 @@ def test_text_shorter_than_a_sequence_is_refused(split: TokenisedSplit) -> None:
         pack(split, 10_000_000)
 
 
-def test_lines_are_filtered_split_and_wrapped_anew(tokens: TokenizerInfo) -> None:
+def test_lines_are_filtered_split_and_wrapped_again(tokens: TokenizerInfo) -> None:
     unk = tokens.unk_id
     split = by_hand(
         [10, 11], [*range(20, 43)], [unk, unk, 12, 13], [unk, unk, unk, 12], [7] * 4, tokens=tokens

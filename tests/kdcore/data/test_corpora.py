@@ -151,7 +151,7 @@ def test_inspection_tells_documents_and_columns(tmp_path: Path) -> None:
         (b"text", "docx", r"must be a \.txt"),
     ],
 )
-def test_inspection_refuses_in_words(
+def test_inspection_refuses_with_a_message(
     tmp_path: Path, content: bytes, format: str, message: str
 ) -> None:
     path = tmp_path / "upload"

@@ -111,7 +111,7 @@ def test_training_is_cached_by_corpus_and_size(babel: FileCorpus, tmp_path: Path
     assert other.events
 
 
-def test_damaged_cache_is_trained_anew(corpus: FileCorpus, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_rebuilt(corpus: FileCorpus, tmp_path: Path) -> None:
     one = trained(corpus, tmp_path, 220, ListSink())
     [vocab] = tmp_path.glob("tokenizers/*/vocab.txt")
     vocab.write_text(vocab.read_text().replace("king", "kink"))
@@ -192,7 +192,7 @@ def test_tokenizer_without_mask_token_is_refused(tmp_path: Path) -> None:
         tokens_from_folder(vocab_folder(tmp_path / "vocab", [*SPECIAL_TOKENS[:4], "a"]))
 
 
-def test_unreadable_tokenizers_are_refused_in_words(tmp_path: Path) -> None:
+def test_unreadable_tokenizers_are_refused_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither tokenizer\.json nor vocab\.txt"):
         tokens_from_folder(tmp_path)
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")

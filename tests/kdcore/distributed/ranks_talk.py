@@ -76,7 +76,7 @@ def main(notes: Path) -> None:
             file.write(f"{ranks.rank} ")
     found["first to fail"] = ranks.claim_failure()
 
-    # torchrun sends the other one away, who shall still write what it has noticed.
+    # torchrun terminates the other process, which must still write what it has noticed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if ranks.rank == 1:
         (notes / "1.json").write_text(json.dumps(found))

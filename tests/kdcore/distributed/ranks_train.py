@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 ranks_train.py NOTES FAULT run --config ...
 
-NOTES is a folder for what each process had in the end; FAULT is what befalls process 1: `none`,
+NOTES is a folder for what each process had in the end; FAULT is what happens to process 1: `none`,
 `layers` (it drops others), `weights` (one bit of its own flips), `memory` (it has none left),
 `device` (its GPU breaks) or `device memory` (its GPU has none).
 """
@@ -20,6 +20,7 @@ import kdcore.cli
 import kdcore.loss.objectives
 import kdcore.process
 import kdcore.run
+from kdcore.distributed.torchrun import end_at_once
 
 RANK = int(os.environ["RANK"])
 
@@ -74,4 +75,4 @@ def main(notes: Path, fault: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    end_at_once(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -237,7 +237,7 @@ def test_two_devices_lose_as_one_does(
     assert math.isclose(ours["eval_loss"], theirs["eval_loss"], rel_tol=1e-5)
 
 
-def test_the_batch_of_an_update_is_dealt_out_whatever_its_parts(
+def test_the_batch_of_a_step_is_shared_whatever_its_microbatches(
     corpus: FileCorpus, cache_dir: Path, tmp_path: Path
 ) -> None:
     """One batch of three sequences, cut for two; dropout off, since it depends on the cuts."""
@@ -272,17 +272,17 @@ def test_both_drop_the_same_layers(teacher: Together) -> None:
     assert teacher.layers(1) == expected
 
 
-def test_only_one_of_them_speaks(teacher: Together) -> None:
+def test_only_the_main_process_logs(teacher: Together) -> None:
     said = [e.step for e in teacher.events if isinstance(e, CheckpointSaved)]
     assert said == list(range(1, UPDATES))
     (started,) = (e for e in teacher.events if isinstance(e, RunStarted))
     assert started.device.count("CPU") == 2
 
 
-# -------------------------------------------------------------------------- what may befall it
+# -------------------------------------------------------------------------- what may go wrong
 
 
-def test_whoever_is_killed_the_run_goes_on_to_the_same_bits(
+def test_after_a_kill_the_run_resumes_bit_for_bit(
     teacher: Together, cache_dir: Path, tmp_path: Path
 ) -> None:
     for victim in (0, 1, "launcher"):
@@ -308,7 +308,7 @@ def test_whoever_is_killed_the_run_goes_on_to_the_same_bits(
         load_file(tmp_path / "model" / "model.safetensors"),
         load_file(teacher.out / "model" / "model.safetensors"),
     )
-    # An update that was made again is said again; the later word counts, and is the same.
+    # A repeated step is logged again; the later event counts, and is the same.
     assert points(read_events(tmp_path, torn=True)) == points(teacher.events)
 
 
@@ -348,7 +348,7 @@ def test_a_request_to_stop_is_agreed_on_and_one_device_can_go_on(
         ("weights", "internal", r"differ in the weights after step \d+"),
     ],
 )
-def test_what_befalls_one_ends_all_with_its_code(
+def test_a_failure_of_one_process_ends_all_with_its_code(
     fault: str, code: str, words: str, corpus: FileCorpus, cache_dir: Path, tmp_path: Path
 ) -> None:
     config = teacher_config(corpus, schedule=Schedule(batch_size=4, max_steps=30).model_dump())

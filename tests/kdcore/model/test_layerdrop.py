@@ -1,4 +1,4 @@
-"""LayerDrop drops the expected share, anew at every update, and never in evaluation."""
+"""LayerDrop drops the expected share, redrawn at every step, and never in evaluation."""
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def test_keeps_the_expected_share_of_every_layer() -> None:
     assert all(abs(count / updates - (1 - rate)) < 0.036 for count in kept)
 
 
-def test_is_drawn_anew_at_every_update_and_repeats_for_the_same_one() -> None:
+def test_layers_are_redrawn_at_every_step_and_repeat_for_the_same_step() -> None:
     draws = [tuple(layers_active(12, 0.5, seed=0, step=step)) for step in range(50)]
     assert len(set(draws)) > 40
     assert draws == [tuple(layers_active(12, 0.5, seed=0, step=step)) for step in range(50)]

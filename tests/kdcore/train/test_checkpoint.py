@@ -58,7 +58,7 @@ def damage(folder: Path) -> None:
 
 
 def test_damaged_ones_do_not_crowd_out_the_good_ones(tmp_path: Path) -> None:
-    """All that is there is damaged, so training begins anew: what it saves must stay."""
+    """All that is there is damaged, so training restarts: what it saves must stay."""
     checkpointer = Checkpointer(tmp_path)
     for step in range(10, 10 + KEEP):
         damage(save(checkpointer, step)[1])

@@ -68,7 +68,7 @@ def test_libraries_say_in_their_own_words_that_the_host_is_full(
     ],
 )
 def test_the_device_is_out_of_memory(tmp_path: Path, error: Exception) -> None:
-    """As PyTorch words it; on a machine without a GPU nobody can make it say so."""
+    """As PyTorch words it; on a machine without a GPU it cannot be provoked."""
     with (
         pytest.raises(DeviceOutOfMemory, match="use a smaller model") as caught,
         map_machine_errors(tmp_path),

@@ -70,7 +70,7 @@ def messages(sink: ListSink) -> str:
     return "\n".join(event.message for event in sink.of_type(Log))
 
 
-def test_without_memory_an_update_is_repeated_in_halves(
+def test_without_memory_a_step_is_repeated_in_halves(
     config: TeacherConfig,
     cache_dir: Path,
     tmp_path: Path,
@@ -85,7 +85,7 @@ def test_without_memory_an_update_is_repeated_in_halves(
     assert tried == [PARTS, *[PARTS // 2] * 4 * config.schedule.max_steps]
     assert "no memory for 64 tokens at once: from step 1 on 32" in messages(sink)
     assert "no longer bit-for-bit reproducible" in messages(sink)
-    # Nothing of the update that failed is left: it is as if the parts had been small before.
+    # Nothing of the failed step is left: as if the microbatches had been small before.
     ours, theirs = weights(tmp_path / "halved"), weights(tmp_path / "small")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     saved = sorted((tmp_path / "halved" / "checkpoints").glob("step-*/state.json"))

@@ -49,7 +49,7 @@ def test_checkpoints_take_at_most_a_hundredth_of_the_time(time: Time) -> None:
     assert clock.checkpoint_due()
 
 
-def test_zero_saves_after_every_update_whatever_it_takes(time: Time) -> None:
+def test_zero_saves_after_every_step_whatever_it_takes(time: Time) -> None:
     clock = TrainingTimer(0, 10, 0.0, Reporting(checkpoint_every_s=0))
     with clock.saving():
         time.now_s += 30

@@ -1,4 +1,4 @@
-"""The first update that went wrong is found, also where nobody asks before later ones."""
+"""The first step that went wrong is found, even if it is asked for after later ones."""
 
 import pytest
 import torch

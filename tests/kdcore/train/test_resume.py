@@ -1,4 +1,4 @@
-"""Resumed from every update of a short run: the same weights, curves and figures, bit for bit.
+"""Resumed from every step of a short run: the same weights, metrics and results, bit for bit.
 
 With all that draws random numbers or carries state at once: dropped layers, dropout, accumulation
 with a last part that is short, warm-up, weight decay, several passes over the text.
@@ -178,7 +178,7 @@ def assert_same(
         assert summary[name] == expected[name], name
 
 
-def test_every_update_resumes_bit_for_bit(
+def test_every_step_resumes_bit_for_bit(
     config: Config, whole: tuple[Path, Keeper], cache_dir: Path, tmp_path: Path
 ) -> None:
     assert sorted(int(path.name) for path in whole[1].kept.iterdir()) == list(range(1, UPDATES))
@@ -230,7 +230,7 @@ class StopsWhileEvaluating(ListSink):
 def test_a_stop_does_not_wait_for_an_evaluation_and_loses_nothing(
     config: Config, whole: tuple[Path, Keeper], cache_dir: Path, tmp_path: Path
 ) -> None:
-    """As long as evaluating a whole split takes, nobody waits for a run to leave."""
+    """A stop does not wait for the evaluation of a whole split."""
     steps = [*([0] if isinstance(config, DistillConfig) else []), UPDATES // 2, UPDATES]
     for number, step in enumerate(steps):
         folder, first, sink = tmp_path / str(step), StopsWhileEvaluating(number), ListSink()

@@ -61,7 +61,7 @@ def test_the_window_forgets_what_is_old(size_bytes: int) -> None:
     assert chunk.startswith(b"%d;" % (reach + 1))
 
 
-def test_after_a_long_gap_the_window_starts_afresh() -> None:
+def test_after_a_long_gap_the_window_restarts() -> None:
     channel = Channel()
     channel.apply(look(0, 10))
     channel.apply(look(5000, 6000, version=2))
@@ -74,7 +74,7 @@ def test_one_event_greater_than_a_chunk_still_comes() -> None:
     assert concat([], 9) == (b"", 9)
 
 
-def test_a_change_while_a_client_is_busy_is_not_slept_through() -> None:
+def test_a_change_while_a_client_is_busy_is_delivered() -> None:
     async def scene() -> None:
         channel = Channel()
         changes = [channel.next_change() for _ in range(120)]

@@ -86,7 +86,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[Live]:
-    """A server that nobody has asked for anything."""
+    """A server without any request so far."""
     with _live(tmp_path) as running:
         yield running
 
@@ -195,7 +195,7 @@ def test_an_unknown_run_has_no_stream(live: Live) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_open_streams_do_not_hold_up_the_end(fresh: Live, number: signal.Signals) -> None:
+def test_open_streams_do_not_delay_the_shutdown(fresh: Live, number: signal.Signals) -> None:
     with events(fresh, fresh.add_run()) as stream:
         next(stream)
         started_s = time.monotonic()
@@ -231,7 +231,7 @@ def test_an_endless_body_is_cut_off_while_it_arrives(live: Live) -> None:
     assert live.client.get("/healthz").status_code == 200
 
 
-def test_whoever_is_refused_before_the_body_ends_is_hung_up_on(live: Live) -> None:
+def test_a_request_refused_before_its_body_ends_is_disconnected(live: Live) -> None:
     """A file just over its limit is refused by the upload itself, within the body's own limit."""
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
 
@@ -385,7 +385,7 @@ def test_a_pipeline_whose_answer_is_lost_makes_three_runs(fresh: Live) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_token_whose_answer_is_lost_is_named_since_its_secret_is_gone(live: Live) -> None:
+def test_a_token_whose_answer_is_lost_is_named_since_its_secret_is_lost(live: Live) -> None:
     with cut_before_the_answer(live, ApiToken) as client, pytest.raises(Refused) as refused:
         client.create_token("lost", "read", "api", None)
     tokens = live.client.get("/api/v1/tokens").json()["items"]
