@@ -50,7 +50,7 @@ test: setup-dev setup-bench setup-compat frontend ## Run all tests except fault 
 test-fast: setup-dev ## Run the unit tests: no servers, no processes, within a minute
 	$(PYTEST) $(BY_FILE) -m unit $(ARGS)
 
-test-faults: setup-dev frontend ## Run the short form of the quicker fault scenarios
+test-faults: setup-dev frontend ## Run the quicker fault scenarios, reduced (--short)
 	$(PYTEST) --dist load --maxschedchunk 1 -m faults $(ARGS)
 
 faults: setup-dev ## Inject faults into an installation, report data loss (ARGS='--short --only kills')

@@ -1,6 +1,6 @@
 """Halflayer's training library: LayerDrop teachers, pruned students, distillation.
 
-Stands alone: imports neither `app` nor `worker`, knows no database. Importing this
+Is independent: imports neither `app` nor `worker`, and does not use a database. Importing this
 package, `kdcore.config` or `kdcore.errors` does not import torch.
 """
 
