@@ -76,7 +76,8 @@ def _percent(share: float) -> str:
 
 def _short(value: float) -> str:
     for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
+        # Rounded first: 999,950 is 1.0M, not 1000.0k.
+        if round(abs(value) / (limit / 1000), 1) >= 1000:
             return f"{value / limit:.1f}{letter}"
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 

@@ -19,15 +19,16 @@ SERVICES = {"_tether", "database_url", "empty_database_url"}
 """What starts a server holds it by the first; the others ask for theirs by its name."""
 KINDS = ("e2e", "faults", "integration", "unit")
 """The longest first: xdist hands out whole files, and the last ones should be short."""
-_STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork"}
+_STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system"}
 
 _running: str | None = None
+_violations: list[str] = []
+"""Of the running test, which may have caught the error."""
 
 
 def kind_of(item: pytest.Item) -> str:
     """The kind of a test."""
-    folder = item.path.relative_to(HERE).parts[0]
-    if folder == "e2e":
+    if item.path.is_relative_to(HERE / "e2e"):
         return "e2e"
     for kind in ("faults", "integration"):
         if item.get_closest_marker(kind):
@@ -49,15 +50,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     global _running  # noqa: PLW0603
     _running = item.nodeid if item.get_closest_marker("unit") else None
+    _violations.clear()
     try:
         return (yield)
     finally:
         _running = None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, Any, Any]:
+    result = yield
+    if _violations:
+        raise AssertionError(_violations[0])
+    return result
+
+
 def _watch(event: str, _arguments: tuple[Any, ...]) -> None:
     if _running is not None and event in _STARTS:
-        raise AssertionError(f"{_running} starts a process: mark it pytest.mark.integration")
+        _violations.append(f"{_running} starts a process: mark it pytest.mark.integration")
+        raise AssertionError(_violations[-1])
 
 
 sys.addaudithook(_watch)

@@ -14,6 +14,9 @@ from worker.devices import Device
 
 logger = logging.getLogger(__name__)
 
+STALE_AFTER = 3
+"""Intervals after which a measurement is no longer reported."""
+
 Usage = dict[str, float]
 """`cpu_cores`, `memory_bytes`; of a GPU also `device_busy` (0 to 1), `device_memory_used_bytes`."""
 
@@ -28,7 +31,8 @@ class Meter:
         self._measured_s = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
-        self.latest: Usage | None = None
+        self._latest: tuple[float, Usage] | None = None
+        """When the last measurement began, and its result."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -38,10 +42,25 @@ class Meter:
         """Stop measuring; does not wait for a driver that hangs."""
         self._end.set()
 
+    @property
+    def latest(self) -> Usage | None:
+        """The last measurement; None if it failed or is old, as when a driver hangs."""
+        if self._latest is None:
+            return None
+        measured_s, usage = self._latest
+        return usage if time.monotonic() - measured_s <= STALE_AFTER * self._every_s else None
+
     def _run(self) -> None:
-        self.measure()
+        self._try()  # processor time counts from here
         while not self._end.wait(self._every_s):
-            self.latest = self.measure()
+            self._latest = self._try()
+
+    def _try(self) -> tuple[float, Usage] | None:
+        try:
+            return time.monotonic(), self.measure()
+        except Exception:
+            logger.exception("cannot measure the resource usage")
+            return None
 
     def measure(self) -> Usage:
         """Present use; of processor time, since the last measurement."""

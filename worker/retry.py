@@ -10,7 +10,6 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tenacity import (
     RetryCallState,
-    RetryError,
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
@@ -29,7 +28,7 @@ UNAVAILABLE = (*DATABASE_UNAVAILABLE, StoreUnavailable)
 T = TypeVar("T")
 
 
-class RetryAborted(RetryError):
+class RetryAborted(Exception):
     """The worker is stopping and a service is still unavailable; the sweeper will find the run."""
 
 
@@ -45,15 +44,17 @@ class RetryWhileUnavailable:
             before_sleep=_log,
         )
         self._last_retry = self._retry.copy(
-            stop=stop_before_delay(grace_s), sleep=time.sleep, retry_error_cls=RetryAborted
+            stop=stop_before_delay(grace_s), sleep=time.sleep, retry_error_callback=_abort
         )
 
     def __call__(self, work: Callable[[], T]) -> T:
         """`work()`, repeated while it fails for lack of a service; raises RetryAborted."""
-        try:
-            return self._retry(work)
-        except RetryError:
-            return self._last_retry(work)
+        stopping = self._retry.copy(retry_error_callback=lambda _: self._last_retry(work))
+        return stopping(work)
+
+
+def _abort(state: RetryCallState) -> None:
+    raise RetryAborted from (state.outcome.exception() if state.outcome else None)
 
 
 def _log(state: RetryCallState) -> None:

@@ -106,7 +106,9 @@ def _example(schema: dict[str, Any], models: dict[str, Any]) -> Any:
         return _example(schema["anyOf"][0], models)
     if "enum" in schema:
         return schema["enum"][0]
-    match schema.get("const", schema.get("type")):
+    if "const" in schema:
+        return schema["const"]
+    match schema.get("type"):
         case "object":
             fields = schema.get("properties", {})
             return {name: _example(field, models) for name, field in fields.items()}
@@ -118,5 +120,5 @@ def _example(schema: dict[str, Any], models: dict[str, Any]) -> Any:
             return 1
         case "string":
             return EXAMPLE_TIME if schema.get("format") == "date-time" else "text"
-        case constant:
-            return constant
+        case _:
+            return None

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
 
 from app.openapi.__main__ import document
+from app.openapi.document import describe
 from tests.app.conftest import Api
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +52,17 @@ def _media(operation: dict[str, Any]) -> list[dict[str, Any]]:
     for response in operation["responses"].values():
         found.extend(response.get("content", {}).values())
     return found
+
+
+def test_the_example_of_a_constant_is_the_constant_even_if_it_is_called_like_a_type() -> None:
+    class Field(BaseModel):
+        kind: Literal["string"]
+
+    app = FastAPI()
+    app.get("/field", response_model=Field)(lambda: None)
+    describe(app)
+    answer = app.openapi()["paths"]["/field"]["get"]["responses"]["200"]
+    assert answer["content"]["application/json"]["example"] == {"kind": "string"}
 
 
 @pytest.mark.parametrize("operation", _operations())

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from tenacity import Future, RetryError
 
 from app.storage import StoreUnavailable
 from worker.retry import RetryAborted, RetryWhileUnavailable
@@ -38,12 +39,25 @@ def test_other_errors_are_not_retried() -> None:
         RetryWhileUnavailable(threading.Event(), grace_s=0)(work)
 
 
+def test_the_work_may_retry_something_of_its_own_and_give_up() -> None:
+    calls: list[int] = []
+
+    def work() -> None:
+        calls.append(1)
+        raise RetryError(Future(1))
+
+    with pytest.raises(RetryError):
+        RetryWhileUnavailable(threading.Event(), grace_s=0)(work)
+    assert len(calls) == 1
+
+
 def test_a_stopping_worker_gives_up_at_once_without_a_grace_time() -> None:
     leave = threading.Event()
     start_s = time.monotonic()
     threading.Timer(0.2, leave.set).start()
-    with pytest.raises(RetryAborted):
+    with pytest.raises(RetryAborted) as aborted:
         RetryWhileUnavailable(leave, grace_s=0)(unavailable)
+    assert isinstance(aborted.value.__cause__, StoreUnavailable)
     assert time.monotonic() - start_s < 0.9, "the wait of one second was cut short"
 
 

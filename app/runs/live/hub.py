@@ -158,7 +158,7 @@ class StreamHub:
                 if changed.done():
                     changed = channel.next_change()
                 if channel.polled:
-                    news = b""
+                    news, reached = b"", seq
                     if channel.version != shown_version and not channel.ended:
                         shown_version, news = channel.version, channel.detail
                     if seq < channel.last_seq and not channel.deleted:
@@ -169,6 +169,8 @@ class StreamHub:
                         return
                     if news:
                         yield news
+                    # Sequence numbers without an event bring no news, but the end may follow.
+                    if news or seq != reached:
                         continue
                 await asyncio.wait([changed], timeout=HEARTBEAT_S)
                 if not changed.done():
@@ -187,9 +189,9 @@ class StreamHub:
             if not self._channels:
                 self._wanted.clear()
                 await self._wanted.wait()
+            channels = dict(self._channels)
             known = {
-                run_id: (channel.version, channel.last_seq)
-                for run_id, channel in self._channels.items()
+                run_id: (channel.version, channel.last_seq) for run_id, channel in channels.items()
             }
             credentials = set(self._credentials)
             started_s = clock()
@@ -199,9 +201,14 @@ class StreamHub:
                 logger.warning("streams: database error, trying again: %s", error)
                 await asyncio.sleep(4 * POLL_S)
                 continue
-            for run_id in known:
-                channel = self._channels.get(run_id)
-                if channel is not None and channel.apply(snapshots.get(run_id)):
+            except Exception:
+                logger.exception("streams: poll failed, trying again")
+                await asyncio.sleep(4 * POLL_S)
+                continue
+            for run_id, snapshot in snapshots.items():
+                channel = channels[run_id]
+                # The clients may have left and others come, whose channel lacks what this one has.
+                if self._channels.get(run_id) is channel and channel.apply(snapshot):
                     await channel.wake()
             await self._end_streams_of(credentials - live)
             # With many clients a round takes long: leave half of the time to other tasks.
@@ -217,14 +224,21 @@ class StreamHub:
 
     def _read(
         self, known: dict[str, tuple[int, int]], credentials: set[str]
-    ) -> tuple[dict[str, Snapshot], set[str]]:
-        snapshots: dict[str, Snapshot] = {}
+    ) -> tuple[dict[str, Snapshot | None], set[str]]:
+        """Snapshots of the runs, None for a deleted one, and the valid credentials."""
         ids = list(known)
+        snapshots: dict[str, Snapshot | None] = dict.fromkeys(ids)
         with self._db.read() as session:
             for start in range(0, len(ids), RUNS_AT_ONCE):
                 some = ids[start : start + RUNS_AT_ONCE]
                 for run in session.scalars(select(Run).where(Run.id.in_(some))):
-                    snapshots[run.id] = _snapshot(session, run, *known[run.id])
+                    try:
+                        snapshots[run.id] = _snapshot(session, run, *known[run.id])
+                    except SQLAlchemyError:
+                        raise
+                    except Exception:  # one bad run must not stop the streams of all others
+                        logger.exception("stream of run %s: cannot read it", run.id)
+                        del snapshots[run.id]
             return snapshots, live_ids(session, credentials)
 
 

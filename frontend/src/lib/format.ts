@@ -91,7 +91,10 @@ export function formatShort(value: number | null | undefined): string {
     [1e6, "M"],
     [1e3, "k"],
   ] as const) {
-    if (Math.abs(value) >= limit) return `${(value / limit).toFixed(1)}${letter}`;
+    // Rounded first: 999 950 is 1.0M, not 1000.0k.
+    if (Number((Math.abs(value) / (limit / 1000)).toFixed(1)) >= 1000) {
+      return `${(value / limit).toFixed(1)}${letter}`;
+    }
   }
   return formatNumber(value);
 }

@@ -32,6 +32,14 @@ describe("the figures of a result", () => {
     expect(text("integer", 12034)).toBe("12\u202f034");
     expect(text("short", 66362880)).toBe("66.4M");
     expect(text("short", 812)).toBe("812");
+    expect(text("short", 999)).toBe("999");
+    expect(text("short", 1000)).toBe("1.0k");
+    expect(text("short", 999949)).toBe("999.9k");
+    expect(text("short", 999950)).toBe("1.0M");
+    expect(text("short", -999950)).toBe("-1.0M");
+    expect(text("short", 999950000)).toBe("1.0G");
+    expect(text("short", 999.94)).toBe("999.9");
+    expect(text("short", 999.96)).toBe("1.0k");
     expect(text("duration", 185.2)).toBe("3 min 05 s");
     expect(text("percent", 0.2)).toBe("20.00 %");
     expect(text("percent", 0.00001)).toBe("< 0.01 %");
