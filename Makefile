@@ -40,9 +40,10 @@ wheel: setup frontend ## Build the wheel into build/wheel; it includes the page 
 
 # ------------------------------------------------------------------------------- for developers
 
-PYTEST := $(PY) -m pytest -n 2 --durations=25
+PYTEST := $(PY) -m pytest --durations=25
 # A file's tests run in one process, so that what they share is made once.
-BY_FILE := --dist loadfile --no-loadscope-reorder
+# Three processes on two cores: many tests wait, for a browser or a heartbeat.
+BY_FILE := -n 3 --dist loadfile --no-loadscope-reorder
 
 test: setup-dev setup-bench setup-compat frontend ## Run all tests except fault injection (ARGS='tests/app -k runs' for some)
 	$(PYTEST) $(BY_FILE) -m "not faults" $(ARGS)
@@ -51,7 +52,7 @@ test-fast: setup-dev ## Run the unit tests: no servers, no processes, within a m
 	$(PYTEST) $(BY_FILE) -m unit $(ARGS)
 
 test-faults: setup-dev frontend ## Run the quicker fault scenarios, reduced (--short)
-	$(PYTEST) --dist load --maxschedchunk 1 -m faults $(ARGS)
+	$(PYTEST) -n 2 --dist load --maxschedchunk 1 -m faults $(ARGS)
 
 faults: setup-dev ## Inject faults into an installation, report data loss (ARGS='--short --only kills')
 	@$(PY) -m faults $(ARGS)
