@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,22 @@ def test_two_migrations_at_once_do_not_collide(empty_database_url: str) -> None:
     both = [subprocess.Popen([sys.executable, "-c", command, empty_database_url]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert _differences(empty_database_url) == []
+
+
+@pytest.mark.integration
+def test_a_new_sqlite_database_is_opened_by_several_at_once(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from app.db import make_engine
+for number in range(200):
+    engine = make_engine(f"sqlite:///{sys.argv[1]}/{number}.db")
+    time.sleep(max(0, float(sys.argv[2]) + 0.01 * number - time.time()))
+    engine.connect().close()
+    engine.dispose()
+"""
+    arguments = ["-c", program, str(tmp_path), str(time.time() + 3)]
+    together = [subprocess.Popen([sys.executable, *arguments]) for _ in range(4)]
+    assert [process.wait(60) for process in together] == [0] * 4
 
 
 @pytest.mark.timeout(120)
