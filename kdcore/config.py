@@ -206,7 +206,7 @@ class WordPieceTokenizer(Settings):
     cased: bool = False
     """Keep upper and lower case apart; off lower-cases all text."""
     strip_accents: Literal["auto", "always", "never"] = "auto"
-    """Remove accents and vowel signs; `auto` removes the accents of lower-cased Latin and Greek
+    """Remove accents and vowel signs; auto removes the accents of lower-cased Latin and Greek
     text and keeps marks that carry meaning, as in Hindi, Thai, Arabic, Hebrew and Russian."""
 
 
@@ -452,7 +452,7 @@ class TeacherConfig(Settings):
     evaluation: Evaluation = Evaluation()
     reporting: Reporting = Reporting()
     precision: Precision = "auto"
-    """Training precision; `auto` uses bf16 where it is faster."""
+    """Training precision; auto uses bf16 where it is faster."""
     seed: Seed = 0
     """Random seed of the initial weights, data order, masks, dropout and LayerDrop."""
     distil_lines: "DistillLines | None" = Field(
@@ -656,7 +656,7 @@ class DistillOptions(Settings):
     evaluation: Evaluation = Evaluation()
     reporting: Reporting = Reporting()
     precision: Precision = "auto"
-    """Training precision; `auto` uses bf16 where it is faster."""
+    """Training precision; auto uses bf16 where it is faster."""
     seed: Seed = 0
     """Random seed of the data order, masks and dropout."""
 

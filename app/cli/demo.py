@@ -83,11 +83,11 @@ def run_demo(stack: Stack) -> None:
         ended = [_reload(client, each) for each in pipelines]
         console.print(results_table(ended))
         console.print(
-            "Losses in nats. Last loss and mean loss are the weighted distillation loss, of the "
-            "last step and averaged over the epoch, against each student's own teacher: they "
-            "cannot be compared between teachers.\nThe eval loss is the MLM loss on held-out text, "
-            "with the same masks for all models, and can be compared. One seed is an illustration, "
-            "not a result.\n",
+            "Train and eval loss in nats. Last loss and mean loss are the weighted distillation "
+            "loss, of the last step and averaged over the epoch, against each student's own "
+            "teacher: they cannot be compared between teachers.\nThe eval loss is the MLM loss on "
+            "held-out text, with the same masks for all models, and can be compared. One seed is "
+            "an illustration, not a result.\n",
             style="dim",
         )
         _fill_masks(client, stack, ended[-1].distill)

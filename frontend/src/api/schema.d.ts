@@ -788,7 +788,7 @@ export interface components {
             optimiser: components["schemas"]["DistillOptimiser"];
             /**
              * Precision
-             * @description Training precision; `auto` uses bf16 where it is faster.
+             * @description Training precision; auto uses bf16 where it is faster.
              * @default auto
              * @enum {string}
              */
@@ -1021,7 +1021,7 @@ export interface components {
             optimiser: components["schemas"]["DistillOptimiser"];
             /**
              * Precision
-             * @description Training precision; `auto` uses bf16 where it is faster.
+             * @description Training precision; auto uses bf16 where it is faster.
              * @default auto
              * @enum {string}
              */
@@ -2903,7 +2903,7 @@ export interface components {
             optimiser: components["schemas"]["Optimiser"];
             /**
              * Precision
-             * @description Training precision; `auto` uses bf16 where it is faster.
+             * @description Training precision; auto uses bf16 where it is faster.
              * @default auto
              * @enum {string}
              */
@@ -3058,7 +3058,7 @@ export interface components {
             source: "wordpiece";
             /**
              * Strip accents
-             * @description Remove accents and vowel signs; `auto` removes the accents of lower-cased Latin and Greek
+             * @description Remove accents and vowel signs; auto removes the accents of lower-cased Latin and Greek
              *     text and keeps marks that carry meaning, as in Hindi, Thai, Arabic, Hebrew and Russian.
              * @default auto
              * @enum {string}
